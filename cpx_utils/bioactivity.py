@@ -1,0 +1,524 @@
+"""Endpoint 3: predict assay outcomes from embeddings, many tasks at once.
+
+A screen's activity table is sparse: each task has its own labelled compounds. The ridge classifier below is
+exact for each task's own labels, picks each task's penalty by closed-form leave-one-out, and does so for all
+tasks in one decomposition a task. Scores of different folds come from different models and are not
+comparable, so areas under curves are taken within a fold and then averaged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
+
+from cpx_utils.metrics import pr_auc, roc_auc
+from cpx_utils.profiles import COMPOUND, ScreenError
+
+DEFAULT_PENALTIES = np.logspace(-2.5, 3.0, 12)
+
+
+def label_matrix(
+    activity: pd.DataFrame,
+    tasks: pd.DataFrame,
+    compounds: np.ndarray,
+    *,
+    min_active: int = 25,
+    min_inactive: int = 25,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Labels of the given compounds, and which tasks have enough of them.
+
+    Parameters
+    ----------
+    activity : DataFrame
+        ``Metadata_Compound, task, active`` (0/1); a missing label has no row.
+    tasks : DataFrame
+        ``task, target, family``.
+    compounds : array (n_compounds,)
+        The compounds that take part, in the order of the rows wanted.
+    min_active, min_inactive : int
+        A task with fewer labels of either kind among ``compounds`` is listed but not tested.
+
+    Returns
+    -------
+    labels : DataFrame (n_compounds, n_tested_tasks)
+        Index compound, columns task: 1, 0 or NaN (missing).
+    table : DataFrame
+        Every task: the columns of ``tasks`` and ``n_active, n_inactive, tested``.
+    """
+    names = pd.Index(np.asarray(compounds, dtype=object).astype(str), name=COMPOUND)
+    if names.has_duplicates:
+        raise ScreenError(f"compound {names[names.duplicated()][0]} is listed twice where labels are asked for")
+    row = names.get_indexer(activity[COMPOUND].astype(str))
+    task_names = pd.Index(tasks["task"].astype(str))
+    column = task_names.get_indexer(activity["task"].astype(str))
+    known = (row >= 0) & (column >= 0)
+    values = np.full((len(names), len(task_names)), np.nan)
+    values[row[known], column[known]] = activity["active"].to_numpy(dtype=float)[known]
+    table = tasks.reset_index(drop=True).copy()
+    table["n_active"] = (values == 1).sum(0)
+    table["n_inactive"] = (values == 0).sum(0)
+    table["tested"] = (table["n_active"] >= min_active) & (table["n_inactive"] >= min_inactive)
+    tested = table["tested"].to_numpy(dtype=bool)
+    columns = pd.Index(task_names[tested].to_numpy(dtype=object), name="task")
+    return pd.DataFrame(values[:, tested], index=names, columns=columns), table
+
+
+class ManyTaskRidgeClassifier(ClassifierMixin, BaseEstimator):
+    """L2-regularised linear classifiers by least squares on -1/+1, one a task, with missing labels and
+    leave-one-out.
+
+    For each task, on its labelled compounds only, minimises :math:`\\|y - Xw - b\\|^2 + \\lambda \\|w\\|^2`
+    with a free intercept (equal to ``sklearn.linear_model.Ridge``). The penalty is the one of smallest
+    leave-one-out squared error,
+    :math:`e_i / (1 - h_{ii})` in closed form (Allen 1974; Rifkin and Lippert 2007). Squared error rather than
+    the ROC-AUC of leave-one-out scores, because leaving out an active lowers the intercept of its own model:
+    with strong penalties such scores rank actives below inactives, and their AUC falls to 0 where it should
+    be one half.
+
+    Features are standardised on the training rows (all of them, labelled or not) inside.
+
+    Parameters
+    ----------
+    penalties : array (n_penalties,), optional
+        Grid relative to the mean non-trivial eigenvalue of a task's Gram matrix, so that one grid serves
+        embeddings of any width. Default: 12 values from 10^-2.5 to 10^3.
+
+    Attributes
+    ----------
+    coef_ : array (n_features, n_tasks)
+        On standardised features.
+    intercept_, alpha_ : arrays (n_tasks,)
+        ``alpha_`` is the chosen penalty on scikit-learn's scale.
+    loo_scores_ : array (n_train, n_tasks)
+        Leave-one-out decision values at the chosen penalty (the standardisation is not redone), NaN where
+        unlabelled.
+    loo_errors_ : array (n_penalties, n_tasks)
+        Mean leave-one-out squared error.
+    mean_, scale_ : arrays (n_features,)
+    classes_ : array([0, 1])
+
+    Notes
+    -----
+    A task with one class only in training gets a constant score, and a task without any label the score 0.
+    """
+
+    def __init__(self, penalties: np.ndarray | None = None):
+        self.penalties = penalties
+
+    def fit(self, X: np.ndarray, Y: np.ndarray) -> ManyTaskRidgeClassifier:
+        """Fit all tasks.
+
+        Parameters
+        ----------
+        X : array (n_train, n_features)
+            Finite.
+        Y : array (n_train, n_tasks)
+            1 active, 0 inactive, NaN missing.
+
+        Returns
+        -------
+        ManyTaskRidgeClassifier
+        """
+        X = np.asarray(X, dtype=float)
+        Y = np.asarray(Y, dtype=float)
+        Y = Y[:, None] if Y.ndim == 1 else Y
+        if X.ndim != 2 or len(X) != len(Y) or not len(X):
+            raise ValueError(f"X {X.shape} and Y {Y.shape} must have the same rows, at least one")
+        if not np.isfinite(X).all():
+            raise ValueError("X holds values that are not finite")
+        labelled = ~np.isnan(Y)
+        if not np.isin(Y[labelled], (0.0, 1.0)).all():
+            raise ValueError("labels must be 0, 1 or NaN (missing)")
+        grid = DEFAULT_PENALTIES if self.penalties is None else np.asarray(self.penalties, dtype=float)
+        if grid.ndim != 1 or not len(grid) or not (grid > 0).all():
+            raise ValueError("penalties must be positive numbers")
+        self.classes_ = np.array([0, 1])
+        self.n_features_in_ = X.shape[1]
+        self.mean_ = X.mean(0)
+        deviation = X.std(0)
+        # A feature that is constant up to rounding must not be blown up to noise of unit size.
+        constant = deviation <= 1e-12 * np.maximum(np.abs(self.mean_), 1.0)
+        self.scale_ = np.where(constant, 1.0, deviation)
+        standardised = np.where(constant, 0.0, (X - self.mean_) / self.scale_)
+        self._fit_tasks(standardised, 2.0 * Y - 1.0, labelled, grid)
+        return self
+
+    def _fit_tasks(self, X: np.ndarray, targets: np.ndarray, labelled: np.ndarray, grid: np.ndarray) -> None:
+        n_tasks = targets.shape[1]
+        self.coef_ = np.zeros((X.shape[1], n_tasks))
+        self.intercept_ = np.zeros(n_tasks)
+        self.alpha_ = np.full(n_tasks, np.nan)
+        self.loo_scores_ = np.full(targets.shape, np.nan)
+        self.loo_errors_ = np.full((len(grid), n_tasks), np.nan)
+        # Tasks labelled for the same compounds share one decomposition.
+        patterns: dict[bytes, list[int]] = {}
+        for task in range(n_tasks):
+            patterns.setdefault(labelled[:, task].tobytes(), []).append(task)
+        gram = X @ X.T if X.shape[1] > X.shape[0] else None
+        for tasks in patterns.values():
+            rows = np.flatnonzero(labelled[:, tasks[0]])
+            if len(rows) < 3:
+                self.intercept_[tasks] = targets[np.ix_(rows, tasks)].mean(0) if len(rows) else 0.0
+                continue
+            self._fit_pattern(X, gram, targets, rows, np.array(tasks), grid)
+
+    def _fit_pattern(
+        self,
+        X: np.ndarray,
+        gram: np.ndarray | None,
+        targets: np.ndarray,
+        rows: np.ndarray,
+        tasks: np.ndarray,
+        grid: np.ndarray,
+    ) -> None:
+        """Tasks that share their labelled rows: one eigendecomposition, all penalties, all leave-one-out
+        residuals."""
+        n = len(rows)
+        y = targets[np.ix_(rows, tasks)]  # (n, t)
+        y_mean = y.mean(0)
+        centre = X[rows].mean(0)
+        centred = X[rows] - centre  # (n, d)
+        primal = centred.shape[1] <= n
+        if primal:
+            eigenvalue, vectors = np.linalg.eigh(centred.T @ centred)
+            scores = centred @ vectors  # (n, d), left singular vectors times singular values
+        else:
+            block = (centred @ centred.T) if gram is None else _doubly_centred(gram[np.ix_(rows, rows)])
+            eigenvalue, left = np.linalg.eigh(block)
+        eigenvalue = np.maximum(eigenvalue, 0.0)
+        unit = eigenvalue.sum() / min(n - 1, X.shape[1]) or 1.0
+        alphas = grid * unit
+        shrink = 1.0 / (eigenvalue[:, None] + alphas)  # (r, p)
+        # In the dual, left * eigenvalue * left' / (eigenvalue + alpha) is the same hat matrix.
+        basis, weight = (scores, shrink) if primal else (left, eigenvalue[:, None] * shrink)
+        leverage = 1.0 / n + basis**2 @ weight  # (n, p)
+        projected = basis.T @ (y - y_mean)  # (r, t)
+        fitted = np.einsum("nr,rp,rt->npt", basis, weight, projected, optimize=True) + y_mean
+        # (n, p, t); 1 - h > 0 since every penalty is positive and n > 1
+        residual = (y[:, None, :] - fitted) / (1.0 - leverage)[:, :, None]
+        errors = (residual**2).mean(0)  # (p, t)
+        # Of equal errors the strongest penalty: the simpler model.
+        best = len(grid) - 1 - errors[::-1].argmin(0)
+        picked = np.arange(len(tasks))
+        solution = shrink[:, best] * projected  # (r, t)
+        coefficients = vectors @ solution if primal else centred.T @ (left @ solution)
+        self.coef_[:, tasks] = coefficients
+        self.intercept_[tasks] = y_mean - centre @ coefficients
+        self.alpha_[tasks] = alphas[best]
+        self.loo_errors_[:, tasks] = errors
+        self.loo_scores_[np.ix_(rows, tasks)] = (y[:, None, :] - residual)[:, best, picked]
+
+    def decision_function(self, X: np.ndarray) -> np.ndarray:
+        """Scores (n, n_tasks); larger means more likely active, 0 lies half-way between the classes."""
+        check_is_fitted(self, "coef_")
+        X = np.asarray(X, dtype=float)
+        if X.ndim != 2 or X.shape[1] != self.n_features_in_:
+            raise ValueError(f"X has shape {X.shape}, but the classifier was fitted on {self.n_features_in_} features")
+        return ((X - self.mean_) / self.scale_) @ self.coef_ + self.intercept_
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        """Predicted class 0 or 1, (n, n_tasks)."""
+        return (self.decision_function(X) > 0).astype(int)
+
+
+def _doubly_centred(gram: np.ndarray) -> np.ndarray:
+    """Gram matrix of rows after their mean is taken off."""
+    means = gram.mean(0)
+    return gram - means - means[:, None] + means.mean()
+
+
+def random_forest_scores(
+    X_train: np.ndarray, Y_train: np.ndarray, X_test: np.ndarray, *, seed: int = 0, n_trees: int = 200
+) -> np.ndarray:
+    """Scores of one random forest a task: the second opinion beside the linear models.
+
+    Parameters
+    ----------
+    X_train : array (n_train, n_features)
+    Y_train : array (n_train, n_tasks)
+        1, 0 or NaN (missing).
+    X_test : array (n_test, n_features)
+    seed, n_trees : int
+
+    Returns
+    -------
+    array (n_test, n_tasks)
+        Share of the votes for "active"; one half for a task with one class only in training.
+
+    References
+    ----------
+    Breiman, Machine Learning 45 (2001).
+    """
+    from sklearn.ensemble import RandomForestClassifier
+
+    Y_train = np.asarray(Y_train, dtype=float)
+    scores = np.full((len(X_test), Y_train.shape[1]), 0.5)
+    for task in range(Y_train.shape[1]):
+        rows = ~np.isnan(Y_train[:, task])
+        labels = Y_train[rows, task].astype(int)
+        if len(np.unique(labels)) < 2:
+            continue
+        forest = RandomForestClassifier(
+            n_estimators=n_trees,
+            min_samples_leaf=3,
+            class_weight="balanced_subsample",
+            random_state=seed + task,
+            n_jobs=1,
+        )
+        forest.fit(np.asarray(X_train)[rows], labels)
+        scores[:, task] = forest.predict_proba(np.asarray(X_test))[:, 1]
+    return scores
+
+
+def evaluate_tasks(labels: np.ndarray, scores: np.ndarray, tasks: np.ndarray | None = None) -> pd.DataFrame:
+    """ROC- and PR-AUC of every task in one test fold.
+
+    Parameters
+    ----------
+    labels : array or DataFrame (n_compounds, n_tasks)
+        1, 0 or NaN (missing).
+    scores : array (n_compounds, n_tasks)
+    tasks : array (n_tasks,), optional
+        Task names; default: the columns of ``labels`` or else numbers.
+
+    Returns
+    -------
+    DataFrame
+        ``task, n_active, n_inactive, roc_auc, pr_auc, pr_auc_lift`` (PR-AUC over the share of actives, 1 by
+        chance).
+    """
+    if tasks is None:
+        tasks = labels.columns if isinstance(labels, pd.DataFrame) else np.arange(np.asarray(labels).shape[1])
+    labels = np.asarray(labels, dtype=float)
+    n_active = (labels == 1).sum(0)
+    n_inactive = (labels == 0).sum(0)
+    precision = pr_auc(labels, scores)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        lift = precision * (n_active + n_inactive) / n_active
+    return pd.DataFrame(
+        {
+            "task": np.asarray(tasks),
+            "n_active": n_active,
+            "n_inactive": n_inactive,
+            "roc_auc": roc_auc(labels, scores),
+            "pr_auc": precision,
+            "pr_auc_lift": lift,
+        }
+    )
+
+
+def tx_strong_cp_weak(
+    cp_auc: np.ndarray, tx_auc: np.ndarray, *, tx_min: float = 0.65, margin: float = 0.05
+) -> np.ndarray:
+    """Tasks on which TX excels and CP does not: TX reaches ``tx_min`` and beats CP by at least ``margin``.
+
+    Parameters
+    ----------
+    cp_auc, tx_auc : arrays (n_tasks,)
+        ROC-AUC of the same compounds; NaN (unmeasurable) is never chosen.
+    tx_min, margin : float
+
+    Returns
+    -------
+    boolean array (n_tasks,)
+    """
+    cp_auc, tx_auc = np.asarray(cp_auc, dtype=float), np.asarray(tx_auc, dtype=float)
+    with np.errstate(invalid="ignore"):
+        return (tx_auc >= tx_min) & (tx_auc - cp_auc >= margin)
+
+
+@dataclass(frozen=True)
+class PredictionFold:
+    """Predictions of one test fold, dense.
+
+    ``rows`` (n,) are positions in ``Predictions.compounds``; ``labels`` (n, n_tasks) hold 1, 0 or NaN;
+    ``scores`` (n, n_tasks, n_columns) are NaN in columns that the fold lacks (``present`` is False there).
+    """
+
+    repeat: int
+    fold: int
+    rows: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray
+    present: np.ndarray
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """All test predictions, dense by fold: :func:`dense_predictions` of the long table.
+
+    ``columns`` has one row a fitted model: method, control, seed (number of the draw).
+    """
+
+    compounds: np.ndarray
+    tasks: np.ndarray
+    columns: pd.DataFrame
+    folds: tuple[PredictionFold, ...]
+
+    def auc(self, keep: np.ndarray | None = None) -> np.ndarray:
+        """ROC-AUC within each fold, averaged over folds: (n_tasks, n_columns); NaN where no fold measures it.
+
+        ``keep`` (n_compounds,) restricts it to some compounds.
+        """
+        total = np.zeros((len(self.tasks), len(self.columns)))
+        count = np.zeros_like(total)
+        for one in self.folds:
+            kept = slice(None) if keep is None else np.asarray(keep)[one.rows]
+            scores = one.scores[kept][:, :, one.present]
+            labels = np.repeat(one.labels[kept], scores.shape[2], axis=1)
+            values = roc_auc(labels, scores.reshape(len(scores), -1)).reshape(len(self.tasks), -1)
+            total[:, one.present] += np.nan_to_num(values)
+            count[:, one.present] += ~np.isnan(values)
+        return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+
+
+def dense_predictions(predictions: pd.DataFrame) -> Predictions:
+    """Turn the long table of test predictions into arrays, fold by fold.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        ``repeat, fold, seed, method, control, compound, task, label, score`` (and ``split``, of one kind):
+        one row a test compound, task and fitted model. Rows without label or score are dropped; a compound
+        that some model of a fold lacks for a task is left out of that task for all models, so that every
+        comparison is on the same compounds.
+
+    Returns
+    -------
+    Predictions
+
+    Raises
+    ------
+    ValueError
+        A prediction occurs twice, or compounds have contradicting labels.
+    """
+    table = predictions[predictions["label"].notna() & predictions["score"].notna()]
+    if table["control"].isna().any():  # a csv file reads "" (a method without TX) as missing
+        table = table.assign(control=table["control"].astype(object).fillna(""))
+    compound, compounds = pd.factorize(table["compound"], sort=True)
+    task, tasks = pd.factorize(table["task"], sort=True)
+    keys = ["method", "control", "seed"]
+    column = table.groupby(keys, sort=True, observed=True).ngroup().to_numpy()
+    columns = table[keys].iloc[np.unique(column, return_index=True)[1]].reset_index(drop=True)
+    label = table["label"].to_numpy(dtype=float)
+    score = table["score"].to_numpy(dtype=float)
+    fold_of = table.groupby(["repeat", "fold"], sort=True, observed=True).ngroup().to_numpy()
+    names = table[["repeat", "fold"]].to_numpy()
+    folds = []
+    for number in range(fold_of.max(initial=-1) + 1):
+        at = np.flatnonzero(fold_of == number)
+        rows, local = np.unique(compound[at], return_inverse=True)
+        scores = np.full((len(rows), len(tasks), len(columns)), np.nan)
+        labels = np.full((len(rows), len(tasks)), np.nan)
+        scores[local, task[at], column[at]] = score[at]
+        labels[local, task[at]] = label[at]
+        repeat, fold = (int(value) for value in names[at[0]])
+        if np.isfinite(scores).sum() < len(at):
+            raise ValueError(f"predictions of repeat {repeat}, fold {fold} hold the same prediction twice")
+        if (labels[local, task[at]] != label[at]).any():
+            raise ValueError(f"predictions of repeat {repeat}, fold {fold} hold contradicting labels")
+        present = np.isfinite(scores).any((0, 1))
+        complete = np.isfinite(scores[:, :, present]).all(2)
+        labels[~complete] = np.nan
+        folds.append(PredictionFold(repeat, fold, rows, labels, scores, present))
+    return Predictions(np.asarray(compounds, dtype=object), np.asarray(tasks, dtype=object), columns, tuple(folds))
+
+
+def fold_auc(predictions: pd.DataFrame | Predictions) -> pd.DataFrame:
+    """ROC-AUC of every method and task: within each test fold, then averaged over folds, repeats and draws.
+
+    Parameters
+    ----------
+    predictions : DataFrame or Predictions
+        As in :func:`dense_predictions`.
+
+    Returns
+    -------
+    DataFrame
+        ``method, control, task, roc_auc``; folds in which a task has one class only are left out of its
+        average.
+    """
+    dense = predictions if isinstance(predictions, Predictions) else dense_predictions(predictions)
+    return _auc_table(dense, None)
+
+
+def _auc_table(dense: Predictions, keep: np.ndarray | None) -> pd.DataFrame:
+    values = pd.DataFrame(dense.auc(keep).T, columns=pd.Index(dense.tasks, name="task"))
+    keys = [dense.columns["method"].to_numpy(dtype=object), dense.columns["control"].to_numpy(dtype=object)]
+    mean = values.groupby(keys, sort=True).mean().rename_axis(["method", "control"])
+    return mean.melt(ignore_index=False, var_name="task", value_name="roc_auc").reset_index()
+
+
+def choose_and_measure(
+    predictions: pd.DataFrame | Predictions,
+    first_half: pd.Series,
+    *,
+    tx_min: float = 0.65,
+    margin: float = 0.05,
+    cp_method: str = "raw_cp",
+    tx_method: str = "tx",
+    same_compounds: bool = False,
+) -> pd.DataFrame:
+    """Choose TX-strong, CP-weak tasks on one half of the compounds, measure every method on the other; then
+    swap.
+
+    Choosing and measuring on the same scores would make CP look poor by bad luck and every other method
+    better by regression to the mean. ``same_compounds=True`` does exactly that, for a notebook to show by how
+    much.
+
+    Parameters
+    ----------
+    predictions : DataFrame or Predictions
+        As in :func:`dense_predictions`, test compounds of every fold.
+    first_half : Series
+        Index compound, True for the first half (:func:`cpx_utils.splits.halves`).
+    tx_min, margin : float
+        As in :func:`tx_strong_cp_weak`.
+    cp_method, tx_method : str
+        Whose ROC-AUC decides.
+    same_compounds : bool
+        Measure on the half on which tasks were chosen (biased; for demonstration only).
+
+    Returns
+    -------
+    DataFrame
+        One row a half, task, method and control: ``half`` ("first" or "second": where tasks were chosen),
+        ``task, method, control, chosen, cp_auc_chosen_on, tx_auc_chosen_on, roc_auc`` (on the measured half).
+    """
+    dense = predictions if isinstance(predictions, Predictions) else dense_predictions(predictions)
+    missing = {cp_method, tx_method} - set(dense.columns["method"])
+    if missing:
+        raise ScreenError(f"no predictions of {', '.join(sorted(missing))}, which choosing TX-strong tasks needs")
+    in_first = pd.Series(first_half).reindex(dense.compounds)
+    if in_first.isna().any():
+        raise ValueError("first_half must tell the half of every predicted compound")
+    in_first = in_first.to_numpy(dtype=bool)
+    auc = {"first": _auc_table(dense, in_first), "second": _auc_table(dense, ~in_first)}
+    tables = []
+    for half, other in (("first", "second"), ("second", "first")):
+        by_method = auc[half].groupby(["method", "task"])["roc_auc"].mean()
+        cp_auc, tx_auc = by_method[cp_method], by_method[tx_method]
+        chosen = pd.Series(
+            tx_strong_cp_weak(cp_auc, tx_auc[cp_auc.index], tx_min=tx_min, margin=margin), index=cp_auc.index
+        )
+        measured = auc[half if same_compounds else other].copy()
+        measured.insert(0, "half", half)
+        measured["chosen"] = measured["task"].map(chosen).fillna(False).astype(bool)
+        measured["cp_auc_chosen_on"] = measured["task"].map(cp_auc)
+        measured["tx_auc_chosen_on"] = measured["task"].map(tx_auc)
+        tables.append(measured)
+    columns = [
+        "half",
+        "task",
+        "method",
+        "control",
+        "chosen",
+        "cp_auc_chosen_on",
+        "tx_auc_chosen_on",
+        "roc_auc",
+    ]
+    return pd.concat(tables, ignore_index=True)[columns]

@@ -1,0 +1,339 @@
+"""Fit a method on every fold, on true and on deranged pairs, and embed the compounds it never saw.
+
+This is where the strict regime is kept: everything below is fitted on a fold's training compounds, and the test
+compounds enter through `transform` only. Notebooks 02, 03 and 04 call the same functions with other methods.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from cpx_utils import splits
+from cpx_utils.encoders import Encoder
+from cpx_utils.metrics import retrieval_rank
+from cpx_utils.preprocessing import FeaturePreparation, consensus, pair_rows
+from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, METADATA_COLUMNS, compound_groups, feature_columns
+
+CONTROLS = ("true_pairs", "deranged", "rows_shuffled", "random_codes")
+KEYS = ["split", "repeat", "fold", "seed", "method", "control"]
+
+
+@dataclass(frozen=True)
+class PreparedFold:
+    """One fold with its features prepared on training compounds; rows of CP are wells, rows of TX treatments.
+
+    Attributes
+    ----------
+    split, repeat, fold
+        Which fold it is; `fold` -1 trains on all compounds and tests on none.
+    cp_wells, cp
+        Metadata and prepared CP profiles (n_wells, n_cp_features) of all compounds' wells and the negative controls.
+    tx_treatments, tx
+        Metadata and prepared TX consensus profiles (n_treatments, n_genes) of all compounds.
+    is_training : array of bool (n_wells,)
+        Wells of training compounds that have a TX partner.
+    is_test : array of bool (n_wells,)
+        Wells of test compounds.
+    partner : array of int (n_wells,)
+        Row of `tx` that belongs to each well, -1 for none.
+    tx_is_training : array of bool (n_treatments,)
+    groups : array (n_wells,)
+        Compound group of each well (first InChIKey block, else the id).
+    preparation
+        The fitted CP preparation, for saving beside the encoders.
+    """
+
+    split: str
+    repeat: int
+    fold: int
+    cp_wells: pd.DataFrame
+    cp: np.ndarray
+    tx_treatments: pd.DataFrame
+    tx: np.ndarray
+    is_training: np.ndarray
+    is_test: np.ndarray
+    partner: np.ndarray
+    tx_is_training: np.ndarray
+    groups: np.ndarray
+    preparation: FeaturePreparation
+
+    @property
+    def controls(self) -> np.ndarray:
+        """Prepared CP profiles of the negative controls (n_controls, n_cp_features)."""
+        return self.cp[self.cp_wells[CONTROL].to_numpy(bool)]
+
+    @property
+    def name(self) -> str:
+        """Name of the fold in file paths."""
+        return "all" if self.fold < 0 else f"{self.split}-{self.repeat}-{self.fold}"
+
+
+def prepare_folds(
+    cp: pd.DataFrame,
+    tx: pd.DataFrame,
+    compounds: pd.DataFrame,
+    folds: pd.DataFrame,
+    *,
+    with_all: bool = False,
+    **preparation: float,
+) -> Iterator[PreparedFold]:
+    """Yield each fold of the study, features prepared on its training compounds.
+
+    Parameters
+    ----------
+    cp, tx
+        Plate-normalised wells of both modalities.
+    compounds, folds
+        Compounds, and the fold of each in each repeat (`cpx_utils.splits.compound_folds`).
+    with_all
+        Whether to yield at last a fold -1 that trains on all compounds, for the encoders that meet new screens.
+    **preparation
+        Parameters of `FeaturePreparation` for CP. TX is standardised gene by gene and otherwise left as it is.
+    """
+    group_of = compound_groups(compounds)
+    cases = list(folds.groupby(["split", "repeat"], sort=False))
+    for (split, repeat), rows in cases:
+        fold_of = rows.set_index(COMPOUND)["fold"]
+        for fold in sorted(fold_of.unique()):
+            yield _prepare(cp, tx, group_of, fold_of, (split, int(repeat), int(fold)), preparation)
+    if with_all:
+        (split, repeat), rows = cases[0]
+        yield _prepare(cp, tx, group_of, rows.set_index(COMPOUND)["fold"], (split, int(repeat), -1), preparation)
+
+
+def _prepare(cp, tx, group_of, fold_of, key, parameters):
+    fold = key[2]
+    treated = ~cp[CONTROL].to_numpy(bool)
+    cp_fold = cp[COMPOUND].map(fold_of)
+    in_training = treated & cp_fold.notna().to_numpy() & (cp_fold != fold).to_numpy()
+    preparation = FeaturePreparation(**parameters).fit(cp.loc[in_training, feature_columns(cp)])
+
+    tx = tx[~tx[CONTROL].to_numpy(bool)]
+    tx_fold = tx[COMPOUND].map(fold_of)
+    tx_training = tx_fold.notna().to_numpy() & (tx_fold != fold).to_numpy()
+    genes = feature_columns(tx)
+    tx_preparation = FeaturePreparation(max_correlation=1, tame_tails=False).fit(tx.loc[tx_training, genes])
+    tx_treatments, tx_values = consensus(tx[METADATA_COLUMNS], tx_preparation.transform(tx[genes]))
+
+    partner = pair_rows(cp[METADATA_COLUMNS], tx_treatments)
+    return PreparedFold(
+        *key,
+        cp_wells=cp[METADATA_COLUMNS],
+        cp=preparation.transform(cp[feature_columns(cp)]),
+        tx_treatments=tx_treatments,
+        tx=tx_values,
+        is_training=in_training & (partner >= 0),
+        is_test=treated & (cp_fold == fold).to_numpy(),
+        partner=partner,
+        tx_is_training=(tx_treatments[COMPOUND].map(fold_of) != fold).to_numpy(),
+        groups=cp[COMPOUND].map(group_of).fillna(cp[COMPOUND]).to_numpy(object),
+        preparation=preparation,
+    )
+
+
+def training_tx(prepared: PreparedFold, control: str, seed: int) -> np.ndarray:
+    """TX profile that each training well is paired with under a control: float32 (n_training_wells, n_genes).
+
+    Parameters
+    ----------
+    control
+        `true_pairs`; `deranged` (each compound gets all TX profiles of one other training compound, dose by dose, and
+        none its own: what pairing teaches when TX knows nothing); `rows_shuffled` (rows permuted, replicates torn
+        apart); `random_codes` (a random vector a compound).
+    seed
+        Number of the draw.
+    """
+    partner = prepared.partner[prepared.is_training]
+    rng = np.random.default_rng([seed, prepared.repeat, prepared.fold + 1, CONTROLS.index(control)])
+    if control == "deranged":
+        training = np.flatnonzero(prepared.tx_is_training)
+        treatments = prepared.tx_treatments.iloc[training]
+        groups = pd.Series(prepared.groups, index=prepared.cp_wells[COMPOUND].to_numpy())
+        groups = groups[~groups.index.duplicated()]
+        units = treatments[COMPOUND].map(groups).fillna(treatments[COMPOUND]).to_numpy(str)
+        moved = np.arange(len(prepared.tx))
+        moved[training] = training[splits.deranged_rows(units, treatments[DOSE].to_numpy(), rng)]
+        return prepared.tx[moved[partner]]
+    if control == "rows_shuffled":
+        return prepared.tx[partner[splits.shuffled_rows(len(partner), rng)]]
+    if control == "random_codes":
+        _, compound = np.unique(prepared.groups[prepared.is_training].astype(str), return_inverse=True)
+        return rng.normal(size=(compound.max() + 1, prepared.tx.shape[1])).astype(np.float32)[compound]
+    return prepared.tx[partner]
+
+
+def fit_encoder(encoder: Encoder, prepared: PreparedFold, control: str = "true_pairs", seed: int = 0) -> Encoder:
+    """Fit an encoder on a fold's training wells; raises ScreenError where the method can't be fitted."""
+    rows = prepared.is_training
+    tx = training_tx(prepared, control, seed) if encoder.uses_tx else None
+    return encoder.fit(prepared.cp[rows], tx, groups=prepared.groups[rows], controls=prepared.controls)
+
+
+@dataclass
+class CrossfitResult:
+    """What a method gives on all folds.
+
+    Attributes
+    ----------
+    wells : DataFrame
+        Embeddings of test compounds' wells and of the negative controls: metadata, `KEYS`, z000 ...
+    consensus : DataFrame
+        Embeddings of all compounds, wells averaged: Metadata_Compound, `role` (train, test), `KEYS`, z000 ...
+    retrieval : DataFrame
+        One row a test compound: `KEYS`, compound, rank (0 = its own TX profile is the nearest), n_candidates.
+    history : DataFrame
+        Training curves of networks: `KEYS`, member, epoch, training, validation.
+    encoders : dict
+        Encoders fitted on true pairs (draw 0), by name of the fold.
+    """
+
+    wells: pd.DataFrame
+    consensus: pd.DataFrame
+    retrieval: pd.DataFrame
+    history: pd.DataFrame
+    encoders: dict[str, Encoder]
+
+
+def crossfit(
+    method: str,
+    make: Callable[[int], Encoder],
+    folds: list[PreparedFold],
+    *,
+    controls: dict[str, int] | None = None,
+    progress: bool = True,
+) -> CrossfitResult:
+    """Fit a method on every fold and control, and embed.
+
+    Parameters
+    ----------
+    method
+        Its key, such as `rcca`.
+    make
+        Gives a fresh encoder for a seed.
+    folds
+        From `prepare_folds`.
+    controls
+        Number of draws of each control, such as ``{"true_pairs": 1, "deranged": 3}``; ignored for methods without TX.
+    progress
+        Whether to show a progress bar.
+
+    Raises
+    ------
+    ScreenError
+        Where the method can't be fitted on this screen.
+    """
+    from tqdm import tqdm
+
+    uses_tx = make(0).uses_tx
+    draws = (
+        [(control, seed) for control, n in (controls or {"true_pairs": 1}).items() for seed in range(n)]
+        if uses_tx
+        else [("", 0)]
+    )
+    jobs = [(prepared, control, seed) for prepared in folds for control, seed in draws]
+    jobs = [job for job in jobs if job[0].fold >= 0 or job[1:] in (("true_pairs", 0), ("", 0))]
+    parts: dict[str, list] = {"wells": [], "consensus": [], "retrieval": [], "history": []}
+    encoders = {}
+    for prepared, control, seed in tqdm(jobs, desc=method, disable=not progress, mininterval=2):
+        encoder = fit_encoder(make(seed), prepared, control or "true_pairs", seed)
+        if seed == 0 and control in ("", "true_pairs"):
+            encoders[prepared.name] = encoder
+        key = dict(zip(KEYS, (prepared.split, prepared.repeat, prepared.fold, seed, method, control), strict=True))
+        if hasattr(encoder, "history_"):
+            parts["history"].append(_keyed(pd.DataFrame(encoder.history_), key))
+        if prepared.fold >= 0:
+            for name, table in zip(("wells", "consensus", "retrieval"), _embed(encoder, prepared), strict=True):
+                parts[name].append(_keyed(table, key))
+    joined = {
+        name: pd.concat(tables, ignore_index=True) if tables else pd.DataFrame() for name, tables in parts.items()
+    }
+    return CrossfitResult(**joined, encoders=encoders)
+
+
+def _keyed(table, key):
+    metadata = [name for name in table.columns if str(name).startswith("Metadata_") or name == "role"]
+    rest = [name for name in table.columns if name not in metadata]
+    keys = pd.DataFrame([key] * len(table), index=table.index, columns=KEYS)
+    return pd.concat([table[metadata], keys, table[rest]], axis=1)
+
+
+def _embed(encoder, prepared):
+    """Embeddings of a fold (wells, consensus), and the ranks of its test compounds' own TX profiles."""
+    codes = encoder.transform(prepared.cp)
+    control = prepared.cp_wells[CONTROL].to_numpy(bool)
+    # Similarities are measured from the negative controls, or from the training mean where a screen has none.
+    centred = codes - codes[control if control.any() else prepared.is_training].mean(axis=0)
+    shown = prepared.is_test | control
+    wells = pd.concat([prepared.cp_wells[shown].reset_index(drop=True), embedding_table(centred[shown])], axis=1)
+    metadata, averages = consensus(prepared.cp_wells, centred, by="compound")
+    test = set(prepared.cp_wells.loc[prepared.is_test, COMPOUND])
+    is_test = metadata[COMPOUND].isin(test).to_numpy()
+    role = pd.Series(np.where(is_test, "test", "train"), name="role")
+    compounds = pd.concat([metadata[[COMPOUND]], role, embedding_table(averages)], axis=1)
+    return wells, compounds, _retrieval(encoder, prepared, codes)
+
+
+def _retrieval(encoder, prepared, codes):
+    if not encoder.cross_modal:
+        return pd.DataFrame()
+    rows = prepared.is_test & (prepared.partner >= 0)
+    metadata, query = consensus(prepared.cp_wells[rows], codes[rows], by="compound")
+    treatments = prepared.tx_treatments.assign(**{CONTROL: False})
+    tx_metadata, target = consensus(treatments, encoder.transform_tx(prepared.tx), by="compound")
+    target = target[tx_metadata[COMPOUND].isin(metadata[COMPOUND]).to_numpy()]
+    rank = retrieval_rank(query, target)
+    return pd.DataFrame({"compound": metadata[COMPOUND], "rank": rank, "n_candidates": len(rank)})
+
+
+def embedding_table(values: np.ndarray) -> pd.DataFrame:
+    """Columns z000, z001 ... (n, n_dimensions), float32."""
+    return pd.DataFrame(np.asarray(values, np.float32), columns=[f"z{i:03d}" for i in range(values.shape[1])])
+
+
+def embedding_values(table: pd.DataFrame) -> np.ndarray:
+    """The z columns of an embedding table (n, n_dimensions)."""
+    return table[[name for name in table.columns if name[0] == "z" and name[1:].isdigit()]].to_numpy(np.float32)
+
+
+def oracle_consensus(folds: list[PreparedFold], with_cp: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """What TX itself would give, were it measured for new compounds too: a ceiling, never a competitor.
+
+    Parameters
+    ----------
+    folds
+        From `prepare_folds`.
+    with_cp
+        Consensus table of a CP method, for `cp_tx`: both side by side, each scaled to the same total variance.
+
+    Returns
+    -------
+    dict
+        Consensus tables `tx` (prepared TX profiles) and `cp_tx`.
+    """
+    tables: dict[str, list] = {"tx": [], "cp_tx": []}
+    for prepared in folds:
+        if prepared.fold < 0:
+            continue
+        metadata, tx = consensus(prepared.tx_treatments.assign(**{CONTROL: False}), prepared.tx, by="compound")
+        mine = with_cp.query("split == @prepared.split and repeat == @prepared.repeat and fold == @prepared.fold")
+        mine = mine.set_index(COMPOUND)
+        both = metadata[COMPOUND].isin(mine.index).to_numpy()
+        metadata, tx, mine = metadata[both].reset_index(drop=True), tx[both], mine.loc[metadata[COMPOUND][both]]
+        cp = embedding_values(mine)
+        training = (mine["role"] == "train").to_numpy()
+        stacked = np.hstack([block / np.sqrt(block[training].var(axis=0).sum()) for block in (cp, tx)])
+        role = pd.Series(mine["role"].to_numpy(), name="role")
+        for method, values in (("tx", tx), ("cp_tx", stacked)):
+            key = dict(zip(KEYS, (prepared.split, prepared.repeat, prepared.fold, 0, method, ""), strict=True))
+            tables[method].append(_keyed(pd.concat([metadata[[COMPOUND]], role, embedding_table(values)], axis=1), key))
+    return {method: pd.concat(parts, ignore_index=True) for method, parts in tables.items()}
+
+
+def save_encoders(result: CrossfitResult, folds: list[PreparedFold], folder) -> None:
+    """Save the encoders fitted on true pairs, each beside the CP preparation of its fold: `folder/<fold>/`."""
+    preparations = {prepared.name: prepared.preparation for prepared in folds}
+    for name, encoder in result.encoders.items():
+        encoder.save(folder / name)
+        preparations[name].save(folder / name / "preparation.json")

@@ -1,0 +1,664 @@
+"""Every way to represent a CP profile, as a scikit-learn estimator with one interface.
+
+`fit(cp, tx, groups)` takes training pairs: prepared CP wells (n_wells, n_cp_features), the TX profile of the same
+treatment in the same row (n_wells, n_genes), and the compound of each row. `transform(cp)` embeds any CP profile,
+also of compounds that TX has never seen. Methods that need no TX ignore it. `save` writes a folder of safetensors and
+JSON, `load_encoder` reads it; nothing is pickled.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.covariance import ledoit_wolf
+from sklearn.decomposition import PCA
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.model_selection import GroupKFold
+from sklearn.utils.validation import check_is_fitted
+
+from cpx_utils.profiles import ScreenError
+
+
+class Encoder(TransformerMixin, BaseEstimator):
+    """What all representations share: checks, saving and the promise to embed CP alone.
+
+    Subclasses name their learned arrays in `learned`, so that saving needs no code of their own.
+    """
+
+    uses_tx = False
+    cross_modal = False  # whether `transform_tx` puts TX profiles into the same space, for retrieval
+    learned: tuple[str, ...] = ()
+
+    def fit(
+        self,
+        cp: np.ndarray,
+        tx: np.ndarray | None = None,
+        groups: np.ndarray | None = None,
+        controls: np.ndarray | None = None,
+    ) -> "Encoder":
+        """Fit on training wells.
+
+        Parameters
+        ----------
+        cp
+            Prepared CP profiles (n_wells, n_cp_features).
+        tx
+            TX profile of each row's treatment (n_wells, n_genes); only for methods with `uses_tx`.
+        groups
+            Compound of each row (n_wells,).
+        controls
+            Prepared CP profiles of negative-control wells (n_controls, n_cp_features), for sphering; may be empty.
+
+        Raises
+        ------
+        ScreenError
+            When this method cannot be fitted on such data, in words for the reader.
+        """
+        cp = np.asarray(cp, dtype=np.float64)
+        if self.uses_tx and tx is None:
+            raise ScreenError(f"{type(self).__name__} learns from pairs; it needs the TX profile of every row")
+        tx = None if tx is None else np.asarray(tx, dtype=np.float64)
+        if tx is not None and len(tx) != len(cp):
+            raise ScreenError(f"{len(cp)} CP rows and {len(tx)} TX rows are no pairs; both need the same rows")
+        groups = np.arange(len(cp)) if groups is None else np.asarray(groups)
+        self.n_features_in_ = cp.shape[1]
+        self._fit(cp, tx, groups, controls)
+        return self
+
+    def transform(self, cp: np.ndarray) -> np.ndarray:
+        """Embed CP profiles: (n, n_cp_features) -> float32 (n, n_dimensions)."""
+        check_is_fitted(self)
+        cp = np.asarray(cp, dtype=np.float64)
+        if cp.shape[1] != self.n_features_in_:
+            raise ScreenError(f"{cp.shape[1]} CP features given, the encoder was trained on {self.n_features_in_}")
+        return self._transform(cp).astype(np.float32)
+
+    def save(self, folder: str | Path) -> None:
+        """Write `encoder.json` (class and parameters) and `encoder.safetensors` (what was learned)."""
+        from safetensors.numpy import save_file
+
+        check_is_fitted(self)
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        method = next(name for name, encoder in METHODS.items() if encoder is type(self))
+        description = {"method": method, "parameters": self.get_params()}
+        (folder / "encoder.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
+        save_file(self._arrays(), folder / "encoder.safetensors")
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in self.learned}
+        return {"n_features_in_": np.array([self.n_features_in_])} | arrays
+
+    def _restore(self, arrays: dict[str, np.ndarray]) -> None:
+        self.n_features_in_ = int(arrays["n_features_in_"][0])
+        for name in self.learned:
+            setattr(self, name, arrays[name])
+
+
+def load_encoder(folder: str | Path) -> Encoder:
+    """Read an encoder that `save` wrote; raises ScreenError for a folder that holds none."""
+    from safetensors.numpy import load_file
+
+    folder = Path(folder)
+    try:
+        description = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
+        encoder = METHODS[description["method"]](**description["parameters"])
+        encoder._restore(load_file(folder / "encoder.safetensors"))
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ScreenError(f"{folder} holds no encoder of this version of cpx ({error})") from error
+    return encoder
+
+
+class RawCP(Encoder):
+    """The prepared CP features themselves: what every learned embedding must beat."""
+
+    def _fit(self, cp, tx, groups, controls):
+        self.fitted_ = np.ones(1)
+
+    learned = ("fitted_",)
+
+    def _transform(self, cp):
+        return cp
+
+
+class SpheredCP(Encoder):
+    r"""ZCA-correlation sphering: directions in which negative controls vary count less.
+
+    .. math:: z = (x - \mu)\, V^{-1/2} P^{-1/2}
+
+    with variances :math:`V` and correlations :math:`P` of the negative controls, or of the training wells where there
+    are too few controls. :math:`P` is shrunk towards the identity as Ledoit and Wolf (2004) propose, since a screen
+    rarely has many more controls than features.
+
+    References
+    ----------
+    Kessy 2018 (doi 10.1080/00031305.2016.1277159), equation for ZCA-cor.
+
+    Failure mode: noise directions that controls hardly show are blown up; the shrinkage limits it.
+    """
+
+    learned = ("mean_", "whitening_")
+
+    def __init__(self, min_controls: int = 50):
+        self.min_controls = min_controls
+
+    def _fit(self, cp, tx, groups, controls):
+        use_controls = controls is not None and len(controls) >= self.min_controls
+        reference = np.asarray(controls if use_controls else cp, dtype=np.float64)
+        self.mean_ = reference.mean(axis=0)
+        scale = reference.std(axis=0)
+        scale = np.where(scale > 1e-6, scale, 1.0)
+        correlation, _ = ledoit_wolf((reference - self.mean_) / scale, assume_centered=True)
+        values, vectors = np.linalg.eigh(correlation)
+        self.whitening_ = (vectors / np.sqrt(values)) @ vectors.T / scale[:, None]  # (n_features, n_features)
+
+    def _transform(self, cp):
+        return (cp - self.mean_) @ self.whitening_
+
+
+class PcaCP(Encoder):
+    """Leading principal components of sphered CP.
+
+    Failure mode: the largest variation need not be the one that matters.
+    """
+
+    learned = ("mean_", "projection_")
+
+    def __init__(self, n_components: int = 50, sphere: bool = True):
+        self.n_components = n_components
+        self.sphere = sphere
+
+    def _fit(self, cp, tx, groups, controls):
+        sphering = SpheredCP() if self.sphere else RawCP()
+        sphered = sphering.fit(cp, controls=controls)._transform(cp)
+        pca = PCA(min(self.n_components, *sphered.shape), svd_solver="full").fit(sphered)
+        self.projection_ = pca.components_.T  # (n_features, n_components)
+        self.mean_ = pca.mean_ @ self.projection_
+        if self.sphere:
+            self.projection_ = sphering.whitening_ @ self.projection_
+            self.mean_ = self.mean_ + sphering.mean_ @ self.projection_
+
+    def _transform(self, cp):
+        return cp @ self.projection_ - self.mean_
+
+
+class LdaIdentity(Encoder):
+    r"""Linear discriminant analysis with the compound as class: what replicates alone teach, without any TX.
+
+    Pairing several CP replicates with one TX profile also tells an encoder which wells belong together. This method
+    gets exactly that and nothing else, so a TX method has to beat it. Fisher 1936 (doi
+    10.1111/j.1469-1809.1936.tb02137.x); within-class covariance shrunk as Ledoit and Wolf (2004) propose.
+
+    Failure mode: without replicates there is nothing to learn, and it says so.
+    """
+
+    learned = ("mean_", "projection_")
+
+    def __init__(self, n_components: int = 50):
+        self.n_components = n_components
+
+    def _fit(self, cp, tx, groups, controls):
+        classes, counts = np.unique(groups, return_counts=True)
+        if len(classes) < 3 or (counts > 1).sum() < 2:
+            raise ScreenError("LDA on compound identity needs replicates, and this screen has one profile a compound")
+        lda = LinearDiscriminantAnalysis(
+            solver="eigen", shrinkage="auto", n_components=min(self.n_components, len(classes) - 1, cp.shape[1])
+        ).fit(cp, groups)
+        self.projection_ = lda.scalings_[:, : lda.n_components]  # (n_features, n_components)
+        self.mean_ = cp.mean(axis=0) @ self.projection_
+
+    def _transform(self, cp):
+        return cp @ self.projection_ - self.mean_
+
+
+class RidgeTX(Encoder):
+    r"""Ridge regression from CP to TX; the embedding is the predicted TX profile.
+
+    .. math:: W = (X^\top X + \alpha I)^{-1} X^\top Y
+
+    TX is denoised to its leading components first. The penalty is chosen by cross-validation over training compounds,
+    not wells: replicates of a compound share their TX profile and would vouch for each other.
+
+    References
+    ----------
+    Hoerl and Kennard 1970 (doi 10.1080/00401706.1970.10488634).
+
+    Failure mode: predictions shrink towards the mean profile where CP says little.
+    """
+
+    uses_tx = True
+    cross_modal = True
+    learned = ("mean_", "weights_", "tx_mean_", "tx_components_")
+    alphas = np.logspace(-2, 3, 16)  # times the number of rows
+
+    def __init__(self, n_tx_components: int = 50, n_inner_folds: int = 5):
+        self.n_tx_components = n_tx_components
+        self.n_inner_folds = n_inner_folds
+
+    def _fit(self, cp, tx, groups, controls):
+        pca = PCA(min(self.n_tx_components, *tx.shape), svd_solver="full").fit(tx)
+        self.tx_mean_, self.tx_components_ = pca.mean_, pca.components_  # (n_genes,), (n_components, n_genes)
+        scores = pca.transform(tx)  # (n_wells, n_components)
+        error = np.zeros(len(self.alphas))
+        for train, test in GroupKFold(min(self.n_inner_folds, len(np.unique(groups)))).split(cp, groups=groups):
+            mean, paths = _ridge_path(cp[train], scores[train], self.alphas)
+            centre = scores[train].mean(axis=0)
+            error += [((scores[test] - centre - (cp[test] - mean) @ weights) ** 2).sum() for weights in paths]
+        self.alpha_ = self.alphas[np.argmin(error)]
+        self.mean_, paths = _ridge_path(cp, scores, [self.alpha_])
+        self.weights_ = next(paths)  # (n_features, n_components)
+
+    def _transform(self, cp):
+        return (cp - self.mean_) @ self.weights_
+
+    def transform_tx(self, tx: np.ndarray) -> np.ndarray:
+        """TX profiles (n, n_genes) in the coordinates of the prediction: float32 (n, n_components)."""
+        return ((tx - self.tx_mean_) @ self.tx_components_.T).astype(np.float32)
+
+
+def _ridge_path(x, y, alphas):
+    """Mean of x, and ridge weights for each penalty (times n rows) from one singular value decomposition."""
+    mean = x.mean(axis=0)
+    left, singular, right = np.linalg.svd(x - mean, full_matrices=False)
+    projected = left.T @ (y - y.mean(axis=0))  # (rank, n_targets)
+    return mean, (right.T @ ((singular / (singular**2 + alpha * len(x)))[:, None] * projected) for alpha in alphas)
+
+
+class RegularisedCCA(Encoder):
+    r"""Regularised canonical correlation analysis, CP side.
+
+    Directions :math:`a, b` that maximise :math:`a^\top C_{xy} b` with
+    :math:`a^\top (C_{xx} + \kappa I) a = b^\top (C_{yy} + \lambda I) b = 1`, on leading components of both modalities;
+    each coordinate is scaled by its canonical correlation, so that uncorrelated directions fade.
+
+    References
+    ----------
+    Hotelling 1936 (doi 10.1093/biomet/28.3-4.321); ridge terms as in Vinod 1976 (doi 10.1016/0304-4076(76)90010-5).
+
+    Failure mode: with more components than compounds, correlations of 1 that mean nothing; hence few components and
+    the ridge terms.
+    """
+
+    uses_tx = True
+    cross_modal = True
+    learned = ("mean_", "projection_", "tx_mean_", "tx_projection_", "correlations_")
+
+    def __init__(
+        self, n_dimensions: int = 32, n_cp_components: int = 60, n_tx_components: int = 60, shrinkage: float = 0.3
+    ):
+        self.n_dimensions = n_dimensions
+        self.n_cp_components = n_cp_components
+        self.n_tx_components = n_tx_components
+        self.shrinkage = shrinkage
+
+    def _fit(self, cp, tx, groups, controls):
+        n_compounds = len(np.unique(groups))
+        limit = max(2, n_compounds // 3)
+        cp_pca = PCA(min(self.n_cp_components, limit, *cp.shape), svd_solver="full").fit(cp)
+        tx_pca = PCA(min(self.n_tx_components, limit, *tx.shape), svd_solver="full").fit(tx)
+        cp_white = _whitening(cp_pca, self.shrinkage)  # (n_features, n_cp_components)
+        tx_white = _whitening(tx_pca, self.shrinkage)  # (n_genes, n_tx_components)
+        self.mean_, self.tx_mean_ = cp_pca.mean_, tx_pca.mean_
+        cross = ((cp - self.mean_) @ cp_white).T @ ((tx - self.tx_mean_) @ tx_white) / len(cp)
+        left, correlations, right = np.linalg.svd(cross, full_matrices=False)
+        kept = slice(0, self.n_dimensions)
+        self.correlations_ = correlations[kept]
+        self.projection_ = cp_white @ left[:, kept] * self.correlations_  # (n_features, n_dimensions)
+        self.tx_projection_ = tx_white @ right[kept].T * self.correlations_  # (n_genes, n_dimensions)
+
+    def _transform(self, cp):
+        return (cp - self.mean_) @ self.projection_
+
+    def transform_tx(self, tx: np.ndarray) -> np.ndarray:
+        """Canonical variates of TX profiles: (n, n_genes) -> float32 (n, n_dimensions)."""
+        return ((tx - self.tx_mean_) @ self.tx_projection_).astype(np.float32)
+
+
+def _whitening(pca, shrinkage):
+    """Map to components of unit variance, with a ridge of `shrinkage` times their mean variance."""
+    variance = pca.explained_variance_
+    return pca.components_.T / np.sqrt((1 - shrinkage) * variance + shrinkage * variance.mean())
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class NetworkEncoder(Encoder):
+    """What both networks share: leading components as input, the training loop, early stopping, saving.
+
+    A step sees one well of each compound, so no compound competes with itself. Training stops when the loss on
+    held-out training compounds no longer improves; then networks are trained again on all training compounds for as
+    many epochs, since with few compounds every one counts. Several members, each with weights, noise and held-out
+    compounds of its own, agree on that number of epochs and put their codes side by side: a few dozen held-out
+    compounds alone would choose it by chance.
+
+    Parameters
+    ----------
+    n_members
+        Networks of the ensemble.
+    n_dimensions
+        Length of one member's code.
+    hidden
+        Widths of hidden layers; none makes the heads linear, which serves small screens best.
+    n_cp_components, n_tx_components
+        Leading principal components that the heads see; at most a third of the number of training compounds.
+    whitening_shrinkage
+        0 gives all components unit variance; 1 keeps their variances, up to one common factor.
+    input_noise
+        Standard deviation of the Gaussian noise added to inputs of about unit variance, new in every step.
+    dropout, weight_decay, learning_rate, batch_size
+        As usual (AdamW); `batch_size` counts compounds.
+    max_epochs, patience
+        An epoch shows one random well of every compound. Training ends after `max_epochs`, or after `patience` epochs
+        without a new lowest loss on the held-out compounds.
+    validation_share
+        Share of the training compounds held out for that; 0 trains for `max_epochs`.
+    device
+        `auto` (a GPU if there is one), `cpu` or `cuda`.
+    seed
+        Seed of weights, noise, batches and the held-out compounds.
+
+    Attributes
+    ----------
+    history_ : list of dict
+        `member`, `epoch`, `training` and `validation` loss of the training with held-out compounds.
+    best_epoch_ : int
+        The number of epochs chosen.
+    """
+
+    uses_tx: ClassVar[bool] = True
+    cross_modal: ClassVar[bool] = True
+    learned: ClassVar[tuple[str, ...]] = ("cp_mean_", "cp_components_", "tx_mean_", "tx_components_")
+
+    n_members: int = 3
+    n_dimensions: int = 32
+    hidden: tuple[int, ...] = ()
+    n_cp_components: int = 100
+    n_tx_components: int = 60
+    whitening_shrinkage: float = 0.5
+    input_noise: float = 1.0
+    dropout: float = 0.0
+    weight_decay: float = 0.01
+    learning_rate: float = 0.01
+    batch_size: int = 512
+    max_epochs: int = 400
+    patience: int = 40
+    validation_share: float = 0.15
+    device: str = "auto"
+    seed: int = 0
+
+    def _fit(self, cp, tx, groups, controls):
+        import torch
+
+        self.device_ = _device(self.device)
+        self._fit_inputs(cp, tx, groups)
+        data = [
+            torch.as_tensor(values, dtype=torch.float32, device=self.device_)
+            for values in (self._cp_inputs(cp), self._tx_inputs(tx))
+        ]
+        wells = _wells_by_compound(groups)
+        rngs = np.random.default_rng(self.seed).spawn(self.n_members)
+        self.history_ = []
+        self.best_epoch_ = self.max_epochs
+        n_validation = round(self.validation_share * len(wells))
+        if n_validation >= 2:
+            for member, rng in enumerate(rngs):
+                validation, training = np.split(rng.permutation(len(wells)), [n_validation])
+                parts = [[wells[i] for i in part] for part in (training, validation)]
+                self._train(data, *parts, self.max_epochs, rng, member)
+            self.best_epoch_ = _best_epoch(self.history_)
+        self.networks_ = [self._train(data, wells, [], self.best_epoch_, rng) for rng in rngs]
+
+    def _fit_inputs(self, cp, tx, groups):
+        limit = max(2, len(np.unique(groups)) // 3)
+        for name, values, wanted in (("cp", cp, self.n_cp_components), ("tx", tx, self.n_tx_components)):
+            pca = PCA(min(wanted, limit, *values.shape), svd_solver="full").fit(values)
+            setattr(self, f"{name}_mean_", pca.mean_)
+            setattr(self, f"{name}_components_", _whitening(pca, self.whitening_shrinkage))
+
+    def _cp_inputs(self, cp):
+        return (cp - self.cp_mean_) @ self.cp_components_
+
+    def _tx_inputs(self, tx):
+        return (tx - self.tx_mean_) @ self.tx_components_
+
+    def _train(self, data, training, validation, n_epochs, rng, member=0):
+        """Train one network; with held-out compounds, note their loss in `history_` and stop when it stays up."""
+        import torch
+
+        cp, tx = data
+        noise = torch.Generator(device=self.device_).manual_seed(int(rng.integers(2**31)))
+        held_out = torch.as_tensor([rows[0] for rows in validation], dtype=torch.long, device=self.device_)
+        with torch.random.fork_rng(devices=[]):  # weights and dropout are seeded; the caller's state stays
+            torch.manual_seed(int(rng.integers(2**31)))
+            network = self._network(cp.shape[1], tx.shape[1]).to(self.device_)
+            optimiser = torch.optim.AdamW(network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
+            best, waited = np.inf, 0
+            for epoch in range(1, n_epochs + 1):
+                network.train()
+                losses = []
+                for batch in _batches(training, self.batch_size, rng):
+                    rows = torch.as_tensor(batch, device=self.device_)
+                    loss = self._loss(network, cp[rows], tx[rows], noise)
+                    optimiser.zero_grad()
+                    loss.backward()
+                    optimiser.step()
+                    losses.append(loss.item())
+                if not validation:
+                    continue
+                network.eval()
+                with torch.no_grad():
+                    score = self._validation_loss(network, cp[held_out], tx[held_out]).item()
+                self.history_.append(
+                    {"member": member, "epoch": epoch, "training": float(np.mean(losses)), "validation": score}
+                )
+                best, waited = (score, 0) if score < best else (best, waited + 1)
+                if waited >= self.patience:
+                    break
+        return network.eval()
+
+    def _encode(self, part: str, inputs: np.ndarray) -> np.ndarray:
+        """Unit-length codes of every member's head `part`, side by side: (n, n_members * n_dimensions)."""
+        import torch
+
+        inputs = torch.as_tensor(inputs, dtype=torch.float32, device=self.device_)
+        with torch.no_grad():
+            codes = [getattr(network, part)(inputs) for network in self.networks_]
+            codes = [torch.nn.functional.normalize(code, dim=1) for code in codes]
+        return torch.cat(codes, dim=1).cpu().numpy()
+
+    def _arrays(self):
+        state = {
+            f"network.{member}.{name}": value.cpu().numpy()
+            for member, network in enumerate(self.networks_)
+            for name, value in network.state_dict().items()
+        }
+        return super()._arrays() | state
+
+    def _restore(self, arrays):
+        import torch
+
+        super()._restore(arrays)
+        self.device_ = _device(self.device)
+        self.networks_ = []
+        for member in range(self.n_members):
+            prefix = f"network.{member}."
+            network = self._network(self.cp_components_.shape[1], self.tx_components_.shape[1])
+            network.load_state_dict(
+                {
+                    name.removeprefix(prefix): torch.as_tensor(value)
+                    for name, value in arrays.items()
+                    if name.startswith(prefix)
+                }
+            )
+            self.networks_.append(network.to(self.device_).eval())
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class ContrastiveEncoder(NetworkEncoder):
+    r"""A head for CP and one for TX, trained so that each CP profile finds its own TX profile among all others.
+
+    .. math::
+        L = -\tfrac{1}{2N} \sum_i \Big(\log \frac{e^{s_{ii}/\tau}}{\sum_j e^{s_{ij}/\tau}}
+            + \log \frac{e^{s_{ii}/\tau}}{\sum_j e^{s_{ji}/\tau}}\Big),
+        \qquad s_{ij} = \cos(f(x_i), g(y_j))
+
+    Parameters
+    ----------
+    temperature
+        :math:`\tau`; the lower, the sharper a profile must win against all others.
+    learn_temperature
+        Whether :math:`\tau` is trained along, from `temperature` on.
+
+    Notes
+    -----
+    The other parameters and the attributes are those of `NetworkEncoder`. van den Oord 2018 (arXiv 1807.03748),
+    Radford 2021 (arXiv 2103.00020).
+
+    Failure mode: inactive compounds look alike and are still each other's wrong answers; and several CP replicates
+    with one TX profile teach replicates even where TX says nothing, which is what the deranged control shows.
+    """
+
+    temperature: float = 0.3
+    learn_temperature: bool = False
+
+    def _network(self, n_cp, n_tx):
+        from cpx_utils.networks import TwoTower
+
+        return TwoTower(
+            n_cp, n_tx, self.n_dimensions, self.hidden, self.dropout, self.temperature, self.learn_temperature
+        )
+
+    def _loss(self, network, cp, tx, torch_rng):
+        from cpx_utils.losses import info_nce
+
+        return info_nce(
+            *network(_noisy(cp, self.input_noise, torch_rng), _noisy(tx, self.input_noise, torch_rng)),
+            network.temperature,
+        )
+
+    def _validation_loss(self, network, cp, tx):
+        from cpx_utils.losses import info_nce
+
+        return info_nce(*network(cp, tx), network.temperature)
+
+    def _transform(self, cp):
+        return self._encode("cp", self._cp_inputs(cp))
+
+    def transform_tx(self, tx: np.ndarray) -> np.ndarray:
+        """TX profiles in the shared space: (n, n_genes) -> float32 (n, n_dimensions)."""
+        return self._encode("tx", self._tx_inputs(tx))
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class AutoencoderEncoder(NetworkEncoder):
+    r"""A bimodal autoencoder: one shared code from CP, from TX or from both, which must rebuild both.
+
+    .. math:: L = \lambda\, \lVert x - \hat x(h) \rVert^2 + \lVert y - \hat y(h) \rVert^2
+
+    with the code :math:`h` the mean of what the present modalities say. TX is dropped at random in training, so that CP
+    alone gives the code, as it must for new compounds. Errors are means over components.
+
+    Parameters
+    ----------
+    tx_dropout
+        Share of training pairs whose code comes from CP alone; of the others, half see TX alone.
+    cp_weight
+        :math:`\lambda`; the lower, the more the code serves TX.
+
+    Notes
+    -----
+    The other parameters and the attributes are those of `NetworkEncoder`. Early stopping watches the error with TX
+    absent. Ngiam 2011 (ICML), section 3.
+
+    Failure mode: what varies most is rebuilt first, whether it matters or not; with a high `cp_weight` the code is
+    little more than principal components.
+    """
+
+    tx_dropout: float = 0.5
+    cp_weight: float = 0.3
+
+    def _network(self, n_cp, n_tx):
+        from cpx_utils.networks import BimodalAutoencoder
+
+        return BimodalAutoencoder(n_cp, n_tx, self.n_dimensions, self.hidden, self.dropout)
+
+    def _loss(self, network, cp, tx, torch_rng):
+        import torch
+
+        from cpx_utils.losses import reconstruction
+
+        noisy_cp, noisy_tx = _noisy(cp, self.input_noise, torch_rng), _noisy(tx, self.input_noise, torch_rng)
+        draw = torch.rand(len(cp), 1, generator=torch_rng, device=cp.device)
+        has_tx = (draw >= self.tx_dropout).float()  # (n_pairs, 1)
+        has_cp = (draw < self.tx_dropout + (1 - self.tx_dropout) / 2).float()  # of the rest, half see TX alone
+        cp_out, tx_out = network(noisy_cp, noisy_tx, has_cp, has_tx)
+        return self.cp_weight * reconstruction(cp_out, cp) + reconstruction(tx_out, tx)
+
+    def _validation_loss(self, network, cp, tx):
+        import torch
+
+        from cpx_utils.losses import reconstruction
+
+        yes, no = torch.ones(len(cp), 1, device=cp.device), torch.zeros(len(cp), 1, device=cp.device)
+        cp_out, tx_out = network(cp, tx, yes, no)
+        return self.cp_weight * reconstruction(cp_out, cp) + reconstruction(tx_out, tx)
+
+    def _transform(self, cp):
+        return self._encode("encode_cp", self._cp_inputs(cp))
+
+    def transform_tx(self, tx: np.ndarray) -> np.ndarray:
+        """Codes of TX profiles alone: (n, n_genes) -> float32 (n, n_dimensions)."""
+        return self._encode("encode_tx", self._tx_inputs(tx))
+
+
+def _noisy(values, amount, torch_rng):
+    import torch
+
+    return values + amount * torch.randn(values.shape, generator=torch_rng, device=values.device)
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name not in ("auto", "cpu", "cuda"):
+        raise ScreenError(f"no device is called {name!r}; devices are auto, cpu and cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ScreenError("device cuda was asked for and no GPU is there; use auto or cpu")
+    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def _wells_by_compound(groups):
+    order = np.argsort(groups, kind="stable")
+    _, starts = np.unique(groups[order], return_index=True)
+    return np.split(order, starts[1:])
+
+
+def _batches(wells, batch_size, rng):
+    """Row numbers of an epoch in batches: one random well of every compound."""
+    chosen = np.array([rows[rng.integers(len(rows))] for rows in wells])
+    rng.shuffle(chosen)
+    return np.array_split(chosen, -(-len(chosen) // batch_size))
+
+
+def _best_epoch(history):
+    """Epoch with the lowest validation loss, averaged over members and smoothed over five epochs.
+
+    A member that stopped early counts with its last loss, so that the mean isn't of the patient ones alone.
+    """
+    curves = pd.DataFrame(history).pivot(index="epoch", columns="member", values="validation").ffill()
+    return int(curves.mean(axis=1).rolling(5, center=True, min_periods=1).mean().idxmin())
+
+
+METHODS: dict[str, type[Encoder]] = {
+    "raw_cp": RawCP,
+    "sphered_cp": SpheredCP,
+    "pca_cp": PcaCP,
+    "lda_identity": LdaIdentity,
+    "ridge_tx": RidgeTX,
+    "rcca": RegularisedCCA,
+    "contrastive": ContrastiveEncoder,
+    "autoencoder": AutoencoderEncoder,
+}

@@ -1,0 +1,603 @@
+"""Where every number comes from: file hashes, atomic writes, the record of a stage, the manifest of a run.
+
+A stage (one notebook) opens a `Workspace`, reads and writes through it and calls `finish()` at its end. That
+leaves `stages/<stage>.json` in the run's folder: what was read and written, each with its SHA-256, the
+figures with their captions, seconds and memory of the steps, and what was learned. The runner
+(`cpx_utils.pipeline`) compares these records with the files to tell what must run again; a reader trusts a
+table only if it is, byte for byte, what its writer recorded.
+"""
+
+import hashlib
+import html
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cpx_utils.profiles import ScreenError
+
+try:
+    import resource
+except ImportError:  # Windows has no such module; memory is then not recorded
+    resource = None
+
+STAGES_FOLDER = "stages"
+FIGURE_PREFIX = "figures:"
+FIGURE_DPI = 200
+
+
+# --- files --------------------------------------------------------------------------------------------------
+
+
+def sha256_file(path: str | Path) -> str:
+    """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside `path` to write to; rename it to `path` on success, remove it on error.
+
+    A reader therefore sees the old file or the whole new one, never half of it, even when the process is
+    killed. The temporary name keeps the suffix, since writers choose a format by it.
+
+    Parameters
+    ----------
+    path
+        The file to write; its folder is made if it isn't there.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".writing-", suffix="".join(path.suffixes[-2:]), dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes files only their owner can read; results are for the group, as any other new file is
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write `content` as indented UTF-8 JSON, atomically, keys in the order given."""
+    with atomic_path(path) as temporary:
+        text = json.dumps(content, indent=1, ensure_ascii=False, default=_plain)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    """Turn numpy scalars, arrays and paths into what JSON knows."""
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} can't be written as JSON")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file written by `write_json`.
+
+    Raises
+    ------
+    ScreenError
+        The file is there but isn't JSON: it was damaged or edited.
+    """
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ScreenError(f"{path} isn't valid JSON ({error}); delete it and run again") from None
+
+
+class FileHashes:
+    """SHA-256 of files, remembered by path, size and time of change, so that unchanged files are hashed once.
+
+    Parameters
+    ----------
+    store
+        JSON file that keeps what is known between runs; an unreadable one is ignored.
+    """
+
+    # A file changed twice within one tick of the file system's clock keeps its time, so young files aren't
+    # remembered.
+    SETTLED_NS = 2_000_000_000
+
+    def __init__(self, store: str | Path):
+        self.store = Path(store)
+        self._changed = False
+        try:
+            self._known = json.loads(self.store.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            self._known = {}
+
+    def sha256(self, path: str | Path) -> str:
+        """Return the file's SHA-256, or "" if there is no such file."""
+        path = Path(path)
+        try:
+            status = path.stat()
+            entry = self._known.get(str(path))
+            if entry is not None and entry[:2] == [status.st_size, status.st_mtime_ns]:
+                return entry[2]
+            digest = sha256_file(path)
+        except OSError:
+            return ""
+        if time.time_ns() - status.st_mtime_ns > self.SETTLED_NS:
+            self._known[str(path)] = [status.st_size, status.st_mtime_ns, digest]
+            self._changed = True
+        return digest
+
+    def save(self) -> None:
+        """Keep what is known for the next run; files that are gone are forgotten."""
+        if self._changed:
+            write_json(self.store, {path: entry for path, entry in self._known.items() if os.path.exists(path)})
+            self._changed = False
+
+
+def project_root() -> Path:
+    """Return the folder that holds `notebooks/` and `pyproject.toml`.
+
+    It lies beside the package in a checkout or an editable install; else the working directory or a folder
+    above it.
+
+    Raises
+    ------
+    ScreenError
+        There is no such folder.
+    """
+    for folder in [Path(__file__).resolve().parent.parent, Path.cwd(), *Path.cwd().parents]:
+        if (folder / "notebooks").is_dir() and (folder / "pyproject.toml").is_file():
+            return folder
+    raise ScreenError(
+        f"no folder with notebooks/ and pyproject.toml at or above {Path.cwd()}; start from a checkout of cpx"
+    )
+
+
+def peak_memory_mb(children: bool = False) -> float:
+    """Return the highest resident memory of this process so far (or of its ended children), in MB.
+
+    The operating system only keeps the highest value of a whole process: a step's peak is "up to its end".
+    """
+    if resource is None:
+        return float("nan")
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN if children else resource.RUSAGE_SELF)
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kilobytes
+    return round(usage.ru_maxrss * unit / 1e6, 1)
+
+
+# --- the record of a stage ----------------------------------------------------------------------------------
+
+
+def stage_record_path(run_dir: str | Path, stage: str) -> Path:
+    """Return where the record of a stage lies in a run's folder."""
+    return Path(run_dir) / STAGES_FOLDER / f"{stage}.json"
+
+
+def stage_records(run_dir: str | Path) -> dict[str, dict]:
+    """Return the records of all finished stages of a run, by stage name in order."""
+    return {path.stem: read_json(path) for path in sorted((Path(run_dir) / STAGES_FOLDER).glob("*.json"))}
+
+
+def locate(name: str, run_dir: str | Path, figures_dir: str | Path) -> Path:
+    """Return the file that a recorded name means.
+
+    Parameters
+    ----------
+    name
+        As in a stage record: relative to `run_dir`, "figures:NAME", or absolute for a file from outside.
+    """
+    if name.startswith(FIGURE_PREFIX):
+        return Path(figures_dir) / name.removeprefix(FIGURE_PREFIX)
+    return Path(run_dir) / name  # an absolute name stays as it is
+
+
+class Workspace:
+    """What a stage reads and writes. Every read and write is recorded with its SHA-256.
+
+    Parameters
+    ----------
+    stage
+        The notebook's file name without suffix, such as "05_cluster_replicates_and_moa".
+    run_dir, figures_dir
+        Where tables and pictures go; empty: `results/<data set>/default` and `figures/<data set>` of the
+        project, so a notebook opened in JupyterLab works on the files of `python run_all.py`.
+    dataset
+        Name in the registry, or the path of a screen's TOML file.
+    parameters
+        The notebook's parameters, kept in the record.
+
+    Attributes
+    ----------
+    run_dir, figures_dir : pathlib.Path
+        Absolute folders, made if they weren't there.
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        run_dir: str = "",
+        figures_dir: str = "",
+        dataset: str = "simulated",
+        parameters: dict | None = None,
+    ):
+        self.stage = stage
+        if not (run_dir and figures_dir):
+            name = _dataset_name(dataset)
+            run_dir = run_dir or project_root() / "results" / name / "default"
+            figures_dir = figures_dir or project_root() / "figures" / name
+        self.run_dir = Path(run_dir).resolve()
+        self.figures_dir = Path(figures_dir).resolve()
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        self.figures_dir.mkdir(parents=True, exist_ok=True)
+        self.parameters = dict(parameters or {})
+        self._reads: dict[str, str] = {}
+        self._writes: dict[str, str] = {}
+        self._files: list[str] = []
+        self._folders: list[str] = []
+        self._figures: dict[str, dict] = {}
+        self._steps: list[dict] = []
+        self._learned: list[str] = []
+        self._started = time.perf_counter()
+
+    # reading
+
+    def read(self, name: str) -> pd.DataFrame:
+        """Read a table of this run, checking that it is what its writer recorded.
+
+        Parameters
+        ----------
+        name
+            Path relative to `run_dir`, ending in .parquet or .csv.
+
+        Raises
+        ------
+        ScreenError
+            The table is missing (the line names the stage that makes it), its writer didn't finish, or its
+            bytes aren't what the writer recorded.
+        """
+        path = self._verified(name)
+        if path.suffix == ".parquet":
+            return pd.read_parquet(path)
+        if path.suffix == ".csv":
+            return pd.read_csv(path, float_precision="round_trip")
+        raise ValueError(f"{name}: tables end in .parquet or .csv")
+
+    def input_folder(self, name: str) -> Path:
+        """Return a folder that an earlier stage filled through `output_folder`, all its files checked.
+
+        Raises
+        ------
+        ScreenError
+            As `read` does.
+        """
+        prefix = name.rstrip("/") + "/"
+        files = [
+            file
+            for record in stage_records(self.run_dir).values()
+            for file in record["writes"]
+            if file.startswith(prefix)
+        ]
+        if not files:
+            raise ScreenError(f"{self.stage} needs the folder {name}, which {self._maker(name)} makes: run that first")
+        for file in files:
+            self._verified(file)
+        return self.run_dir / name
+
+    def input_file(self, name: str) -> Path:
+        """Return a file of this run that is no table, such as screen.json, checked as `read` does."""
+        return self._verified(name)
+
+    def record_input(self, path: str | Path) -> Path:
+        """Record a file from outside the run (a user's screen, a download) as read; return it, absolute."""
+        path = Path(path).resolve()
+        if not path.is_file():
+            raise ScreenError(f"{path} isn't there")
+        name = path.relative_to(self.run_dir).as_posix() if path.is_relative_to(self.run_dir) else str(path)
+        self._reads[name] = sha256_file(path)
+        return path
+
+    def _verified(self, name: str) -> Path:
+        """Return the path of a run's file whose bytes are what its writer recorded; record it as read."""
+        path = self.run_dir / name
+        if name in self._writes:  # written by this very stage
+            return path
+        records = stage_records(self.run_dir)
+        writers = {stage: record["writes"][name] for stage, record in records.items() if name in record["writes"]}
+        writers.pop(self.stage, None)
+        if not path.is_file():
+            raise ScreenError(f"{self.stage} needs {name}, which {self._maker(name)} makes: run that first")
+        if not writers:
+            raise ScreenError(f"{name} is there, but {self._maker(name)} didn't run to its end: run that again")
+        digest = sha256_file(path)
+        if digest not in writers.values():
+            stage = next(iter(writers))
+            raise ScreenError(
+                f"{name} isn't what {stage} wrote (changed or damaged since): run {stage} again, "
+                f"for instance with run_all.py --only {stage[:2]} --force"
+            )
+        self._reads[name] = digest
+        return path
+
+    def _maker(self, name: str) -> str:
+        """Name the stage that makes a file: by the records, else by the notebook that mentions it."""
+        for stage, record in stage_records(self.run_dir).items():
+            if stage != self.stage and any(file == name or file.startswith(name + "/") for file in record["writes"]):
+                return stage
+        try:
+            notebooks = sorted((project_root() / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+        except ScreenError:
+            notebooks = []
+        for notebook in notebooks:
+            if notebook.stem < self.stage and f'\\"{name}\\")' in notebook.read_text(encoding="utf-8"):
+                return notebook.stem
+        return "an earlier notebook"
+
+    # writing
+
+    def write(self, table: pd.DataFrame, name: str) -> Path:
+        """Write a table of this run, atomically; the same numbers give the same bytes.
+
+        Parameters
+        ----------
+        table
+            Its index isn't written.
+        name
+            Path relative to `run_dir`, ending in .parquet (types kept) or .csv (for reading; 10 significant
+            digits).
+
+        Returns
+        -------
+        pathlib.Path
+            The file.
+        """
+        path = self.run_dir / name
+        if path.suffix not in (".parquet", ".csv"):
+            raise ValueError(f"{name}: tables end in .parquet or .csv")
+        with atomic_path(path) as temporary:
+            if path.suffix == ".parquet":
+                table.to_parquet(temporary, index=False)
+            else:
+                _write_csv(table, temporary)
+        self._writes[Path(name).as_posix()] = sha256_file(path)
+        return path
+
+    def output_file(self, name: str) -> Path:
+        """Return where to write a file of this run that is no table; `finish` records it."""
+        path = self.run_dir / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._files.append(Path(name).as_posix())
+        return path
+
+    def output_folder(self, name: str) -> Path:
+        """Return an empty folder to fill; `finish` records every file in it.
+
+        What an earlier run left there is removed, so that no file of other parameters stays behind.
+        """
+        folder = self.run_dir / name
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+        self._folders.append(name)
+        return folder
+
+    def figure(self, fig: Any, name: str, table: pd.DataFrame, caption: str) -> None:
+        """Save a figure as PNG and SVG with the table behind it as CSV; the same figure gives the same bytes.
+
+        Parameters
+        ----------
+        fig
+            A matplotlib figure, Axes or seaborn grid. It stays open: the notebook shows it.
+        name
+            File name without suffix, such as "05_moa_map".
+        table
+            The numbers that the picture shows.
+        caption
+            One or two sentences for the report.
+        """
+        import matplotlib
+
+        if not hasattr(fig, "savefig"):  # an Axes
+            fig = fig.figure
+        # Without these, matplotlib writes the date, its own version and random identifiers into the files.
+        formats = {
+            ".png": {"dpi": FIGURE_DPI, "metadata": {"Software": None}},
+            ".svg": {"metadata": {"Date": None, "Creator": None}},
+        }
+        with matplotlib.rc_context({"svg.hashsalt": "cpx"}):
+            for suffix, options in formats.items():
+                with atomic_path(self.figures_dir / (name + suffix)) as temporary:
+                    fig.savefig(temporary, bbox_inches="tight", **options)
+        with atomic_path(self.figures_dir / f"{name}.csv") as temporary:
+            _write_csv(table, temporary)
+        for suffix in (*formats, ".csv"):
+            self._writes[f"{FIGURE_PREFIX}{name}{suffix}"] = sha256_file(self.figures_dir / (name + suffix))
+        self._figures[name] = {"name": name, "caption": " ".join(caption.split())}
+
+    # telling
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Record the seconds of the block, and the process's highest memory up to its end, under `name`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._steps.append(
+                {"step": name, "seconds": round(time.perf_counter() - start, 3), "peak_mb": peak_memory_mb()}
+            )
+
+    def say(self, text: str) -> None:
+        """Show a sentence of "What we learn" and record it for the report.
+
+        Parameters
+        ----------
+        text
+            Computed from the run's own numbers; Markdown emphasis is kept, HTML is shown as text.
+        """
+        self._learned.append(" ".join(text.split()))
+        if "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None:
+            from IPython.display import Markdown, display
+
+            display(Markdown(html.escape(text, quote=False)))
+        else:
+            print(text)
+
+    def finish(self) -> pd.DataFrame:
+        """Write the stage's record, `stages/<stage>.json`; call it in the notebook's last cell.
+
+        Returns
+        -------
+        pandas.DataFrame
+            What was saved: columns file (pictures with their folder's name) and kB.
+        """
+        for name in self._files:
+            self._writes[name] = sha256_file(self.run_dir / name)
+        for folder in self._folders:
+            for path in sorted((self.run_dir / folder).rglob("*")):
+                if path.is_file():
+                    self._writes[path.relative_to(self.run_dir).as_posix()] = sha256_file(path)
+        record = {
+            "stage": self.stage,
+            "parameters": self.parameters,
+            "reads": dict(sorted(self._reads.items())),
+            "writes": dict(sorted(self._writes.items())),
+            "figures": list(self._figures.values()),
+            "steps": self._steps,
+            "learned": self._learned,
+            "device": _device(),
+            "seconds": round(time.perf_counter() - self._started, 3),
+            "peak_mb": peak_memory_mb(),
+        }
+        write_json(stage_record_path(self.run_dir, self.stage), record)
+        sizes = [locate(name, self.run_dir, self.figures_dir).stat().st_size for name in record["writes"]]
+        shown = [name.replace(FIGURE_PREFIX, "figures/") for name in record["writes"]]
+        return pd.DataFrame({"file": shown, "kB": [round(size / 1000, 1) for size in sizes]})
+
+
+def _write_csv(table: pd.DataFrame, path: Path) -> None:
+    table.to_csv(path, index=False, float_format="%.10g", lineterminator="\n")
+
+
+def _dataset_name(dataset: str) -> str:
+    """Return the name of a data set: a registry name is its own, a screen's TOML file holds one.
+
+    Not `datasets.dataset_name`: all notebooks import this module, and through it they would depend on every
+    screen's loader, so that a change there made all of them stale.
+    """
+    if not dataset.endswith(".toml"):
+        return dataset
+    try:
+        return tomllib.loads(Path(dataset).read_text(encoding="utf-8"))["name"]
+    except (OSError, KeyError, tomllib.TOMLDecodeError) as error:
+        raise ScreenError(f"{dataset} isn't the TOML file of a screen: {error}") from None
+
+
+def _device() -> str:
+    """Name the device torch can compute on, without importing torch for stages that never did."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return f"cuda ({torch.cuda.get_device_name()})"
+    return "cpu"
+
+
+# --- the manifest of a run ----------------------------------------------------------------------------------
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of cpx and of the packages it depends on directly, by name."""
+    try:
+        requirements = metadata.requires("cpx") or []
+    except metadata.PackageNotFoundError:  # run from a checkout that was never installed
+        requirements = ["numpy", "pandas", "scipy", "scikit-learn", "torch", "papermill", "matplotlib"]
+    names = {
+        "".join(c if c.isalnum() or c in "-_." else " " for c in line).split()[0]
+        for line in requirements
+        if "extra ==" not in line
+    }
+    versions = {}
+    for name in sorted({*names, "cpx"}):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def git_state(folder: str | Path) -> dict:
+    """Return {"commit", "dirty"} of the checkout that holds `folder`; empty without git or a commit."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(folder), *arguments], check=True, capture_output=True, text=True, timeout=20
+        ).stdout.strip()
+
+    try:
+        return {
+            "commit": git("rev-parse", "HEAD"),
+            "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
+        }
+    except (OSError, subprocess.SubprocessError):
+        return {}
+
+
+def run_manifest(
+    run_dir: str | Path, *, dataset: str, profile: str, seed: int | None, threads: int, unverified: bool
+) -> dict:
+    """Gather what someone needs to repeat a run or to doubt it.
+
+    Parameters
+    ----------
+    run_dir
+        Folder of the run, with the records of its stages.
+    dataset, profile, seed, threads, unverified
+        How the run was called; `threads` are those of one stage.
+
+    Returns
+    -------
+    dict
+        Ready for `write_json`.
+    """
+    run_dir = Path(run_dir)
+    records = stage_records(run_dir)
+    screen = read_json(run_dir / "screen.json") if (run_dir / "screen.json").is_file() else {}
+    sources = screen.get("sources", [])
+    devices = {record.get("device", "cpu") for record in records.values()} or {"cpu"}
+    return {
+        "dataset": dataset,
+        "profile": profile,
+        "seed": seed,
+        "unverified": unverified or any(not source.get("verified", True) for source in sources),
+        "threads_per_stage": threads,
+        "device": ", ".join(sorted(devices)),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": package_versions(),
+        "git": git_state(Path(__file__).resolve().parent),
+        "inputs": sources,
+        "stages": {
+            stage: {
+                "parameters": record.get("run", {}).get("fingerprint", record)["parameters"],
+                "seconds": record.get("run", {}).get("seconds", record.get("seconds")),
+                "peak_mb": record.get("run", {}).get("peak_mb", record.get("peak_mb")),
+                "git": record.get("run", {}).get("git", {}),
+                "inputs": {name: digest for name, digest in record["reads"].items() if os.path.isabs(name)},
+            }
+            for stage, record in records.items()
+        },
+    }

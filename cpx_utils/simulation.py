@@ -1,0 +1,398 @@
+"""Paired screens with a known truth: what the study finds can be held against what was put in.
+
+Every compound has latent effects of three kinds: *shared* ones, which both the image and the RNA show, *CP-only* ones
+and *TX-only* ones. Mechanisms of action (MoA) and assays act through them. On top lie what real screens have:
+inactive compounds, doses with a Hill response, plates, well positions, correlated and heavy-tailed noise, controls,
+cell counts and missing labels. `shared_strength=0` removes the shared effects from TX: then TX still tells compounds
+apart and says nothing else, and no method may be found to gain from it.
+"""
+
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+import pandas as pd
+
+from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, PLATE, WELL, Screen, ScreenError
+
+CONTROL_NAME = "DMSO"
+COMPARTMENTS = ("Cells", "Cytoplasm", "Nuclei")
+CHANNELS = ("AGP", "DNA", "ER", "Mito", "RNA")
+CHANNEL_MEASUREMENTS = (
+    "Intensity_MeanIntensity_{}",
+    "Intensity_StdIntensity_{}",
+    "Texture_Contrast_{}_3_0",
+    "Texture_Entropy_{}_5_0",
+    "Texture_Correlation_{}_10_0",
+    "Granularity_1_{}",
+    "Granularity_4_{}",
+    "RadialDistribution_FracAtD_{}_1of4",
+    "RadialDistribution_MeanFrac_{}_2of4",
+    "RadialDistribution_MeanFrac_{}_4of4",
+    "Correlation_K_{}_AGP",
+    "Texture_InfoMeas1_{}_3_0",
+    "Texture_SumEntropy_{}_10_0",
+    "Intensity_LowerQuartileIntensity_{}",
+    "Intensity_MADIntensity_{}",
+    "Granularity_2_{}",
+    "Granularity_8_{}",
+    "Texture_Variance_{}_5_0",
+)
+SHAPE_MEASUREMENTS = tuple(f"AreaShape_{name}" for name in (
+    "Area", "Compactness", "Eccentricity", "Extent", "FormFactor", "MajorAxisLength", "MinorAxisLength", "Perimeter",
+    "Solidity", "Zernike_2_0", "Zernike_4_4", "Zernike_8_2",
+))  # fmt: skip
+CELL_COUNT = "Cells_Number_Object_Number"
+GENE_STEMS = (
+    "ABCC ADAM AKT ATF ATP BCL BIRC CASP CCN CDC CDK CEBP CHEK COL CTNN CXCL CYP DNAJB DUSP EGR EIF FGF FOS FOXO "
+    "GADD GATA GNA GRB HDAC HIF HMGC HSPA IGFBP IKBK IL ITGA JUN KIF KLF LAMP MAPK MCM MMP MYC NFKB NOTCH PAK PCNA "
+    "PDK PIK POLR PPAR PRKC PSM PTPN RAB RAD RPS SERPIN SLC SMAD SOX STAT TCF TGFB TP TUB UBE VEGF WNT XBP ZFP"
+).split()
+# Drug-like skeletons and substituents: their combinations give every compound a real structure, so that InChIKeys,
+# scaffolds and scaffold splits work as on a real screen.
+CORES = (
+    "c1cc({a})ccc1{b}", "c1cc({a})cnc1{b}", "c1nc({a})ncc1{b}", "c1ccc2c(c1{a})ccn2{b}", "c1ccc2nc({a})n({b})c2c1",
+    "C1CCN({a})CC1{b}", "C1CN({a})CCN1{b}", "c1csc({a})c1{b}", "c1coc({a})c1{b}", "c1cc({a})c2ncccc2c1{b}",
+    "C1CC({a})CCC1{b}", "O=c1cc({a})oc2cc({b})ccc12", "C1COCC({a})N1{b}", "c1ccc2sc({a})nc2c1{b}", "c1nc({a})sc1{b}",
+    "O=C1NC(=O)C({a})C1{b}",
+)  # fmt: skip
+# Ring closures in substituents are numbered 9, since a core may still hold ring 1 or 2 open.
+SUBSTITUENTS = (
+    "C", "CC", "C(C)C", "CCO", "CC#N", "CC(F)(F)F", "C(=O)N", "C(=O)OC", "CO", "c9ccccc9", "Cc9ccccc9", "c9ccncc9",
+    "CCN(C)C", "C9CC9", "S(=O)(=O)C", "Cc9ccc(F)cc9", "CCOC", "C(=O)Nc9ccccc9", "C(=O)C9CCCO9", "Cc9ccc(Cl)cc9",
+)  # fmt: skip
+# What the assays of a family read: weights on shared, CP-only and TX-only effects.
+FAMILIES = (
+    ("kinase", "shared"), ("GPCR", "shared"), ("nuclear receptor", "shared"), ("ion channel", "cp_only"),
+    ("protease", "cp_only"), ("epigenetic", "tx_only"), ("transporter", "all"), ("other enzyme", "none"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SimulationSettings:
+    """The knobs of a simulated screen; strengths are in units of one replicate's noise unless said otherwise."""
+
+    n_compounds: int = 600
+    n_moas: int = 40
+    n_tasks: int = 64
+    n_cp_replicates: int = 4
+    n_tx_replicates: int = 2
+    doses: tuple[float, ...] = (1.0, 10.0)  # micromolar
+    n_cp_features: int = 300
+    n_genes: int = 500
+    n_treatments_per_plate: int = 300
+    n_control_wells: int = 24  # on every plate
+    n_shared: int = 12  # latent effects that both modalities show
+    n_cp_only: int = 10
+    n_tx_only: int = 60
+    shared_strength: float = 0.6  # of the shared effects in TX; 0: TX carries compound identity and nothing else
+    cp_shared: float = 0.45  # of the shared effects in CP
+    cp_only: float = 1.2
+    tx_only: float = 0.6
+    moa_share: float = 0.6  # share of the variance of the shared effects that an MoA's compounds have in common
+    moa_share_private: float = 0.1  # the same of the CP-only and, where TX shares anything, the TX-only effects
+    inactive_share: float = 0.3
+    hill_slope: float = 1.2
+    cp_noise: float = 1.0
+    tx_noise: float = 1.0
+    noise_rank: int = 6  # of the correlated part of the replicate noise (cell density, focus, staining)
+    cp_noise_correlated: float = 0.7  # share of the noise's variance in that part
+    tx_noise_correlated: float = 0.25
+    plate_strength: float = 0.5
+    position_strength: float = 0.15
+    tail: float = 0.25  # heaviness of the tails of CP features; 0: none
+    task_noise: float = 0.6
+    missing_labels: float = 0.25
+
+
+SIZES = {
+    "default": SimulationSettings(),
+    "small": SimulationSettings(
+        n_compounds=240, n_moas=20, n_tasks=24, n_cp_features=150, n_genes=200, n_treatments_per_plate=240
+    ),
+    "tiny": SimulationSettings(
+        n_compounds=72, n_moas=8, n_tasks=8, n_cp_replicates=3, n_cp_features=60, n_genes=80,
+        n_treatments_per_plate=144, n_control_wells=12, n_shared=6, n_cp_only=4, n_tx_only=8,
+    ),
+}  # fmt: skip
+
+
+def simulate_screen(size: str = "default", seed: int = 0, **knobs: float) -> Screen:
+    """Draw a paired screen.
+
+    Parameters
+    ----------
+    size
+        `default` (600 compounds), `small` or `tiny`.
+    seed
+        Seed of every random draw; the same seed gives the same screen.
+    **knobs
+        Any field of `SimulationSettings`, instead of the size's own value.
+
+    Returns
+    -------
+    Screen
+        Wells of both modalities with their controls, compounds with MoA and structure, tasks and labels. The truth
+        behind it is in `simulate_truth` with the same arguments.
+
+    Raises
+    ------
+    ScreenError
+        For an unknown size or knob.
+    """
+    settings = simulation_settings(size, **knobs)
+    truth = simulate_truth(settings, seed)
+    rng = np.random.default_rng([seed, 1])
+    cp = _cell_painting_wells(settings, truth, rng)
+    tx = _transcriptomics_wells(settings, truth, rng)
+    tasks, activity = _assays(settings, truth, rng)
+    smiles, keys = _structures(truth["moa"], rng)
+    compounds = pd.DataFrame(
+        {
+            COMPOUND: truth["compound"],
+            "InChIKey14": keys,
+            "SMILES": smiles,
+            "MoA": [[f"mechanism {moa + 1:02d}"] for moa in truth["moa"]],
+            "target": [[f"target {moa + 1:02d}"] for moa in truth["moa"]],
+        }
+    )
+    note = (
+        "Simulated data: they show whether the study works, and nothing about biology. "
+        f"Shared effects reach TX with strength {settings.shared_strength:g}."
+    )
+    return Screen(
+        f"simulated-{size}" if size != "default" else "simulated", cp, tx, compounds, activity, tasks, (note,)
+    )
+
+
+def simulation_settings(size: str = "default", **knobs: float) -> SimulationSettings:
+    """The settings of a size with some knobs turned; raises ScreenError for an unknown size or knob."""
+    if size not in SIZES:
+        raise ScreenError(f"no simulated screen has the size {size!r}; sizes are {', '.join(SIZES)}")
+    unknown = set(knobs) - set(SimulationSettings.__dataclass_fields__)
+    if unknown:
+        raise ScreenError(
+            f"the simulator has no knob {sorted(unknown)[0]!r}; knobs are "
+            + ", ".join(SimulationSettings.__dataclass_fields__)
+        )
+    return replace(SIZES[size], **knobs)
+
+
+def simulate_truth(settings: SimulationSettings, seed: int = 0) -> dict[str, np.ndarray]:
+    """Draw what a real screen never tells: latent effects, potencies and loadings.
+
+    Returns
+    -------
+    dict
+        `compound` (n,) ids; `moa` (n,) index; `amplitude` (n,), 0 for inactive compounds; `response` (n, n_doses) of
+        the Hill equation; `shared` (n, n_shared), `cp_only`, `tx_only` likewise; the loadings `cp_from_shared`
+        (n_shared, n_cp_features), `cp_from_cp_only`, `tx_from_shared`, `tx_from_tx_only`.
+    """
+    rng = np.random.default_rng([seed, 0])
+    n = settings.n_compounds
+    moa = rng.permutation(np.arange(n) % settings.n_moas)
+    # TX-only effects may follow the MoA only where TX shares anything at all: a TX that knows the MoA would teach it
+    # to any encoder, and shared_strength=0 promises a TX that knows compounds and nothing else.
+    tx_moa_share = settings.moa_share_private * min(1.0, settings.shared_strength)
+    active = rng.random(n) >= settings.inactive_share
+    ec50 = 10.0 ** rng.normal(0.4, 0.4, n)  # micromolar
+    dose = np.asarray(settings.doses)
+    response = dose**settings.hill_slope / (dose**settings.hill_slope + ec50[:, None] ** settings.hill_slope)
+    return {
+        "compound": np.array([f"SIM-{number:05d}" for number in range(1, n + 1)], dtype=object),
+        "moa": moa,
+        "amplitude": active * rng.lognormal(0.0, 0.4, n),
+        "response": response,
+        "shared": _moa_effects(moa, settings.n_shared, settings.moa_share, rng),
+        "cp_only": _moa_effects(moa, settings.n_cp_only, settings.moa_share_private, rng),
+        "tx_only": _moa_effects(moa, settings.n_tx_only, tx_moa_share, rng),
+        # A CP feature reads few processes strongly (steep spectrum), genes read many a little (flat spectrum).
+        "cp_from_shared": _loadings(settings.n_shared, settings.n_cp_features, 0.3, rng),
+        "cp_from_cp_only": _loadings(settings.n_cp_only, settings.n_cp_features, 1.0, rng),
+        "tx_from_shared": _loadings(settings.n_shared, settings.n_genes, 0.2, rng),
+        "tx_from_tx_only": _loadings(settings.n_tx_only, settings.n_genes, 0.2, rng),
+        "cp_noise_loadings": _loadings(settings.noise_rank, settings.n_cp_features, 1.0, rng),
+        "tx_noise_loadings": _loadings(settings.noise_rank, settings.n_genes, 0.5, rng),
+    }
+
+
+def _moa_effects(moa: np.ndarray, n_effects: int, share: float, rng: np.random.Generator) -> np.ndarray:
+    """Unit-variance effects (n_compounds, n_effects) of which `share` of the variance belongs to the MoA."""
+    centres = rng.normal(size=(moa.max() + 1, n_effects))
+    own = rng.normal(size=(len(moa), n_effects))
+    return np.sqrt(share) * centres[moa] + np.sqrt(1 - share) * own
+
+
+def _loadings(n_effects: int, n_features: int, decay: float, rng: np.random.Generator) -> np.ndarray:
+    """Loadings (n_effects, n_features): effect k weighs k^-decay, and a feature has unit variance on average."""
+    weights = np.arange(1, n_effects + 1) ** -decay
+    return rng.normal(size=(n_effects, n_features)) * (weights / np.linalg.norm(weights))[:, None]
+
+
+def _cell_painting_wells(settings: SimulationSettings, truth: dict, rng: np.random.Generator) -> pd.DataFrame:
+    signal = settings.cp_shared * truth["shared"] @ truth["cp_from_shared"]
+    signal = signal + settings.cp_only * truth["cp_only"] @ truth["cp_from_cp_only"]  # (n_compounds, n_features)
+    layout, effect = _layout(settings, truth, signal, settings.n_cp_replicates, "CP", rng)
+    values = effect + settings.cp_noise * _noise(
+        truth["cp_noise_loadings"], settings.cp_noise_correlated, effect.shape, rng
+    )
+    # Fewer cells where the treatment is strong; the count itself is a feature, as CellProfiler reports it.
+    strength = np.linalg.norm(effect, axis=1) / np.sqrt(effect.shape[1])
+    count = 200 * np.exp(-0.4 * strength + 0.15 * rng.normal(size=len(strength)))
+    if settings.tail:
+        values = np.sinh(settings.tail * values) / settings.tail
+    values = _plate_effects(values, layout, settings, rng)
+    names = _cell_painting_names(settings.n_cp_features - 1)
+    table = pd.DataFrame(values[:, : len(names)].astype(np.float32), columns=names)
+    return pd.concat([layout, table, pd.Series(count.astype(np.float32), name=CELL_COUNT)], axis=1)
+
+
+def _transcriptomics_wells(settings: SimulationSettings, truth: dict, rng: np.random.Generator) -> pd.DataFrame:
+    signal = settings.shared_strength * truth["shared"] @ truth["tx_from_shared"]
+    signal = signal + settings.tx_only * truth["tx_only"] @ truth["tx_from_tx_only"]  # (n_compounds, n_genes)
+    layout, effect = _layout(settings, truth, signal, settings.n_tx_replicates, "TX", rng)
+    values = effect + settings.tx_noise * _noise(
+        truth["tx_noise_loadings"], settings.tx_noise_correlated, effect.shape, rng
+    )
+    values = _plate_effects(values, layout, settings, rng)
+    table = pd.DataFrame(values.astype(np.float32), columns=_gene_names(settings.n_genes))
+    return pd.concat([layout, table], axis=1)
+
+
+def _layout(
+    settings: SimulationSettings,
+    truth: dict,
+    signal: np.ndarray,
+    n_replicates: int,
+    prefix: str,
+    rng: np.random.Generator,
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Put treatments and controls on plates: metadata (n_wells rows) and noise-free effect (n_wells, n_features).
+
+    A plate map holds the same treatments in the same wells on each of its replicate plates, as screens are run.
+    """
+    n_doses = len(settings.doses)
+    treatment = rng.permutation(settings.n_compounds * n_doses)
+    strength = (truth["amplitude"][:, None] * truth["response"]).ravel()  # (n_compounds * n_doses,)
+    doses = np.tile(settings.doses, settings.n_compounds)
+    maps = np.array_split(treatment, -(-len(treatment) // settings.n_treatments_per_plate))
+    tables, effects = [], []
+    for number, on_map in enumerate(maps, start=1):
+        wells = _well_names(len(on_map) + settings.n_control_wells)
+        position = rng.permutation(len(wells))
+        compound = np.append(truth["compound"][on_map // n_doses], [CONTROL_NAME] * settings.n_control_wells)
+        is_control = np.arange(len(wells)) >= len(on_map)
+        effect = np.zeros((len(wells), signal.shape[1]))
+        effect[: len(on_map)] = strength[on_map, None] * signal[on_map // n_doses]
+        for replicate in range(1, n_replicates + 1):
+            tables.append(
+                pd.DataFrame(
+                    {
+                        PLATE: f"{prefix}-{number:02d}-{replicate}",
+                        WELL: wells[position],
+                        COMPOUND: compound,
+                        DOSE: np.append(doses[on_map], [0.0] * settings.n_control_wells),
+                        CONTROL: is_control,
+                    }
+                )
+            )
+            effects.append(effect)
+    return pd.concat(tables, ignore_index=True), np.concatenate(effects)
+
+
+def _well_names(n_wells: int) -> np.ndarray:
+    """Names A01, A02 ... of the first wells of a 384-well plate (1,536 if it must be)."""
+    n_rows, n_columns = (16, 24) if n_wells <= 384 else (32, 48)
+    rows = [chr(65 + row) if row < 26 else "A" + chr(39 + row) for row in range(n_rows)]
+    names = np.array([f"{row}{column:02d}" for row, column in product(rows, range(1, n_columns + 1))], dtype=object)
+    if n_wells > len(names):
+        raise ScreenError(f"{n_wells} wells don't fit on a plate of {len(names)}; set n_treatments_per_plate lower")
+    return names[:n_wells]
+
+
+def _noise(loadings: np.ndarray, share: float, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """Replicate noise of unit variance: a share in a few correlated directions, the rest in each feature by itself."""
+    correlated = rng.standard_t(5, size=(shape[0], len(loadings))) * np.sqrt(3 / 5) @ loadings
+    return np.sqrt(share) * correlated + np.sqrt(1 - share) * rng.normal(size=shape)
+
+
+def _plate_effects(
+    values: np.ndarray, layout: pd.DataFrame, settings: SimulationSettings, rng: np.random.Generator
+) -> np.ndarray:
+    """Give each plate an offset and a scale a feature, and each well a trend over rows and columns."""
+    n_features = values.shape[1]
+    plate, plates = pd.factorize(layout[PLATE])
+    offset = settings.plate_strength * rng.normal(size=(len(plates), n_features))
+    scale = np.exp(0.2 * settings.plate_strength * rng.normal(size=(len(plates), n_features)))
+    row = layout[WELL].str.extract(r"^([A-Z]+)")[0].map(lambda name: ord(name[-1]) - 64 + 26 * (len(name) - 1))
+    column = layout[WELL].str.extract(r"(\d+)$")[0].astype(int)
+    trend = np.column_stack([row / row.max() - 0.5, column / column.max() - 0.5])  # (n_wells, 2)
+    position = settings.position_strength * trend @ rng.normal(size=(2, n_features))
+    return (values + position) * scale[plate] + offset[plate]
+
+
+def _assays(settings: SimulationSettings, truth: dict, rng: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Binary assays by family: a family reads shared, CP-only, TX-only, all or none of the effects."""
+    expressed = {name: truth["amplitude"][:, None] * truth[name] for name in ("shared", "cp_only", "tx_only")}
+    sources = {
+        "shared": expressed["shared"],
+        "cp_only": expressed["cp_only"],
+        "tx_only": expressed["tx_only"],
+        "all": np.hstack(list(expressed.values())),
+        "none": rng.normal(size=(settings.n_compounds, 4)),
+    }
+    family_direction = {family: rng.normal(size=sources[kind].shape[1]) for family, kind in FAMILIES}
+    tasks, labels = [], []
+    for number in range(settings.n_tasks):
+        family, kind = FAMILIES[number % len(FAMILIES)]
+        # Assays of a family resemble each other: a common direction and one of their own.
+        direction = family_direction[family] + rng.normal(size=len(family_direction[family]))
+        readout = sources[kind] @ direction
+        readout = readout / readout.std() + settings.task_noise * rng.normal(size=settings.n_compounds)
+        active = readout > np.quantile(readout, 1 - rng.uniform(0.12, 0.3))
+        measured = rng.random(settings.n_compounds) >= settings.missing_labels
+        name = f"{family} assay {number // len(FAMILIES) + 1:02d}"
+        tasks.append({"task": name, "target": "", "family": family})
+        labels.append(pd.DataFrame({
+            COMPOUND: truth["compound"][measured], "task": name, "active": active[measured].astype(np.int8)
+        }))  # fmt: skip
+    return pd.DataFrame(tasks), pd.concat(labels, ignore_index=True)
+
+
+def _structures(moa: np.ndarray, rng: np.random.Generator) -> tuple[list[str], list[str]]:
+    """SMILES and first InChIKey blocks; compounds of an MoA prefer some skeletons, as chemical series do."""
+    from rdkit import Chem
+
+    pool = list(product(range(len(CORES)), SUBSTITUENTS, SUBSTITUENTS))
+    order = rng.permutation(len(pool))
+    by_core = {core: [pool[index] for index in order if pool[index][0] == core] for core in range(len(CORES))}
+    preferred = rng.integers(len(CORES), size=(moa.max() + 1, 3))
+    smiles, keys, seen = [], [], set()
+    for group in moa:
+        core = rng.choice(preferred[group]) if rng.random() < 0.7 else rng.integers(len(CORES))
+        while True:
+            core = core if by_core[core] else max(by_core, key=lambda name: len(by_core[name]))
+            _, a, b = by_core[core].pop()
+            molecule = Chem.MolFromSmiles(CORES[core].format(a=a, b=b))
+            key = Chem.MolToInchiKey(molecule)[:14]
+            if key not in seen:
+                break
+        seen.add(key)
+        smiles.append(Chem.MolToSmiles(molecule))
+        keys.append(key)
+    return smiles, keys
+
+
+def _cell_painting_names(n_features: int) -> list[str]:
+    names = [f"{part}_{shape}" for part, shape in product(COMPARTMENTS, SHAPE_MEASUREMENTS)]
+    names += [
+        f"{part}_{measurement.format(channel)}"
+        for measurement, part, channel in product(CHANNEL_MEASUREMENTS, COMPARTMENTS, CHANNELS)
+    ]
+    names += [f"Cells_Neighbors_NumberOfNeighbors_{number}" for number in range(1, n_features - len(names) + 1)]
+    return names[:n_features]
+
+
+def _gene_names(n_genes: int) -> list[str]:
+    numbers = range(1, -(-n_genes // len(GENE_STEMS)) + 1)
+    return [f"{stem}{number}" for number, stem in product(numbers, GENE_STEMS)][:n_genes]

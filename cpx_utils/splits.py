@@ -1,0 +1,255 @@
+"""Splits that no compound crosses, and the derangements that tell what transcriptomics adds.
+
+The unit is the compound group (first block of the InChIKey, else the compound's id): every fold, half and
+derangement works on whole groups, so that a salt form in training never teaches the answer for the same
+molecule in test.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from cpx_utils.profiles import COMPOUND, ScreenError
+
+SPLITS = ("random", "scaffold", "moa")
+
+
+def compound_folds(
+    compounds: pd.DataFrame,
+    groups: pd.Series | np.ndarray | None = None,
+    *,
+    n_folds: int,
+    n_repeats: int = 1,
+    seed: int = 0,
+    split: str = "random",
+) -> pd.DataFrame:
+    """Test fold of every compound, for each repeat.
+
+    Parameters
+    ----------
+    compounds : DataFrame
+        ``Metadata_Compound`` (unique); ``SMILES`` for ``split="scaffold"``, ``MoA`` (list) for
+        ``split="moa"``.
+    groups : Series indexed by compound, or array (n_compounds,), optional
+        Compounds of one group never part. Default: each compound is its own group.
+    n_folds, n_repeats, seed : int
+    split : {"random", "scaffold", "moa"}
+        ``random``: whole groups at random. ``scaffold``: compounds of one Bemis-Murcko scaffold (1996) stay
+        together; acyclic compounds and unreadable SMILES count as scaffolds of their own. ``moa``: compounds
+        that share a mechanism of action, directly or through others, stay together, so no MoA of a test
+        compound occurs in training; compounds without MoA are spread at random.
+
+    Returns
+    -------
+    DataFrame
+        ``Metadata_Compound, split, repeat, fold``: one row a compound and repeat; folds as equal in size as
+        whole groups allow.
+
+    Raises
+    ------
+    ScreenError
+        Unknown split, fewer groups than folds, or no scaffold or MoA information at all.
+    """
+    if split not in SPLITS:
+        raise ScreenError(f"split {split!r} is unknown: choose one of {', '.join(SPLITS)}")
+    if n_folds < 2 or n_repeats < 1:
+        raise ScreenError(f"n_folds is {n_folds} and n_repeats {n_repeats}: at least 2 folds and 1 repeat are needed")
+    names = compounds[COMPOUND].to_numpy(dtype=object)
+    links = [_group_labels(names, groups)]
+    if split == "scaffold":
+        links.append(_scaffolds(compounds))
+    if split == "moa":
+        links.append(_moa_sets(compounds))
+    unit = _connected_components(len(names), links)
+    n_units = int(unit.max()) + 1 if len(unit) else 0
+    if n_units < n_folds:
+        raise ScreenError(
+            f"split {split!r} has {n_units} separable groups of compounds but n_folds is {n_folds}:"
+            f" ask for at most {n_units} folds or another split"
+        )
+    rng = np.random.default_rng(seed)
+    tables = [
+        pd.DataFrame({COMPOUND: names, "split": split, "repeat": repeat, "fold": _balanced_folds(unit, n_folds, rng)})
+        for repeat in range(n_repeats)
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def _group_labels(names: np.ndarray, groups: pd.Series | np.ndarray | None) -> list[list[str]]:
+    if groups is None:
+        return [[str(name)] for name in names]
+    values = groups.reindex(names) if isinstance(groups, pd.Series) else pd.Series(groups)
+    if len(values) != len(names) or values.isna().any():
+        raise ScreenError("groups must name one group for every compound of the compounds table")
+    return [[str(value)] for value in values]
+
+
+def _scaffolds(compounds: pd.DataFrame) -> list[list[str]]:
+    if "SMILES" not in compounds or not compounds["SMILES"].fillna("").astype(bool).any():
+        raise ScreenError("split 'scaffold' needs SMILES, and this screen has none: use split 'random'")
+    from rdkit import Chem, RDLogger
+    from rdkit.Chem.Scaffolds import MurckoScaffold
+
+    RDLogger.DisableLog("rdApp.*")
+    try:
+        scaffolds = []
+        for smiles in compounds["SMILES"].fillna(""):
+            molecule = Chem.MolFromSmiles(smiles) if smiles else None
+            scaffold = MurckoScaffold.MurckoScaffoldSmiles(mol=molecule) if molecule is not None else ""
+            scaffolds.append([scaffold] if scaffold else [])
+    finally:
+        RDLogger.EnableLog("rdApp.*")
+    return scaffolds
+
+
+def _moa_sets(compounds: pd.DataFrame) -> list[list[str]]:
+    sets = [list(moa) if moa is not None else [] for moa in compounds["MoA"]] if "MoA" in compounds else []
+    if not any(sets):
+        raise ScreenError("split 'moa' needs mechanisms of action, and this screen has none: use split 'random'")
+    return sets
+
+
+def _connected_components(n: int, links: list[list[list[str]]]) -> np.ndarray:
+    """Component number of each compound; compounds that share any label of any kind are connected."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    pairs = [
+        (row, (kind, label)) for kind, rows in enumerate(links) for row, labels in enumerate(rows) for label in labels
+    ]
+    node = {label: n + i for i, label in enumerate(dict.fromkeys(label for _, label in pairs))}
+    rows = np.array([row for row, _ in pairs], dtype=int)
+    columns = np.array([node[label] for _, label in pairs], dtype=int)
+    graph = coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(n + len(node),) * 2)
+    return np.unique(connected_components(graph, directed=False)[1][:n], return_inverse=True)[1]
+
+
+def _balanced_folds(unit: np.ndarray, n_folds: int, rng: np.random.Generator) -> np.ndarray:
+    """Largest units first, each into the smallest fold; equal sizes and equal folds in random order."""
+    size = np.bincount(unit)
+    shuffled = rng.permutation(len(size))
+    order = shuffled[np.argsort(-size[shuffled], kind="stable")]
+    load = np.zeros(n_folds)
+    fold_of_unit = np.empty(len(size), dtype=int)
+    for one in order:
+        smallest = np.flatnonzero(load == load.min())
+        fold_of_unit[one] = rng.choice(smallest)
+        load[fold_of_unit[one]] += size[one]
+    return fold_of_unit[unit]
+
+
+def derange_groups(groups: np.ndarray, rng: np.random.Generator, strata: np.ndarray | None = None) -> np.ndarray:
+    """Give every distinct group another group as partner: a random permutation without fixed point.
+
+    Parameters
+    ----------
+    groups : array (n_rows,)
+        Group of each row.
+    rng : numpy.random.Generator
+    strata : array (n_rows,), optional
+        Groups are exchanged within their stratum (that of the group's first row). Strata of a single group
+        cannot be deranged alone and are pooled, with the smallest other stratum if there is only one such
+        group.
+
+    Returns
+    -------
+    integer array (n_groups,)
+        Aligned with ``np.unique(groups)``: the position, in the same order, of each group's partner. Every
+        group is the partner of exactly one other. Within a stratum all derangements are equally likely.
+
+    Raises
+    ------
+    ScreenError
+        Fewer than two groups.
+    """
+    distinct, first = np.unique(np.asarray(groups), return_index=True)
+    if len(distinct) < 2:
+        raise ScreenError(f"{len(distinct)} compound group cannot be deranged: at least two are needed")
+    stratum = np.zeros(len(distinct), dtype=int)
+    if strata is not None:
+        stratum = np.unique(np.asarray(strata)[first], return_inverse=True)[1]
+        size = np.bincount(stratum)
+        lonely = np.flatnonzero(size == 1)
+        if len(lonely) == 1:
+            others = np.flatnonzero(size > 1)
+            lonely = np.append(lonely, others[size[others].argmin()])
+        stratum[np.isin(stratum, lonely)] = len(size)
+    partner = np.empty(len(distinct), dtype=int)
+    for one in np.unique(stratum):
+        members = np.flatnonzero(stratum == one)
+        while True:  # accepted with probability 1/e, so that all derangements are equally likely
+            shuffled = rng.permutation(members)
+            if (shuffled != members).all():
+                break
+        partner[members] = shuffled
+    return partner
+
+
+def deranged_rows(compounds: np.ndarray, doses: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
+    """For each row the row whose TX profile it gets when TX is deranged between compounds.
+
+    All rows of a compound go to one other compound, dose by dose, so that replicates stay together: what a
+    method learns from such pairs is compound identity and nothing that TX knows. Partners are drawn among
+    compounds with the same set of doses where there are any; else the nearest dose rank is taken.
+
+    Parameters
+    ----------
+    compounds : array (n_rows,)
+        Compound (or compound group) of each row.
+    doses : array (n_rows,), optional
+        Dose of each row (micromolar); NaN counts as one dose.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    integer array (n_rows,)
+        Row i takes the TX profile of row ``out[i]``. Where the partner has fewer replicates they are used
+        again in turn.
+
+    Raises
+    ------
+    ScreenError
+        Fewer than two compounds.
+    """
+    names, code = np.unique(np.asarray(compounds), return_inverse=True)
+    values = np.zeros(len(code)) if doses is None else np.nan_to_num(np.asarray(doses, dtype=float), nan=-1.0)
+    rows_of = [
+        [np.flatnonzero((code == one) & (values == dose)) for dose in np.unique(values[code == one])]
+        for one in range(len(names))
+    ]
+    dose_sets = np.array(["|".join(f"{d:.6g}" for d in np.unique(values[code == one])) for one in range(len(names))])
+    partner = derange_groups(code, rng, strata=dose_sets[code])
+    out = np.empty(len(code), dtype=int)
+    for one, blocks in enumerate(rows_of):
+        donor = rows_of[partner[one]]
+        for dose_rank, block in enumerate(blocks):
+            given = donor[min(dose_rank, len(donor) - 1)]
+            out[block] = given[np.arange(len(block)) % len(given)]
+    return out
+
+
+def shuffled_rows(n: int, rng: np.random.Generator) -> np.ndarray:
+    """A random permutation of ``n`` rows: pairs torn apart, replicates too (a weak control, shown for
+    contrast)."""
+    return rng.permutation(n)
+
+
+def halves(compounds: np.ndarray, seed: int) -> np.ndarray:
+    """Split the distinct compounds at random into two halves of equal size.
+
+    Parameters
+    ----------
+    compounds : array (n_rows,)
+        May repeat; rows of one compound always fall into the same half, whatever the order of the rows.
+    seed : int
+
+    Returns
+    -------
+    boolean array (n_rows,)
+        True for the first half.
+    """
+    distinct, code = np.unique(np.asarray(compounds).astype(str), return_inverse=True)
+    first = np.zeros(len(distinct), dtype=bool)
+    first[np.random.default_rng(seed).permutation(len(distinct))[: len(distinct) // 2]] = True
+    return first[code]

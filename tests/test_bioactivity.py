@@ -1,0 +1,213 @@
+"""Many-task ridge against scikit-learn and explicit leave-one-out; choosing tasks against regression to the
+mean."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn import metrics as sk
+from sklearn.base import clone
+from sklearn.linear_model import Ridge
+
+from cpx_utils import bioactivity
+from cpx_utils.profiles import COMPOUND, ScreenError
+from cpx_utils.splits import halves
+
+
+def labelled_data(n, d, tasks, seed=0, missing=0.2):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n, d)) * rng.uniform(0.5, 20, d) + rng.normal(size=d) * 10
+    signal = (X - X.mean(0)) / X.std(0) @ rng.normal(size=(d, tasks)) / np.sqrt(d)
+    Y = (signal + rng.normal(size=(n, tasks)) > 0.5).astype(float)
+    Y[rng.random(Y.shape) < missing] = np.nan
+    return X, Y
+
+
+@pytest.mark.parametrize(("n", "d"), [(60, 8), (40, 90), (50, 50)])
+def test_coefficients_equal_scikit_learns_ridge(n, d):
+    X, Y = labelled_data(n, d, 6)
+    model = bioactivity.ManyTaskRidgeClassifier().fit(X, Y)
+    Z = (X - X.mean(0)) / X.std(0)
+    new = np.random.default_rng(5).normal(size=(7, d)) * 5
+    for task in range(6):
+        known = ~np.isnan(Y[:, task])
+        ridge = Ridge(alpha=model.alpha_[task], tol=1e-10).fit(Z[known], 2 * Y[known, task] - 1)
+        np.testing.assert_allclose(model.coef_[:, task], ridge.coef_, atol=1e-9)
+        assert model.intercept_[task] == pytest.approx(ridge.intercept_, abs=1e-9)
+        expected = ridge.predict((new - X.mean(0)) / X.std(0))
+        np.testing.assert_allclose(model.decision_function(new)[:, task], expected, atol=1e-8)
+
+
+@pytest.mark.parametrize(("n", "d"), [(30, 5), (20, 45)])
+def test_leave_one_out_equals_refitting(n, d):
+    X, Y = labelled_data(n, d, 3, seed=1)
+    grid = [0.01, 1.0, 100.0]
+    model = bioactivity.ManyTaskRidgeClassifier(penalties=grid).fit(X, Y)
+    Z = (X - X.mean(0)) / X.std(0)
+    for task in range(3):
+        rows = np.flatnonzero(~np.isnan(Y[:, task]))
+        y = 2 * Y[rows, task] - 1
+        centred = Z[rows] - Z[rows].mean(0)
+        unit = (centred**2).sum() / min(len(rows) - 1, d)
+        errors, scores = [], []
+        for alpha in np.array(grid) * unit:
+            left_out = []
+            for i in range(len(rows)):
+                others = np.delete(np.arange(len(rows)), i)
+                ridge = Ridge(alpha=alpha, tol=1e-12).fit(Z[rows][others], y[others])
+                left_out.append(ridge.predict(Z[rows][[i]])[0])
+            scores.append(left_out)
+            errors.append(np.mean((np.array(left_out) - y) ** 2))
+        np.testing.assert_allclose(model.loo_errors_[:, task], errors, rtol=1e-7)
+        best = int(np.argmin(errors))
+        assert model.alpha_[task] == pytest.approx(grid[best] * unit)
+        np.testing.assert_allclose(model.loo_scores_[rows, task], scores[best], atol=1e-7)
+        assert np.isnan(np.delete(model.loo_scores_[:, task], rows)).all()
+
+
+def test_classifier_is_an_estimator_and_survives_poor_tasks():
+    X, Y = labelled_data(40, 6, 5)
+    X[:, 2] = 7.0  # constant
+    Y[:, 0] = np.nan
+    Y[:, 1] = np.where(np.isnan(Y[:, 1]), np.nan, 1.0)
+    Y[2:, 2] = np.nan
+    Y[:2, 2] = [0.0, 1.0]
+    model = clone(bioactivity.ManyTaskRidgeClassifier(penalties=[0.1, 1.0]))
+    scores = model.fit(X, Y).decision_function(X)
+    assert np.isfinite(scores).all() and np.isfinite(model.coef_).all()
+    assert np.ptp(scores[:, 0]) == np.ptp(scores[:, 2]) == 0 and scores[0, 0] == 0
+    np.testing.assert_allclose(scores[:, 1], 1.0, atol=1e-12)
+    assert set(np.unique(model.predict(X))) <= {0, 1} and model.get_params() == {"penalties": [0.1, 1.0]}
+    np.testing.assert_array_equal(
+        bioactivity.ManyTaskRidgeClassifier().fit(X, Y[:, 3]).decision_function(X)[:, 0],
+        bioactivity.ManyTaskRidgeClassifier().fit(X, Y[:, [3]]).decision_function(X)[:, 0],
+    )
+    with pytest.raises(ValueError, match="not finite"):
+        model.fit(np.full((40, 2), np.nan), Y)
+    with pytest.raises(ValueError, match="0, 1 or NaN"):
+        model.fit(X, Y + 1)
+    with pytest.raises(ValueError, match="6 features"):
+        model.decision_function(X[:, :3])
+
+
+def test_signal_is_found_and_noise_is_shrunk():
+    X, Y = labelled_data(300, 20, 4, seed=2)
+    test_X, test_Y = X[200:], Y[200:]
+    model = bioactivity.ManyTaskRidgeClassifier().fit(X[:200], Y[:200])
+    table = bioactivity.evaluate_tasks(test_Y, model.decision_function(test_X))
+    assert (table["roc_auc"] > 0.7).all()
+    noise = bioactivity.ManyTaskRidgeClassifier().fit(np.random.default_rng(0).normal(size=(200, 20)), Y[:200])
+    assert np.median(np.abs(noise.coef_)) < 0.2 * np.median(np.abs(model.coef_))
+    forest = bioactivity.random_forest_scores(X[:200], Y[:200], test_X, seed=0, n_trees=40)
+    assert (bioactivity.evaluate_tasks(test_Y, forest)["roc_auc"] > 0.6).all()
+    again = bioactivity.random_forest_scores(X[:200], Y[:200], test_X, seed=0, n_trees=40)
+    np.testing.assert_array_equal(forest, again)
+    one_class = bioactivity.random_forest_scores(X[:9], np.ones((9, 1)), test_X)
+    assert (one_class == 0.5).all()
+
+
+def test_evaluate_tasks_names_tasks_and_lifts_over_prevalence():
+    labels = pd.DataFrame({"t1": [1.0, 0, 0, np.nan, 0], "t2": [1.0, 1, np.nan, 1, 1]})
+    scores = np.array([[0.9, 1], [0.1, 2], [0.3, 3], [9.0, 4], [0.2, 5]])
+    table = bioactivity.evaluate_tasks(labels, scores).set_index("task")
+    assert table.loc["t1"].to_dict() == {
+        "n_active": 1,
+        "n_inactive": 3,
+        "roc_auc": 1.0,
+        "pr_auc": 1.0,
+        "pr_auc_lift": 4.0,
+    }
+    assert table.loc["t2", ["roc_auc", "pr_auc", "pr_auc_lift"]].isna().all()
+
+
+def test_label_matrix_counts_given_compounds_only():
+    activity = pd.DataFrame(
+        {
+            COMPOUND: ["a", "b", "c", "d", "a", "b", "x"],
+            "task": ["t1", "t1", "t1", "t1", "t2", "t2", "t2"],
+            "active": np.array([1, 0, 1, 0, 1, 1, 0], dtype=np.int8),
+        }
+    )
+    tasks = pd.DataFrame({"task": ["t2", "t1", "t3"], "target": "", "family": ["f", "g", "g"]})
+    labels, table = bioactivity.label_matrix(activity, tasks, ["d", "c", "b", "a"], min_active=2, min_inactive=2)
+    assert list(labels.columns) == ["t1"] and labels["t1"].tolist() == [0, 1, 0, 1]
+    assert table["n_active"].tolist() == [2, 2, 0] and table["n_inactive"].tolist() == [0, 2, 0]
+    assert table["tested"].tolist() == [False, True, False] and table["family"].tolist() == ["f", "g", "g"]
+    with pytest.raises(ScreenError, match="twice"):
+        bioactivity.label_matrix(activity, tasks, ["a", "a"])
+
+
+def null_predictions(seed=0, n=240, n_tasks=40):
+    """TX and CP see every task equally badly: any TX-strong, CP-weak task is luck."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((n, n_tasks)) < 0.4).astype(float)
+    labels[rng.random(labels.shape) < 0.1] = np.nan
+    fold = rng.permutation(n) % 3
+    frames = []
+    for method, control in (("raw_cp", ""), ("tx", ""), ("contrastive", "true_pairs")):
+        scores = np.nan_to_num(labels) * 0.6 + rng.normal(size=labels.shape)
+        row, task = np.nonzero(~np.isnan(labels))
+        frames.append(
+            pd.DataFrame(
+                {
+                    "split": "random",
+                    "repeat": 0,
+                    "fold": fold[row],
+                    "seed": 0,
+                    "method": method,
+                    "control": control,
+                    "compound": [f"c{i}" for i in row],
+                    "task": [f"t{t}" for t in task],
+                    "label": labels[row, task],
+                    "score": scores[row, task] + fold[row] * 5.0,  # folds are not on one scale
+                }
+            )
+        )
+    return pd.concat(frames, ignore_index=True)
+
+
+def test_fold_auc_is_taken_within_folds():
+    predictions = null_predictions(n_tasks=4)
+    table = bioactivity.fold_auc(predictions)
+    for _, row in table.iterrows():
+        one = predictions[(predictions["method"] == row["method"]) & (predictions["task"] == row["task"])]
+        expected = np.mean([sk.roc_auc_score(f["label"], f["score"]) for _, f in one.groupby("fold")])
+        assert row["roc_auc"] == pytest.approx(expected, abs=1e-12)
+    assert len(table) == 12
+    with pytest.raises(ValueError, match="twice"):
+        bioactivity.fold_auc(pd.concat([predictions, predictions.head(1)]))
+
+
+def test_choosing_and_measuring_apart_removes_regression_to_the_mean():
+    honest, naive = [], []
+    for seed in range(6):
+        predictions = null_predictions(seed)
+        first = pd.Series(halves(predictions["compound"].unique(), 0), index=predictions["compound"].unique())
+        for same, collected in ((False, honest), (True, naive)):
+            table = bioactivity.choose_and_measure(predictions, first, same_compounds=same)
+            assert table["chosen"].any() and set(table["half"]) == {"first", "second"}
+            mean = table[table["chosen"]].groupby("method")["roc_auc"].mean()
+            collected.append(mean["contrastive"] - mean["raw_cp"])
+    assert abs(np.mean(honest)) < 0.01
+    assert np.mean(naive) > 0.03  # CP "improves" by bad luck alone
+
+
+def test_choose_and_measure_measures_on_the_other_half():
+    predictions = null_predictions(1)
+    names = predictions["compound"].unique()
+    first = pd.Series(halves(names, 0), index=names)
+    table = bioactivity.choose_and_measure(predictions, first, tx_min=0.6, margin=0.02)
+    half = predictions["compound"].map(first)
+    chosen_on, measured_on = (bioactivity.fold_auc(predictions[mask]) for mask in (half, ~half))
+    wide = chosen_on.pivot(index="task", columns="method", values="roc_auc")
+    expected = wide.index[(wide["tx"] >= 0.6) & (wide["tx"] - wide["raw_cp"] >= 0.02)]
+    got = table[(table["half"] == "first") & (table["method"] == "contrastive")].set_index("task")
+    assert set(got.index[got["chosen"]]) == set(expected)
+    truth = measured_on[measured_on["method"] == "contrastive"].set_index("task")["roc_auc"]
+    pd.testing.assert_series_equal(got["roc_auc"], truth[got.index], check_names=False)
+    with pytest.raises(ScreenError, match="no predictions of tx"):
+        bioactivity.choose_and_measure(predictions[predictions["method"] != "tx"], first)
+    assert bioactivity.tx_strong_cp_weak([0.5, 0.7, np.nan], [0.8, 0.72, 0.9]).tolist() == [
+        True,
+        False,
+        False,
+    ]

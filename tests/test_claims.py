@@ -1,0 +1,391 @@
+"""The verdict machine: rules, multiplicity, bootstrap, and how often it errs on screens where TX adds
+nothing."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from cpx_utils import claims
+from cpx_utils.bioactivity import dense_predictions
+from cpx_utils.splits import halves
+
+UP = claims.Comparison(0.05, 0.03, 0.07, 0.01, 0.001)  # clearly better
+FLAT = claims.Comparison(0.001, -0.004, 0.006, 0.0025, 0.7)  # clearly not better by 0.02
+WIDE = claims.Comparison(0.02, -0.04, 0.08, 0.03, 0.5)  # anything goes
+DOWN = claims.Comparison(-0.05, -0.07, -0.03, 0.01, 0.001)  # clearly worse
+
+
+@pytest.mark.parametrize(
+    ("raw", "best", "lda", "deranged", "p_adjusted", "expected", "deciding"),
+    [
+        (UP, UP, UP, UP, 0.004, "supported", "best"),
+        (UP, UP, None, UP, 0.004, "supported", "best"),
+        (UP, UP, UP, UP, 0.051, "inconclusive", "best"),  # does not survive Holm
+        (UP, UP, UP, FLAT, 0.7, "explained without TX", "deranged"),
+        (UP, FLAT, FLAT, UP, 0.7, "explained without TX", "best"),
+        (UP, UP, WIDE, UP, 0.051, "explained without TX", "lda"),
+        (UP, DOWN, UP, FLAT, 1.0, "explained without TX", "best"),  # the reference it loses to most clearly
+        (UP, UP, UP, WIDE, 0.5, "explained without TX", "deranged"),
+        (UP, DOWN, DOWN, DOWN, 1.0, "explained without TX", "deranged"),
+        (FLAT, FLAT, FLAT, FLAT, 0.7, "not supported", "raw"),
+        (DOWN, DOWN, DOWN, DOWN, 1.0, "not supported", "raw"),
+        (WIDE, FLAT, FLAT, WIDE, 0.7, "not supported", "best"),
+        (WIDE, WIDE, WIDE, FLAT, 0.7, "not supported", "deranged"),
+        (WIDE, WIDE, WIDE, WIDE, 0.5, "inconclusive", "raw"),
+        (WIDE, WIDE, WIDE, UP, 0.5, "inconclusive", "raw"),
+    ],
+)
+def test_verdict_rules(raw, best, lda, deranged, p_adjusted, expected, deciding):
+    contest = {"raw": raw, "best": best, "deranged": deranged} | ({"lda": lda} if lda else {})
+    got = claims.verdict(contest, p_adjusted, smallest_effect=0.02)
+    assert (got.verdict, got.deciding) == (expected, deciding)
+    assert got.verdict in claims.VERDICTS and got.reason
+    if expected == "inconclusive":
+        assert f"{contest[deciding].detectable:.3f}" in got.reason
+
+
+def test_verdict_not_testable_says_why():
+    got = claims.verdict({}, np.nan, smallest_effect=0.02, not_testable="no replicates")
+    assert got == claims.Verdict("not testable", "", "no replicates")
+
+
+def test_a_loss_is_no_evidence_for_a_claim():
+    assert claims.claim_p_value(UP, UP) == 0.001
+    assert claims.claim_p_value(UP, DOWN) == 1.0
+    assert claims.claim_p_value(UP, WIDE) == 0.5
+
+
+def test_multiplicity_equals_statsmodels():
+    from statsmodels.stats.multitest import multipletests
+
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 4, 15):
+        p = np.round(rng.random(n) ** 2, 2)  # with ties
+        np.testing.assert_allclose(claims.holm(p), multipletests(p, method="holm")[1])
+        np.testing.assert_allclose(claims.benjamini_hochberg(p), multipletests(p, method="fdr_bh")[1])
+    with_gap = claims.holm(np.array([0.01, np.nan, 0.04]))
+    np.testing.assert_allclose(with_gap, [0.02, np.nan, 0.04])
+    assert claims.holm(np.array([])).size == 0
+
+
+def test_intervals_cover_a_known_mean():
+    rng = np.random.default_rng(0)
+    covered = excluded = 0
+    for seed in range(200):
+        a, b = rng.exponential(size=(2, 60))
+        one = claims.paired_bootstrap(a + 0.1, b, n_bootstrap=400, seed=seed)
+        covered += one.ci_low <= 0.1 <= one.ci_high
+        null = claims.paired_bootstrap(a, b, n_bootstrap=400, seed=seed)
+        excluded += null.p_value < 0.05
+    assert 180 <= covered <= 199  # 95% of 200 is 190, standard error 3
+    assert 2 <= excluded <= 20
+
+
+def test_paired_bootstrap_resamples_units():
+    rng = np.random.default_rng(1)
+    per_compound = rng.normal(size=40)
+    values = np.repeat(per_compound, 10)
+    apart = claims.paired_bootstrap(values, np.zeros(400), seed=0)
+    together = claims.paired_bootstrap(values, np.zeros(400), units=np.repeat(np.arange(40), 10), seed=0)
+    assert together.effect == pytest.approx(apart.effect) == pytest.approx(per_compound.mean())
+    assert together.standard_error == pytest.approx(per_compound.std(ddof=1) / np.sqrt(40), rel=0.1)
+    assert together.standard_error > 2.5 * apart.standard_error
+    assert together.detectable == pytest.approx(2.8 * together.standard_error)
+    assert np.isnan(claims.paired_bootstrap(np.array([np.nan]), np.array([1.0])).effect)
+
+
+def test_weighted_auc_equals_repeating_compounds():
+    rng = np.random.default_rng(0)
+    for share in (0.2, 0.7):  # either class the larger one
+        labels = (rng.random(40) < share).astype(float)
+        labels[rng.random(40) < 0.2] = np.nan
+        scores = rng.normal(size=(40, 3)).round(1)  # with ties
+        weights = np.vstack([np.ones(40), rng.multinomial(40, np.full(40, 1 / 40), size=6)])
+        got = claims.weighted_auc(labels, scores, weights, block=4)
+        for b in range(7):
+            rows = np.repeat(np.arange(40), weights[b].astype(int))
+            rows = rows[~np.isnan(labels[rows])]
+            expected = [roc_auc_score(labels[rows], scores[rows, m]) for m in range(3)]
+            np.testing.assert_allclose(got[b], expected, atol=1e-12)
+    none = claims.weighted_auc(np.array([1.0, 0.0]), np.zeros((2, 1)), np.array([[1, 0], [1, 1]]))
+    assert np.isnan(none[0, 0]) and none[1, 0] == 0.5
+
+
+def test_resampling_keeps_groups_together():
+    rng = np.random.default_rng(0)
+    groups = {"a": "g", "b": "g"}
+    sample = claims.resample_compounds(["a", "b", "c", "d"], n_bootstrap=50, rng=rng, groups=groups)
+    weights = sample.of(["a", "b", "c", "d"])
+    assert (weights[0] == 1).all() and (weights[:, 0] == weights[:, 1]).all()
+    assert (weights[1:, 1:].sum(1) == 3).all()
+    with pytest.raises(ValueError, match="missing"):
+        sample.of(["z"])
+
+
+CP_METHODS = ("raw_cp", "sphered_cp", "lda_identity")
+
+
+def simulated_tables(seed, *, gain=0.0, identity=0.1, n=90, n_tasks=12, draws=3, collapse=True):
+    """Tables of a small study. Whatever a fit learns by luck of its pairing moves all its compounds together.
+
+    ``identity``: what replicate collapse brings to lda_identity, true and deranged pairs alike; ``gain``:
+    what only true pairs bring.
+    """
+    rng = np.random.default_rng(seed)
+    names = np.array([f"c{i}" for i in range(n)])
+    fold = rng.permutation(n) % 3
+    base = rng.normal(0.25, 0.12, size=n)
+    labels = (rng.random((n, n_tasks)) < 0.4).astype(float)
+    labels[rng.random(labels.shape) < 0.1] = np.nan
+    shared = rng.normal(size=labels.shape)
+    fits = [(m, "", 0, 0.0 if m != "lda_identity" or not collapse else identity) for m in (*CP_METHODS, "tx")]
+    fits += [("contrastive", "true_pairs", 0, identity + gain)]
+    fits += [("contrastive", "deranged", k, identity) for k in range(draws)]
+    compound_rows, predicted = [], []
+    for method, control, draw, effect in fits:
+        luck = rng.normal(0, 0.015, size=3)[fold] if method == "contrastive" else 0.0
+        for endpoint in ("replicate_map", "average_precision"):
+            values = base + effect + luck + rng.normal(0, 0.05, size=n)
+            compound_rows.append((endpoint, method, control, draw, values))
+        strength = 1.6 if method == "tx" else 0.4 + 4 * effect
+        scores = np.nan_to_num(labels) * (strength + luck[:, None] * 4 if np.ndim(luck) else strength)
+        scores = scores + 0.8 * shared + 0.6 * rng.normal(size=labels.shape)
+        row, task = np.nonzero(~np.isnan(labels))
+        predicted.append(
+            pd.DataFrame(
+                {
+                    "split": "random",
+                    "repeat": 0,
+                    "fold": fold[row],
+                    "seed": draw,
+                    "method": method,
+                    "control": control,
+                    "compound": names[row],
+                    "task": np.array([f"t{t}" for t in range(n_tasks)])[task],
+                    "label": labels[row, task],
+                    "score": scores[row, task],
+                }
+            )
+        )
+
+    def compound_table(endpoint):
+        return pd.concat(
+            pd.DataFrame(
+                {
+                    "split": "random",
+                    "repeat": 0,
+                    "fold": fold,
+                    "seed": draw,
+                    "method": method,
+                    "control": control,
+                    "compound": names,
+                    endpoint: values,
+                }
+            )
+            for name, method, control, draw, values in compound_rows
+            if name == endpoint and method != "tx"
+        )
+
+    tasks = pd.DataFrame({"task": [f"t{t}" for t in range(n_tasks)], "family": [f"f{t % 3}" for t in range(n_tasks)]})
+    return {
+        "replicate_per_treatment": compound_table("replicate_map"),
+        "moa_per_compound": compound_table("average_precision"),
+        "predictions": pd.concat(predicted, ignore_index=True),
+        "tasks": tasks,
+    }
+
+
+def weigh(tables, n_bootstrap=300, **changes):
+    endpoints = claims.bootstrap_endpoints(**tables, n_bootstrap=n_bootstrap, **changes)
+    return claims.weigh_claims("small", endpoints)
+
+
+def verdicts(table):
+    ruled = table[table["verdict"] != ""]
+    assert ruled["claim"].tolist() == [1, 2, 3, 4]
+    return ruled.set_index("claim")["verdict"]
+
+
+def test_supported_is_rare_where_tx_adds_only_identity():
+    ruled = pd.concat([verdicts(weigh(simulated_tables(seed))) for seed in range(40)])
+    supported = (ruled == "supported").groupby(level=0).sum()
+    assert (supported <= 2).all(), supported
+    assert (ruled.loc[[2, 3]] == "explained without TX").mean() > 0.8
+
+
+def test_a_strong_gain_of_true_pairs_is_supported():
+    ruled = pd.concat([verdicts(weigh(simulated_tables(seed, gain=0.12))) for seed in range(8)])
+    assert (ruled.loc[[2, 3]] == "supported").all()
+    assert (ruled.loc[[1, 4]] == "supported").mean() >= 0.8
+
+
+def test_no_gain_at_all_is_not_supported():
+    tables = simulated_tables(0, identity=0.0, n=300, draws=12)
+    table = weigh(tables)
+    assert set(verdicts(table).loc[[2, 3]]) == {"not supported"}
+
+
+def test_luck_of_the_pairing_widens_the_comparison_with_the_deranged_control():
+    tables = simulated_tables(3, draws=8)
+    endpoint = claims.bootstrap_endpoints(**tables, n_bootstrap=500)[3]
+    with_luck = claims.summarise_bootstrap(endpoint.difference("contrastive", ("contrastive", "deranged")))
+    plain = endpoint.values["contrastive", "true_pairs"] - endpoint.values["contrastive", "deranged"]
+    without = claims.summarise_bootstrap(plain)
+    assert with_luck.effect == pytest.approx(without.effect)
+    assert with_luck.standard_error > 1.2 * without.standard_error
+    assert endpoint.pairing["contrastive"][0] == 0
+
+
+def test_estimates_equal_naive_means():
+    tables = simulated_tables(5, gain=0.05)
+    endpoints = claims.bootstrap_endpoints(**tables, n_bootstrap=20)
+    moa = tables["moa_per_compound"]
+    naive = moa.groupby(["method", "control"])["average_precision"].mean()
+    for key, distribution in endpoints[3].values.items():
+        assert distribution[0] == pytest.approx(naive[key], abs=1e-12)
+    predictions, tasks = tables["predictions"], tables["tasks"]
+    by_fit = [
+        (method, control, task, roc_auc_score(one["label"], one["score"]))
+        for (method, control, task, _, _), one in predictions.groupby(["method", "control", "task", "seed", "fold"])
+    ]
+    auc = pd.DataFrame(by_fit, columns=["method", "control", "task", "auc"])
+    auc = auc.groupby(["method", "control", "task"], as_index=False)["auc"].mean().merge(tasks, on="task")
+    families = auc.groupby(["method", "control", "family"])["auc"].mean()
+    for key, distribution in endpoints[4].values.items():
+        assert distribution[0] == pytest.approx(families[key].mean(), abs=1e-12)
+        for family, one in endpoints[4].families.items():
+            assert one.values[key][0] == pytest.approx(families[key][family], abs=1e-12)
+
+
+def test_bootstrap_values_equal_repeating_compounds():
+    """One resample by hand: every compound written out as often as drawn, draws and tasks as they are."""
+    tables = simulated_tables(6, draws=1)
+    dense = dense_predictions(tables["predictions"])
+    rng = np.random.default_rng(0)
+    sample = claims.resample_compounds(dense.compounds, n_bootstrap=3, rng=rng)
+    endpoint = claims.bootstrap_family_auc(dense, tables["tasks"], sample, rng, resample_tasks=False)
+    family_of = tables["tasks"].set_index("task")["family"]
+    predictions = tables["predictions"]
+    for b in (1, 3):
+        times = dict(zip(sample.compounds, sample.weights[b].astype(int), strict=True))
+        for method, control in (("raw_cp", ""), ("contrastive", "deranged")):
+            one = predictions[(predictions["method"] == method) & (predictions["control"] == control)]
+            written_out = one.loc[one.index.repeat(one["compound"].map(times))]
+            auc = {
+                task: np.mean([roc_auc_score(f["label"], f["score"]) for _, f in rows.groupby("fold")])
+                for task, rows in written_out.groupby("task")
+            }
+            expected = pd.Series(auc).groupby(family_of).mean().mean()
+            assert endpoint.values[method, control][b] == pytest.approx(expected, abs=1e-12)
+
+
+def test_tx_strong_tasks_are_measured_where_they_were_not_chosen():
+    tables = simulated_tables(7, gain=0.1)
+    dense = dense_predictions(tables["predictions"])
+    rng = np.random.default_rng(0)
+    sample = claims.resample_compounds(dense.compounds, n_bootstrap=5, rng=rng)
+    choice = claims.TaskChoice(n_halvings=1, seed=4)
+    got = claims.bootstrap_tx_strong_auc(dense, sample, rng, choice=choice)
+    first = halves(dense.compounds, 4)
+    method = dense.columns["method"].to_numpy()
+    measured = []
+    for half in (first, ~first):
+        on, off = dense.auc(half), dense.auc(~half)
+        cp, tx = on[:, method == "raw_cp"][:, 0], on[:, method == "tx"][:, 0]
+        measured.append(off[(tx >= 0.65) & (tx - cp >= 0.05)])
+    expected = np.concatenate(measured).mean(0)
+    assert got.values["raw_cp", ""][0] == pytest.approx(expected[method == "raw_cp"][0], abs=1e-12)
+    own = (method == "contrastive") & (dense.columns["control"] == "deranged").to_numpy()
+    assert got.values["contrastive", "deranged"][0] == pytest.approx(expected[own].mean(), abs=1e-12)
+
+
+def test_claims_table_sentences_and_csv(tmp_path):
+    tables = simulated_tables(2, gain=0.12)
+    tables["tasks"].loc[0, "family"] = "other"
+    tables["tasks"].loc[1, "family"] = "small"
+    table = weigh(tables)
+    assert list(table.columns) == claims.CLAIM_COLUMNS
+    primary = table.groupby("claim").head(1)
+    assert (primary["verdict"] != "").all() and (table["verdict"] != "").sum() == 4
+    assert set(table["reference"]) == {*CP_METHODS, "deranged"}
+    assert (table.loc[table["role"] == "deranged control", "reference"] == "deranged").all()
+    np.testing.assert_allclose(table["effect"], table["value_method"] - table["value_reference"], atol=1e-12)
+    assert ((table["ci_low"] <= table["ci_high"]) | table["ci_low"].isna()).all()
+    families = table[table["endpoint"].str.startswith("family_auc:")]
+    untested = families[families["endpoint"].isin(["family_auc:other", "family_auc:small"])]
+    assert untested["p_value"].isna().all() and untested["reason"].str.contains("not tested").all()
+    assert families["p_value"].notna().sum() == 9
+    said = claims.sentences(table)
+    assert len(said) == 4 and "supported on small" in said[1]
+    assert f"{primary['value_method'].iloc[1]:.3f} mAP" in said[1] and "deranged control" in said[1]
+    table.to_csv(tmp_path / "claims.csv", index=False)
+    assert claims.sentences(pd.read_csv(tmp_path / "claims.csv")) == said
+    pd.testing.assert_frame_equal(table, weigh(tables))  # same seed, same table
+    intervals = claims.endpoint_intervals(claims.bootstrap_endpoints(**tables, n_bootstrap=50))
+    assert ((intervals["ci_low"] < intervals["value"]) & (intervals["value"] < intervals["ci_high"])).mean() > 0.9
+
+
+def test_tables_read_back_from_csv_or_as_categories_weigh_the_same(tmp_path):
+    tables = simulated_tables(4)
+    expected = weigh(tables, n_bootstrap=20)
+    for name in ("replicate_per_treatment", "moa_per_compound", "predictions"):
+        tables[name].to_csv(tmp_path / name, index=False)
+    read = {name: pd.read_csv(tmp_path / name) if name != "tasks" else table for name, table in tables.items()}
+    assert read["predictions"]["control"].isna().any()
+    pd.testing.assert_frame_equal(weigh(read, n_bootstrap=20), expected)
+    keys = ["method", "control", "compound"]
+    coded = {
+        name: table.astype(dict.fromkeys(keys, "category")) if name != "tasks" else table
+        for name, table in tables.items()
+    }
+    pd.testing.assert_frame_equal(weigh(coded, n_bootstrap=20), expected)
+
+
+def test_what_a_screen_lacks_is_not_testable_and_said():
+    tables = simulated_tables(0)
+    tables["replicate_per_treatment"] = None
+    tables["predictions"] = tables["predictions"][tables["predictions"]["method"] != "tx"]
+    tables["tasks"] = tables["tasks"].assign(family="other")
+    table = weigh(tables, not_testable={3: "MoAs are secret"}, n_bootstrap=20)
+    assert set(verdicts(table)) == {"not testable"}
+    reasons = table[table["verdict"] != ""].set_index("claim")["reason"]
+    assert "predictions of tx" in reasons[1] and "no replicates" in reasons[2]
+    assert reasons[3] == "MoAs are secret" and "no target family" in reasons[4]
+    assert all("not testable" in sentence for sentence in claims.sentences(table))
+    nothing = claims.weigh_claims("none", claims.bootstrap_endpoints(n_bootstrap=20))
+    assert verdicts(nothing).eq("not testable").all()
+
+
+def test_a_method_without_deranged_control_is_not_testable():
+    tables = simulated_tables(0)
+    for name in ("replicate_per_treatment", "moa_per_compound", "predictions"):
+        tables[name] = tables[name][tables[name]["control"] != "deranged"]
+    table = weigh(tables, n_bootstrap=20)
+    ruled = table[table["verdict"] != ""]
+    assert ruled["verdict"].eq("not testable").all() and ruled["reason"].str.contains("deranged").all()
+    assert len(table) > 4  # the comparisons with CP-only methods are still shown
+
+
+def test_a_fold_that_lacks_a_method_and_mixed_splits_are_refused():
+    tables = simulated_tables(0)
+    moa = tables["moa_per_compound"]
+    tables["moa_per_compound"] = moa[(moa["fold"] > 0) | (moa["method"] != "sphered_cp")]
+    with pytest.raises(ValueError, match="sphered_cp"):
+        weigh(tables, n_bootstrap=20)
+    tables["moa_per_compound"] = pd.concat([moa, moa.assign(split="scaffold")])
+    with pytest.raises(ValueError, match="one split"):
+        weigh(tables, n_bootstrap=20)
+
+
+def test_interval_table_gives_means_with_intervals():
+    moa = simulated_tables(1)["moa_per_compound"].assign(endpoint="moa_map")
+    table = claims.interval_table(moa, "average_precision", by=("endpoint", "method", "control"), n_bootstrap=300)
+    assert list(table.columns) == ["endpoint", "method", "control", "mean", "ci_low", "ci_high", "n_units"]
+    naive = moa.groupby(["method", "control"])["average_precision"].agg(["mean", "sem"])
+    for _, row in table.iterrows():
+        key = (row["method"], row["control"])
+        assert row["mean"] == pytest.approx(naive.loc[key, "mean"]) and row["n_units"] == 90
+        if row["control"] == "":
+            half_width = 1.96 * naive.loc[key, "sem"]
+            assert row["ci_high"] - row["ci_low"] == pytest.approx(2 * half_width, rel=0.2)

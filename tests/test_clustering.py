@@ -1,0 +1,158 @@
+"""Replicate and MoA endpoints against naive loops and copairs."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import average_precision_score, silhouette_samples
+
+from cpx_utils.clustering import moa_clustering, replicate_clustering
+from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, PLATE, WELL
+
+
+def plated_wells(n_compounds=8, plates=4, signal=1.0, controls=5, seed=0):
+    """Two doses a compound, one well a plate (one compound twice on a plate), controls on every plate."""
+    rng = np.random.default_rng(seed)
+    rows = [(f"p{p}", f"c{c}", dose, False) for p in range(plates) for c in range(n_compounds) for dose in (1.0, 5.0)]
+    rows += [("p0", "c0", 1.0, False)]
+    rows += [(f"p{p}", "DMSO", np.nan, True) for p in range(plates) for _ in range(controls)]
+    table = pd.DataFrame(rows, columns=[PLATE, COMPOUND, DOSE, CONTROL])
+    table.insert(1, WELL, "")
+    table = table.iloc[rng.permutation(len(table))].reset_index(drop=True)
+    code = pd.factorize(table[COMPOUND] + table[DOSE].astype(str))[0]
+    centres = rng.normal(size=(code.max() + 1, 6)) * signal
+    points = rng.normal(size=(len(table), 6)) + np.where(table[CONTROL].to_numpy()[:, None], 0, centres[code])
+    return table, (points + 3.0).astype(np.float32)
+
+
+def naive_replicates(table, points):
+    control = table[CONTROL].to_numpy()
+    points = points - points[control].mean(0)
+    unit = points / np.linalg.norm(points, axis=1, keepdims=True)
+    key = (table[COMPOUND] + "@" + table[DOSE].astype(str)).to_numpy()
+    plate = table[PLATE].to_numpy()
+    values = {}
+    for i in np.flatnonzero(~control):
+        positives = [j for j in range(len(table)) if key[j] == key[i] and plate[j] != plate[i]]
+        others = [j for j in range(len(table)) if key[j] != key[i] and not control[j]]
+        row = []
+        for negatives in (others, np.flatnonzero(control)):
+            items = [*positives, *negatives]
+            row.append(average_precision_score([1] * len(positives) + [0] * len(negatives), unit[items] @ unit[i]))
+        values.setdefault(key[i], []).append(row)
+    return {name: np.mean(rows, axis=0) for name, rows in values.items()}
+
+
+def test_replicate_clustering_equals_a_naive_loop():
+    table, points = plated_wells()
+    got = replicate_clustering(table, points)
+    expected = naive_replicates(table, points)
+    assert list(got.columns[:5]) == ["compound", "treatment", "n_wells", "replicate_map", "activity_map"]
+    assert len(got) == 16 and got.loc[got["treatment"] == "c0@1", "n_wells"].item() == 5
+    for _, row in got.iterrows():
+        name = f"{row['compound']}@{float(row['treatment'].split('@')[1])}"
+        np.testing.assert_allclose([row["replicate_map"], row["activity_map"]], expected[name], atol=1e-6)
+
+
+def test_replicate_clustering_equals_copairs_and_scikit_learns_silhouette():
+    from copairs.map import average_precision
+
+    table, points = plated_wells(seed=3)
+    wells = table[~table[CONTROL]].reset_index(drop=True)
+    points = points[~table[CONTROL].to_numpy()]
+    wells["treatment"] = wells[COMPOUND] + "@" + wells[DOSE].map("{:.3g}".format)
+    by_copairs = average_precision(
+        wells[["treatment", PLATE]],
+        points,
+        ["treatment"],
+        [PLATE],
+        [],
+        ["treatment"],
+        distance="cosine",
+        progress_bar=False,
+    )
+    expected = by_copairs.groupby("treatment")["average_precision"].mean()
+    got = replicate_clustering(wells, points).set_index("treatment")
+    np.testing.assert_allclose(got["replicate_map"], expected[got.index], atol=1e-5)
+    assert got["activity_map"].isna().all()  # no controls
+    widths = pd.Series(silhouette_samples(points, wells["treatment"], metric="cosine"))
+    np.testing.assert_allclose(got["silhouette"], widths.groupby(wells["treatment"]).mean()[got.index], atol=1e-5)
+
+
+def test_one_plate_takes_other_wells_and_single_wells_have_no_value():
+    table, points = plated_wells()
+    table[PLATE] = ""
+    table.loc[table[CONTROL].idxmin(), DOSE] = 99.0  # a treatment of one well
+    got = replicate_clustering(table, points)
+    assert got["replicate_map"].notna().sum() == 16
+    lonely = got[got["n_wells"] == 1]
+    assert len(lonely) == 1 and lonely[["replicate_map", "activity_map", "silhouette"]].isna().all(axis=None)
+
+
+def test_perfect_and_collapsed_embeddings_bound_replicate_map():
+    table, points = plated_wells()
+    perfect = pd.factorize(table[COMPOUND] + table[DOSE].astype(str))[0]
+    one_hot = np.eye(perfect.max() + 1)[perfect]
+    assert replicate_clustering(table[~table[CONTROL]], one_hot[~table[CONTROL]])["replicate_map"].eq(1).all()
+    collapsed = replicate_clustering(table, np.ones_like(points))
+    assert collapsed["replicate_map"].max() < 0.1  # three of sixty-odd wells
+    with pytest.raises(ValueError, match="rows"):
+        replicate_clustering(table, points[:-1])
+    with pytest.raises(ValueError, match="not finite"):
+        replicate_clustering(table, np.full_like(points, np.nan))
+
+
+def moa_table():
+    moas = [["a"], ["a"], ["a", "b"], ["b"], ["b"], ["c"], ["c"], ["lonely"], [], ["a"]]
+    keys = ["k0", "k1", "k2", "k3", "k4", "k5", "k5", "k7", "k8", "k0"]
+    names = [f"c{i}" for i in range(10)]
+    return pd.DataFrame({COMPOUND: names, "InChIKey14": keys, "MoA": moas})
+
+
+def test_moa_clustering_equals_a_naive_loop():
+    table = moa_table()
+    points = np.random.default_rng(0).normal(size=(10, 4)).astype(np.float32)
+    centre = points.mean(0)
+    per_compound, summary = moa_clustering(table, points, centre=centre)
+    unit = points - centre
+    unit = unit / np.linalg.norm(unit, axis=1, keepdims=True)
+    expected, nearest = {}, {}
+    for i, one in table.iterrows():
+        items = [
+            j for j, other in table.iterrows() if other["MoA"] and j != i and other["InChIKey14"] != one["InChIKey14"]
+        ]
+        truth = [bool(set(one["MoA"]) & set(table["MoA"][j])) for j in items]
+        if any(truth):
+            cosines = unit[items] @ unit[i]
+            expected[one[COMPOUND]] = average_precision_score(truth, cosines)
+            nearest[one[COMPOUND]] = truth[int(np.argmax(cosines))]
+    # c5 and c6 are one molecule and have no other of their MoA; c7 is alone with its MoA; c8 has none.
+    assert list(per_compound["compound"]) == ["c0", "c1", "c2", "c3", "c4", "c9"] == list(expected)
+    np.testing.assert_allclose(per_compound["average_precision"], list(expected.values()), atol=1e-6)
+    assert per_compound["n_positive"].tolist() == [2, 3, 5, 2, 2, 2]
+    assert per_compound["nearest_shares_moa"].tolist() == [float(v) for v in nearest.values()]
+    assert summary["moa_map"] == pytest.approx(np.mean(list(expected.values())), abs=1e-6)
+    assert set(summary) == {"moa_map", "moa_nearest", "moa_ami", "moa_ari", "moa_silhouette"}
+
+
+def test_library_mode_ranks_training_compounds():
+    table = moa_table()
+    library = pd.DataFrame(
+        {COMPOUND: ["t0", "t1", "t2"], "InChIKey14": ["", "k5", "k99"], "MoA": [["a"], ["c"], ["c"]]}
+    )
+    queries = np.eye(3)[[0, 0, 0, 1, 1, 2, 2, 2, 2, 0]]
+    per_compound, summary = moa_clustering(table, queries, reference=library, reference_embedding=np.eye(3))
+    assert per_compound["compound"].tolist() == ["c0", "c1", "c2", "c5", "c6", "c9"]
+    assert per_compound["n_positive"].tolist() == [1] * 6  # t1 is c5's and c6's own molecule
+    assert summary == {"moa_map": 1.0, "moa_nearest": 1.0}
+
+
+def test_perfect_clusters_reach_one_and_nothing_to_measure_is_nan():
+    table = moa_table().iloc[[0, 1, 3, 4]].reset_index(drop=True)
+    summary = moa_clustering(table, np.eye(2)[[0, 0, 1, 1]])[1]
+    assert summary == pytest.approx(dict.fromkeys(summary, 1.0))
+    alone = moa_table().iloc[[5, 7, 8]].reset_index(drop=True)
+    per_compound, nothing = moa_clustering(alone, np.eye(3))
+    assert per_compound.empty and all(np.isnan(value) for value in nothing.values())
+    # two items tied for nearest, one of them positive: half
+    tied = moa_clustering(moa_table().iloc[[0, 1, 4, 3]].reset_index(drop=True), np.ones((4, 2)))[0]
+    np.testing.assert_allclose(tied["nearest_shares_moa"], 1 / 3)

@@ -1,0 +1,252 @@
+"""Profile tables: conventions, checks, testability, reading and writing."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cpx_utils import profiles
+from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, PLATE, WELL, Screen, ScreenError
+
+
+def make_wells(prefix: str, n_compounds: int = 12, n_plates: int = 2, seed: int = 0) -> pd.DataFrame:
+    """Two plates, every compound once a plate, two controls a plate, three features."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for plate in range(n_plates):
+        names = [f"C{number:02d}" for number in range(n_compounds)] + ["DMSO", "DMSO"]
+        for position, name in enumerate(names):
+            rows.append((f"P{plate}", f"A{position:02d}", name, np.nan if name == "DMSO" else 3.33, name == "DMSO"))
+    table = pd.DataFrame(rows, columns=profiles.METADATA_COLUMNS)
+    for feature in range(3):
+        table[f"{prefix}{feature}"] = rng.normal(size=len(table)).astype(np.float32)
+    return table
+
+
+def make_screen(n_compounds: int = 12) -> Screen:
+    ids = [f"C{number:02d}" for number in range(n_compounds)]
+    compounds = pd.DataFrame(
+        {
+            COMPOUND: ids,
+            "InChIKey14": ["AAAAAAAAAAAAAA", "AAAAAAAAAAAAAA"] + [""] * (n_compounds - 2),
+            "SMILES": "",
+            "MoA": [["kinase inhibitor"], ["kinase inhibitor"], ["a", "b"], ["a"], ["b"]]
+            + [[] for _ in range(n_compounds - 5)],
+            "target": [[] for _ in ids],
+        }
+    )
+    activity = pd.DataFrame({COMPOUND: ids, "task": "t1", "active": np.int8([1, 0] * (n_compounds // 2))})
+    tasks = pd.DataFrame({"task": ["t1"], "target": [""], "family": ["kinase"]})
+    return Screen("tiny", make_wells("Cells_"), make_wells("GENE", seed=1), compounds, activity, tasks)
+
+
+def test_feature_columns_and_matrix_leave_metadata_out():
+    table = make_wells("Cells_")
+    table["Metadata_Extra"] = 1
+    assert profiles.feature_columns(table) == ["Cells_0", "Cells_1", "Cells_2"]
+    matrix = profiles.feature_matrix(table)
+    assert matrix.dtype == np.float32 and matrix.shape == (28, 3)
+    np.testing.assert_array_equal(matrix[:, 1], table["Cells_1"].to_numpy())
+
+
+def test_compound_groups_use_the_inchikey_block_and_else_the_id():
+    groups = profiles.compound_groups(make_screen().compounds)
+    assert groups["C00"] == groups["C01"] == "AAAAAAAAAAAAAA"
+    assert groups["C02"] == "C02"
+    assert groups.nunique() == 11
+
+
+def test_paired_compounds_are_in_both_and_no_controls():
+    screen = make_screen()
+    screen = replace(screen, tx=screen.tx[screen.tx[COMPOUND] != "C05"])
+    expected = sorted(set(f"C{number:02d}" for number in range(12)) - {"C05"})
+    assert profiles.paired_compounds(screen) == expected
+
+
+def test_treatments_join_nominal_doses():
+    table = pd.DataFrame({COMPOUND: ["a", "a", "b", "c"], DOSE: [3.33, 3.3333, 10.0, np.nan]})
+    assert profiles.treatments(table).tolist() == ["a@3.33", "a@3.33", "b@10", "c"]
+
+
+def test_nominal_dose_agrees_with_decimal_formatting():
+    doses = np.array([0.0, 3.3333, 0.123456, 12345.6, 1e-4, 0.04, 99.96])
+    expected = [float(f"{dose:.3g}") for dose in doses]
+    np.testing.assert_allclose(profiles.nominal_dose(doses), expected, rtol=1e-12)
+    assert np.isnan(profiles.nominal_dose([np.nan])[0])
+    assert profiles.nominal_dose([3.33])[0] == profiles.nominal_dose([3.3333])[0]
+
+
+def test_a_sound_screen_has_no_problems():
+    assert profiles.check_screen(make_screen()) == []
+
+
+def set_cell(table: pd.DataFrame, row: int, column: str, value) -> pd.DataFrame:
+    table = table.copy()
+    if isinstance(value, str) and table[column].dtype.kind == "f":
+        table[column] = table[column].astype(object)
+    table.loc[row, column] = value
+    return table
+
+
+CP_DAMAGES = {
+    "no features": (lambda t: t[profiles.METADATA_COLUMNS], "CP: no feature columns"),
+    "all NaN": (lambda t: t.assign(Cells_1=np.float32(np.nan)), "CP: feature 'Cells_1' is missing (NaN) in every row"),
+    "infinite": (lambda t: set_cell(t, 3, "Cells_2", -np.inf), "CP: feature 'Cells_2' holds infinite values"),
+    "text": (lambda t: set_cell(t, 0, "Cells_0", "high"), "CP: feature 'Cells_0' is not numeric"),
+    "repeated name": (lambda t: pd.concat([t, t[["Cells_0"]]], axis=1), "'Cells_0' occurs more than once"),
+    "repeated well": (lambda t: set_cell(t, 1, WELL, "A00"), "plate 'P0' well 'A00' is given more than once"),
+    "negative dose": (lambda t: set_cell(t, 4, DOSE, -1.0), "CP: dose -1 in data row 5 (1 such rows)"),
+    "empty id": (lambda t: set_cell(t, 2, COMPOUND, " "), "1 wells have no compound id (first data row 3)"),
+    "no dose column": (lambda t: t.drop(columns=DOSE), "CP: column 'Metadata_Dose' is missing"),
+    "no rows": (lambda t: t.iloc[:0], "CP: the table has no rows"),
+    "half control": (lambda t: set_cell(t, 12, CONTROL, False), "compound 'DMSO' is a negative control in some"),
+    "no common": (lambda t: t.assign(**{COMPOUND: "X" + t[COMPOUND]}), "CP and TX have no compound in common"),
+}
+
+
+@pytest.mark.parametrize("damage", CP_DAMAGES)
+def test_each_damage_of_a_table_is_named(damage):
+    change, message = CP_DAMAGES[damage]
+    screen = make_screen()
+    problems = profiles.check_screen(replace(screen, cp=change(screen.cp)))
+    assert any(message in problem for problem in problems), problems
+    assert all("\n" not in problem for problem in problems)
+
+
+def test_wells_without_plate_or_position_may_repeat():
+    screen = make_screen()
+    assert profiles.check_screen(replace(screen, cp=screen.cp.assign(**{PLATE: "", WELL: ""}))) == []
+
+
+TABLE_DAMAGES = {
+    "label 2": (dict(activity=lambda t: set_cell(t, 0, "active", 2)), "label '2' in data row 1"),
+    "two labels": (dict(activity=lambda t: pd.concat([t, t.iloc[:1]])), "'C00' has more than one label for task 't1'"),
+    "unlisted task": (dict(tasks=lambda t: t.iloc[:0]), "tasks: 't1' occurs in the activity table"),
+    "task twice": (dict(tasks=lambda t: pd.concat([t, t])), "tasks: 't1' is listed more than once"),
+    "compound twice": (dict(compounds=lambda t: pd.concat([t, t.iloc[:1]])), "'C00' is listed more than once"),
+    "unlisted compound": (dict(compounds=lambda t: t.iloc[1:]), "'C00' is measured but not listed"),
+    "MoA as text": (dict(compounds=lambda t: t.assign(MoA="kinase")), "'MoA' must hold lists"),
+}
+
+
+@pytest.mark.parametrize("damage", TABLE_DAMAGES)
+def test_each_damage_of_annotation_is_named(damage):
+    changes, message = TABLE_DAMAGES[damage]
+    screen = make_screen()
+    screen = replace(screen, **{name: change(getattr(screen, name)) for name, change in changes.items()})
+    assert any(message in problem for problem in profiles.check_screen(screen))
+
+
+def test_require_valid_raises_the_first_and_counts_the_rest():
+    screen = make_screen()
+    cp = set_cell(set_cell(screen.cp, 3, "Cells_2", np.inf), 4, DOSE, -1.0)
+    with pytest.raises(ScreenError, match=r"^tiny: CP: feature 'Cells_2'.*\(and 1 more problem\)$"):
+        profiles.require_valid(replace(screen, cp=cp))
+
+
+def test_require_valid_drops_what_has_no_profile_and_says_so():
+    screen = make_screen()
+    absent = screen.compounds.iloc[:1].assign(**{COMPOUND: "ghost"})
+    labels = pd.DataFrame({COMPOUND: ["ghost", "ghost"], "task": ["t1", "t2"], "active": np.int8([1, 1])})
+    lonely = pd.DataFrame({"task": ["t2"], "target": [""], "family": ["other"]})
+    screen = replace(
+        screen,
+        compounds=pd.concat([screen.compounds, absent]),
+        activity=pd.concat([screen.activity, labels]),
+        tasks=pd.concat([screen.tasks, lonely]),
+    )
+    valid = profiles.require_valid(screen)
+    assert "ghost" not in set(valid.compounds[COMPOUND]) | set(valid.activity[COMPOUND])
+    assert valid.tasks["task"].tolist() == ["t1"]
+    assert valid.notes == (
+        "1 listed compounds have no profile and were dropped.",
+        "2 labels of 1 compounds without a profile were dropped.",
+        "1 tasks without any label were dropped.",
+    )
+
+
+def test_testability_of_a_full_screen():
+    screen = make_screen()
+    more = pd.concat([screen.activity.assign(task=f"t{number}") for number in (1, 2, 3)], ignore_index=True)
+    tasks = pd.DataFrame({"task": ["t1", "t2", "t3"], "target": "", "family": "kinase"})
+    table = profiles.testability(replace(screen, activity=more, tasks=tasks), min_active=6, min_inactive=6)
+    assert table["endpoint"].tolist() == [
+        "replicate_clustering",
+        "activity_calls",
+        "moa_clustering",
+        "retrieval",
+        "bioactivity",
+        "target_families",
+    ]
+    assert table["testable"].tolist() == [True] * 6
+    # two kinase inhibitors share a skeleton and are one structure: only MoAs a and b count
+    assert table["reason"][2].startswith("2 MoAs are shared")
+
+
+def test_testability_names_what_lacks():
+    screen = make_screen()
+    screen = replace(
+        screen,
+        cp=screen.cp[(screen.cp[PLATE] == "P0") & ~screen.cp[CONTROL]],
+        compounds=screen.compounds.assign(MoA=[[] for _ in range(12)]),
+        activity=screen.activity.iloc[:0],
+        tasks=screen.tasks.iloc[:0],
+    )
+    table = profiles.testability(screen).set_index("endpoint")
+    assert table["testable"].tolist() == [False, False, False, True, False, False]
+    assert table.loc["replicate_clustering", "reason"].startswith("0 of 12 CP treatments are on at least 2 wells")
+    assert "0 negative-control wells" in table.loc["activity_calls", "reason"]
+    assert table.loc["bioactivity", "reason"] == "the screen has no assay outcomes"
+
+
+def test_replicates_on_one_plate_of_several_are_no_replicates():
+    screen = make_screen()
+    cp = screen.cp.copy()
+    cp[PLATE] = np.where(cp[COMPOUND] < "C06", "P0", "P1")
+    table = profiles.testability(replace(screen, cp=cp)).set_index("endpoint")
+    assert not table.loc["replicate_clustering", "testable"]
+    assert "at least 2 plates" in table.loc["replicate_clustering", "reason"]
+
+
+def test_task_counts_against_counting_by_hand():
+    screen = make_screen()
+    screen = replace(screen, tx=screen.tx[screen.tx[COMPOUND] != "C00"])  # C00 is active, now unpaired
+    counts = profiles.task_counts(screen, min_active=6, min_inactive=6)
+    assert counts[["n_active", "n_inactive"]].values.tolist() == [[5, 6]]
+    assert not counts["tested"][0]
+
+
+def test_save_and_load_give_the_same_screen(tmp_path):
+    screen = replace(make_screen(), notes=("µM doses.",), sources=({"file": "a", "bytes": 3, "verified": True},))
+    profiles.save_screen(screen, tmp_path / "run")
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "activity.parquet",
+        "compounds.parquet",
+        "cp.parquet",
+        "screen.json",
+        "tasks.parquet",
+        "tx.parquet",
+    ]
+    loaded = profiles.load_screen(tmp_path / "run")
+    for name in ("cp", "tx", "compounds", "activity", "tasks"):
+        pd.testing.assert_frame_equal(getattr(loaded, name), getattr(screen, name), check_dtype=False)
+    assert loaded.cp["Cells_0"].dtype == np.float32
+    assert isinstance(loaded.compounds["MoA"][0], list) and loaded.compounds["target"][0] == []
+    assert (loaded.name, loaded.notes, loaded.sources) == (screen.name, screen.notes, screen.sources)
+    assert profiles.check_screen(loaded) == []
+
+
+def test_a_failed_save_leaves_the_old_file_whole(tmp_path):
+    profiles.save_screen(make_screen(), tmp_path)
+    before = (tmp_path / "screen.json").read_bytes()
+    broken = replace(make_screen(), sources=({"file": object()},))
+    with pytest.raises(TypeError):
+        profiles.save_screen(broken, tmp_path)
+    assert (tmp_path / "screen.json").read_bytes() == before
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_load_names_the_missing_file(tmp_path):
+    with pytest.raises(ScreenError, match=r"cp\.parquet: no such file; notebook 01"):
+        profiles.load_screen(tmp_path)

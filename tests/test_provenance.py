@@ -1,0 +1,263 @@
+"""Hashes, atomic writes and the record of a stage."""
+
+import hashlib
+import json
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cpx_utils.profiles import ScreenError
+from cpx_utils.provenance import (
+    FileHashes,
+    Workspace,
+    atomic_path,
+    git_state,
+    locate,
+    package_versions,
+    project_root,
+    read_json,
+    run_manifest,
+    sha256_file,
+    stage_record_path,
+    stage_records,
+    write_json,
+)
+
+
+def open_workspace(tmp_path, stage, **options):
+    return Workspace(stage, str(tmp_path / "run"), str(tmp_path / "figures"), **options)
+
+
+@pytest.fixture
+def table():
+    numbers = np.random.default_rng(0).normal(size=(5, 2))
+    return pd.DataFrame(numbers, columns=["x", "y"]).assign(Metadata_Compound=list("abcde"))
+
+
+def test_sha256_is_that_of_the_bytes(tmp_path):
+    (tmp_path / "f").write_bytes(b"profile" * 100_000)
+    assert sha256_file(tmp_path / "f") == hashlib.sha256(b"profile" * 100_000).hexdigest()
+
+
+def test_atomic_path_leaves_the_old_file_and_nothing_else_on_error(tmp_path):
+    target = tmp_path / "sub" / "a.csv.gz"
+    with atomic_path(target) as temporary:
+        assert temporary.parent == target.parent and temporary.name.endswith(".csv.gz")
+        temporary.write_text("old")
+    with pytest.raises(RuntimeError), atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "old"
+    assert [path.name for path in target.parent.iterdir()] == ["a.csv.gz"]
+    mask = os.umask(0)
+    os.umask(mask)
+    assert target.stat().st_mode & 0o777 == 0o666 & ~mask  # not private, as mkstemp makes it
+
+
+def test_json_takes_numpy_and_paths_and_tells_damage(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"n": np.int64(3), "x": np.array([1.5, 2]), "p": tmp_path, "é": True})
+    assert read_json(path) == {"n": 3, "x": [1.5, 2.0], "p": str(tmp_path), "é": True}
+    with pytest.raises(TypeError):
+        write_json(path, {"set": {1}})
+    assert read_json(path)["n"] == 3
+    path.write_text('{"n": ')
+    with pytest.raises(ScreenError, match=r"a\.json isn't valid JSON"):
+        read_json(path)
+
+
+def test_file_hashes_are_remembered_until_the_file_changes(tmp_path, monkeypatch):
+    path = tmp_path / "f"
+    path.write_text("one")
+    os.utime(path, (1_000_000, 1_000_000))
+    hashes = FileHashes(tmp_path / "h.json")
+    first = hashes.sha256(path)
+    assert first == sha256_file(path) and hashes.sha256(tmp_path / "none") == ""
+    hashes.save()
+    monkeypatch.setattr("cpx_utils.provenance.sha256_file", lambda path: pytest.fail("hashed again"))
+    again = FileHashes(tmp_path / "h.json")
+    assert again.sha256(path) == first
+    monkeypatch.undo()
+    path.write_text("two")
+    assert again.sha256(path) == sha256_file(path) != first
+    (tmp_path / "h.json").write_text("damaged")
+    assert FileHashes(tmp_path / "h.json").sha256(path) == sha256_file(path)
+
+
+def test_a_file_changed_within_the_clock_tick_is_noticed(tmp_path):
+    path = tmp_path / "f"
+    path.write_text("one")
+    stamp = path.stat().st_mtime_ns
+    hashes = FileHashes(tmp_path / "h.json")
+    hashes.sha256(path)
+    path.write_text("two")
+    os.utime(path, ns=(stamp, stamp))  # same size, same time
+    assert hashes.sha256(path) == sha256_file(path)
+
+
+def test_tables_come_back_and_their_hashes_are_recorded(tmp_path, table):
+    writer = open_workspace(tmp_path, "01_prepare", parameters={"seed": 3})
+    writer.write(table, "cp.parquet")
+    writer.write(table, "tables/cp.csv")
+    shown = writer.finish()
+    assert list(shown["file"]) == ["cp.parquet", "tables/cp.csv"] and (shown["kB"] > 0).all()
+    reader = open_workspace(tmp_path, "02_fit")
+    pd.testing.assert_frame_equal(reader.read("cp.parquet"), table)
+    np.testing.assert_allclose(reader.read("tables/cp.csv")["x"], table["x"], rtol=1e-9)
+    reader.finish()
+    records = stage_records(tmp_path / "run")
+    assert list(records) == ["01_prepare", "02_fit"]
+    assert records["01_prepare"]["writes"] == records["02_fit"]["reads"]
+    assert records["02_fit"]["reads"]["cp.parquet"] == sha256_file(tmp_path / "run" / "cp.parquet")
+    assert records["01_prepare"]["parameters"] == {"seed": 3}
+
+
+def test_the_same_numbers_give_the_same_bytes_and_no_absolute_path(tmp_path, table):
+    for name in ("a", "b"):
+        workspace = open_workspace(tmp_path / name, "01_prepare")
+        workspace.write(table, "t.csv")
+        workspace.write(table, "t.parquet")
+    for name in ("t.csv", "t.parquet"):
+        one, two = (tmp_path / folder / "run" / name for folder in "ab")
+        assert one.read_bytes() == two.read_bytes()
+        assert str(tmp_path).encode() not in one.read_bytes()
+    assert (tmp_path / "a/run/t.csv").read_text().splitlines()[1].split(",")[0] == f"{table['x'][0]:.10g}"
+
+
+def test_missing_unfinished_and_damaged_tables_are_told_in_one_line(tmp_path, table):
+    reader = open_workspace(tmp_path, "05_cluster")
+    with pytest.raises(ScreenError, match=r"05_cluster needs cp\.parquet, which an earlier notebook makes"):
+        reader.read("cp.parquet")
+    writer = open_workspace(tmp_path, "01_prepare")
+    writer.write(table, "cp.parquet")
+    with pytest.raises(ScreenError, match="didn't run to its end"):
+        reader.read("cp.parquet")
+    writer.finish()
+    reader.read("cp.parquet")
+    path = tmp_path / "run" / "cp.parquet"
+    path.write_bytes(path.read_bytes() + b"x")
+    with pytest.raises(ScreenError, match=r"isn't what 01_prepare wrote .* --only 01 --force") as error:
+        reader.read("cp.parquet")
+    assert "\n" not in str(error.value)
+    path.unlink()
+    with pytest.raises(ScreenError, match="which 01_prepare makes: run that first"):
+        reader.read("cp.parquet")
+    with pytest.raises(ValueError, match="tables end in"):
+        writer.write(table, "cp.xlsx")
+
+
+def test_the_notebook_that_makes_a_missing_table_is_found(tmp_path, monkeypatch):
+    (tmp_path / "notebooks").mkdir()
+    cell = {"cell_type": "code", "source": ['workspace.write(wells, "embeddings/raw_cp.parquet")']}
+    (tmp_path / "notebooks" / "02_fit.ipynb").write_text(json.dumps({"cells": [cell]}))
+    monkeypatch.setattr("cpx_utils.provenance.project_root", lambda: tmp_path)
+    with pytest.raises(ScreenError, match="which 02_fit makes"):
+        open_workspace(tmp_path, "05_cluster").read("embeddings/raw_cp.parquet")
+
+
+def test_folders_and_files_are_recorded_whole_and_emptied_first(tmp_path):
+    writer = open_workspace(tmp_path, "03_train")
+    folder = writer.output_folder("models/contrastive")
+    (folder / "deep").mkdir()
+    (folder / "deep" / "weights").write_text("1")
+    (folder / "old").write_text("2")
+    folder = writer.output_folder("models/contrastive")
+    assert not list(folder.iterdir())
+    (folder / "weights").write_text("3")
+    writer.output_file("screen.json").write_text("{}")
+    writer.finish()
+    reader = open_workspace(tmp_path, "08_embed")
+    assert (reader.input_folder("models/contrastive") / "weights").read_text() == "3"
+    assert reader.input_file("screen.json").read_text() == "{}"
+    reader.finish()
+    expected = {"models/contrastive/weights", "screen.json"}
+    assert set(stage_records(tmp_path / "run")["08_embed"]["reads"]) == expected
+    (folder / "weights").write_text("4")
+    with pytest.raises(ScreenError, match="isn't what 03_train wrote"):
+        reader.input_folder("models/contrastive")
+    with pytest.raises(ScreenError, match="needs the folder models/none"):
+        reader.input_folder("models/none")
+
+
+def test_outside_files_are_recorded_by_absolute_path(tmp_path):
+    (tmp_path / "mine.csv").write_text("a")
+    workspace = open_workspace(tmp_path, "01_prepare")
+    workspace.record_input(tmp_path / "mine.csv")
+    with pytest.raises(ScreenError, match="isn't there"):
+        workspace.record_input(tmp_path / "none.csv")
+    workspace.finish()
+    name = str(tmp_path / "mine.csv")
+    assert list(stage_records(tmp_path / "run")["01_prepare"]["reads"]) == [name]
+    assert locate(name, tmp_path / "run", tmp_path / "figures") == tmp_path / "mine.csv"
+
+
+def test_figures_are_byte_stable_and_open(tmp_path, table):
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    written = {}
+    for name in ("a", "b"):
+        fig, ax = plt.subplots()
+        ax.scatter(table["x"], table["y"], clip_on=True)
+        ax.set_title(r"$\tau$")
+        workspace = open_workspace(tmp_path / name, "05_cluster")
+        workspace.figure(ax if name == "b" else fig, "05_map", table, "A  caption\nover lines.")
+        assert plt.fignum_exists(fig.number)
+        plt.close(fig)
+        workspace.finish()
+        written[name] = {path.name: path.read_bytes() for path in (tmp_path / name / "figures").iterdir()}
+    assert sorted(written["a"]) == ["05_map.csv", "05_map.png", "05_map.svg"]
+    assert written["a"] == written["b"]
+    record = stage_records(tmp_path / "a" / "run")["05_cluster"]
+    assert record["figures"] == [{"name": "05_map", "caption": "A caption over lines."}]
+    assert set(record["writes"]) == {"figures:05_map.csv", "figures:05_map.png", "figures:05_map.svg"}
+
+
+def test_steps_and_sentences_are_recorded(tmp_path, capsys):
+    workspace = open_workspace(tmp_path, "05_cluster")
+    with workspace.step("fit"):
+        sum(range(10))
+    with pytest.raises(KeyError), workspace.step("fails"):
+        raise KeyError
+    workspace.say("mAP rose by\n 0.1.")
+    workspace.finish()
+    record = stage_records(tmp_path / "run")["05_cluster"]
+    assert [step["step"] for step in record["steps"]] == ["fit", "fails"]
+    assert all(step["seconds"] >= 0 and step["peak_mb"] > 10 for step in record["steps"])
+    assert record["learned"] == ["mAP rose by 0.1."] and record["device"].startswith(("cpu", "cuda"))
+    assert "0.1" in capsys.readouterr().out
+
+
+def test_a_workspace_without_folders_uses_those_of_the_project(tmp_path, monkeypatch):
+    monkeypatch.setattr("cpx_utils.provenance.project_root", lambda: tmp_path)
+    assert Workspace("01_prepare").run_dir == tmp_path / "results" / "simulated" / "default"
+    (tmp_path / "mine.toml").write_text('name = "my-screen"\n')
+    workspace = Workspace("01_prepare", dataset=str(tmp_path / "mine.toml"))
+    assert workspace.figures_dir == tmp_path / "figures" / "my-screen"
+    with pytest.raises(ScreenError, match=r"none\.toml isn't the TOML file of a screen"):
+        Workspace("01_prepare", dataset="none.toml")
+
+
+def test_project_root_holds_the_notebooks():
+    assert (project_root() / "pyproject.toml").is_file() and (project_root() / "notebooks").is_dir()
+
+
+def test_manifest_says_where_a_run_comes_from(tmp_path):
+    workspace = open_workspace(tmp_path, "01_prepare", parameters={"seed": 1})
+    write_json(workspace.output_file("screen.json"), {"sources": [{"file": "a.rda", "verified": False}]})
+    workspace.finish()
+    manifest = run_manifest(tmp_path / "run", dataset="s", profile="smoke", seed=1, threads=1, unverified=False)
+    assert manifest["unverified"] and manifest["inputs"][0]["file"] == "a.rda"
+    assert manifest["stages"]["01_prepare"]["parameters"] == {"seed": 1}
+    assert manifest["packages"]["numpy"] == np.__version__
+    json.dumps(manifest)
+
+
+def test_versions_and_git_state_cope_with_what_is_missing(tmp_path):
+    assert package_versions()["pandas"] == pd.__version__
+    assert git_state(tmp_path) == {}
+    assert stage_record_path("run", "01_prepare").as_posix() == "run/stages/01_prepare.json"
