@@ -16,7 +16,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from cpx_utils.metrics import pr_auc, roc_auc
-from cpx_utils.profiles import COMPOUND, ScreenError
+from cpx_utils.profiles import COMPOUND, KEYS, ScreenError, embedding_table, embedding_values
 
 DEFAULT_PENALTIES = np.logspace(-2.5, 3.0, 12)
 
@@ -274,6 +274,77 @@ def random_forest_scores(
     return scores
 
 
+def predict_folds(
+    consensus: pd.DataFrame, labels: pd.DataFrame, *, model: str = "ridge", seed: int = 0
+) -> pd.DataFrame:
+    """Train every task on a fold's training compounds and score its test compounds, for each representation.
+
+    Parameters
+    ----------
+    consensus : DataFrame
+        Metadata_Compound, `role` (train, test), `KEYS` and z000 ...
+    labels : DataFrame (n_compounds, n_tasks)
+        Index compound, columns task: 1, 0 or NaN, from :func:`label_matrix`.
+    model : {"ridge", "random_forest"}
+        :class:`ManyTaskRidgeClassifier`, or :func:`random_forest_scores` as the second opinion.
+    seed : int
+        Of the random forest.
+
+    Returns
+    -------
+    DataFrame
+        `KEYS`, ``model, compound, task, label, score``: one row a labelled test compound, task and
+        representation; tasks that lack a class among a fold's training compounds have none there.
+    """
+    tables = []
+    for key, part in consensus.groupby(KEYS, sort=False):
+        values, outcome = embedding_values(part), labels.reindex(part[COMPOUND]).to_numpy(float)
+        training = (part["role"] == "train").to_numpy()
+        if model == "ridge":
+            fitted = ManyTaskRidgeClassifier().fit(values[training], outcome[training])
+            scores = fitted.decision_function(values[~training])
+        else:
+            scores = random_forest_scores(values[training], outcome[training], values[~training], seed=seed)
+        known = ~np.isnan(outcome[~training]) & np.isfinite(scores)
+        compound, task = np.nonzero(known)
+        table = pd.DataFrame(dict(zip(KEYS, key, strict=True)), index=range(len(compound)))
+        table["model"] = model
+        table["compound"] = part.loc[~training, COMPOUND].to_numpy()[compound]
+        table["task"] = labels.columns.to_numpy()[task]
+        table["label"] = outcome[~training][known].astype(np.int8)
+        table["score"] = scores[known].astype(np.float32)
+        tables.append(table)
+    columns = [*KEYS, "model", "compound", "task", "label", "score"]
+    return pd.concat(tables, ignore_index=True).reindex(columns=columns)
+
+
+def concatenate(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
+    """Two representations side by side: ``concat:<method of the second>``.
+
+    Parameters
+    ----------
+    first, second : DataFrame
+        Consensus tables; the first (sphered CP, say) has one draw a fold, the second any number. Each block is
+        scaled to the same total variance over a fold's training compounds, so that the wider one doesn't win by
+        its width.
+
+    Returns
+    -------
+    DataFrame
+        Consensus table with the second one's keys.
+    """
+    tables = []
+    for key, part in second.groupby(KEYS, sort=False):
+        same = (first[["split", "repeat", "fold"]] == list(key[:3])).all(axis=1)
+        mine = first[same].set_index(COMPOUND).loc[part[COMPOUND]]
+        training = (part["role"] == "train").to_numpy()
+        blocks = [embedding_values(table) for table in (mine, part)]
+        blocks = [block / np.sqrt(block[training].var(axis=0).sum()) for block in blocks]
+        head = part[[COMPOUND, "role", *KEYS]].reset_index(drop=True)
+        tables.append(pd.concat([head.assign(method=f"concat:{key[4]}"), embedding_table(np.hstack(blocks))], axis=1))
+    return pd.concat(tables, ignore_index=True)
+
+
 def evaluate_tasks(labels: np.ndarray, scores: np.ndarray, tasks: np.ndarray | None = None) -> pd.DataFrame:
     """ROC- and PR-AUC of every task in one test fold.
 
@@ -309,6 +380,31 @@ def evaluate_tasks(labels: np.ndarray, scores: np.ndarray, tasks: np.ndarray | N
             "pr_auc_lift": lift,
         }
     )
+
+
+def evaluate_folds(predictions: pd.DataFrame) -> pd.DataFrame:
+    """:func:`evaluate_tasks` of every representation and fold in a table of test predictions, long.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        From :func:`predict_folds`.
+
+    Returns
+    -------
+    DataFrame
+        `KEYS`, ``model, task, n_active, n_inactive, metric, value``; metric is roc_auc, pr_auc or pr_auc_lift.
+    """
+    tables = []
+    for key, part in predictions.groupby([*KEYS, "model"], sort=False):
+        labels, scores = (part.pivot(index="compound", columns="task", values=name) for name in ("label", "score"))
+        table = evaluate_tasks(labels, scores.to_numpy())
+        tables.append(pd.concat([pd.DataFrame([key] * len(table), columns=[*KEYS, "model"]), table], axis=1))
+    ids = [*KEYS, "model", "task", "n_active", "n_inactive"]
+    if not tables:
+        return pd.DataFrame(columns=[*ids, "metric", "value"])
+    measured = pd.concat(tables, ignore_index=True)
+    return measured.melt(ids, var_name="metric", value_name="value").dropna(subset="value").reset_index(drop=True)
 
 
 def tx_strong_cp_weak(
@@ -522,3 +618,73 @@ def choose_and_measure(
         "roc_auc",
     ]
     return pd.concat(tables, ignore_index=True)[columns]
+
+
+def task_gains(predictions: pd.DataFrame, reference: str = "raw_cp") -> pd.DataFrame:
+    """ROC-AUC of every method, control and task minus the reference method's.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        As in :func:`dense_predictions`.
+    reference : str
+        Method without TX.
+
+    Returns
+    -------
+    DataFrame
+        ``method, control, task, gain``; empty where nothing was predicted.
+    """
+    if not len(predictions):
+        return pd.DataFrame({name: pd.Series(dtype=object) for name in ("method", "control", "task", "gain")})
+    auc = fold_auc(predictions)
+    base = auc[auc["method"] == reference].set_index("task")["roc_auc"]
+    auc["gain"] = auc["roc_auc"] - auc["task"].map(base)
+    return auc.loc[auc["method"] != reference, ["method", "control", "task", "gain"]].reset_index(drop=True)
+
+
+def chosen_gains(
+    predictions: pd.DataFrame,
+    first_half: pd.Series,
+    *,
+    tx_min: float = 0.65,
+    margin: float = 0.05,
+    reference: str = "raw_cp",
+    n_bootstrap: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Gain over raw CP on TX-strong, CP-weak tasks, measured on the other half of the compounds and on the same.
+
+    Parameters
+    ----------
+    predictions, first_half, tx_min, margin
+        As in :func:`choose_and_measure`.
+    reference : str
+        Method without TX.
+    n_bootstrap, seed : int
+        Of the intervals, for which tasks are resampled.
+
+    Returns
+    -------
+    DataFrame
+        ``method, control, how`` ("other half" or "same compounds"), ``mean, ci_low, ci_high, n_tasks``; empty where no
+        task is chosen.
+    """
+    columns = ["method", "control", "how", "mean", "ci_low", "ci_high", "n_tasks"]
+    if not len(predictions):
+        return pd.DataFrame(columns=columns)
+    dense = dense_predictions(predictions)
+    rows = []
+    for how in ("other half", "same compounds"):
+        table = choose_and_measure(
+            dense, first_half, tx_min=tx_min, margin=margin, same_compounds=how == "same compounds"
+        )
+        table = table[table["chosen"]]
+        base = table[table["method"] == reference].set_index(["half", "task"])["roc_auc"]
+        for (method, control), part in table[table["method"] != reference].groupby(["method", "control"], sort=False):
+            gain = part.set_index(["half", "task"])["roc_auc"].sub(base).dropna().to_numpy()
+            if not len(gain):
+                continue
+            drawn = np.random.default_rng(seed).choice(gain, (n_bootstrap, len(gain))).mean(axis=1)
+            rows.append((method, control, how, gain.mean(), *np.quantile(drawn, [0.025, 0.975]), len(gain)))
+    return pd.DataFrame(rows, columns=columns)

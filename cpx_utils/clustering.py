@@ -7,13 +7,14 @@ compounds are what the claims resample.
 
 from __future__ import annotations
 
+import warnings
 from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 
 from cpx_utils.metrics import average_precision, cluster_indices, cosine_similarity, silhouette
-from cpx_utils.profiles import COMPOUND, CONTROL, PLATE, treatments
+from cpx_utils.profiles import COMPOUND, CONTROL, KEYS, PLATE, embedding_values, treatments
 
 
 def _checked(embedding: np.ndarray, n_rows: int) -> np.ndarray:
@@ -113,6 +114,137 @@ def _activity(similarity: np.ndarray, to_controls: np.ndarray, positive: np.ndar
     is_positive = np.zeros(ranked.shape, dtype=bool)
     is_positive[query, slot] = True
     return average_precision(ranked, is_positive)
+
+
+def replicate_clustering_by_fold(wells: pd.DataFrame) -> pd.DataFrame:
+    """`replicate_clustering` of every fitted representation in a table of embedded wells.
+
+    Parameters
+    ----------
+    wells : DataFrame
+        Metadata columns, `KEYS` and z000 ...: test wells and negative controls of each fold.
+
+    Returns
+    -------
+    DataFrame
+        `KEYS` and the columns of `replicate_clustering`, one row a treatment and representation.
+    """
+    tables = []
+    for key, part in wells.groupby(KEYS, sort=False):
+        table = replicate_clustering(part.reset_index(drop=True), embedding_values(part))
+        tables.append(pd.concat([pd.DataFrame([key] * len(table), columns=KEYS), table], axis=1))
+    return pd.concat(tables, ignore_index=True)
+
+
+def moa_clustering_by_fold(consensus: pd.DataFrame, compounds: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`moa_clustering` of the test compounds, for every fitted representation in a table of consensus embeddings.
+
+    Parameters
+    ----------
+    consensus : DataFrame
+        Metadata_Compound, `role` (train, test), `KEYS` and z000 ...
+    compounds : DataFrame
+        Metadata_Compound, MoA (lists), InChIKey14.
+
+    Returns
+    -------
+    per_compound, summary : DataFrame
+        `KEYS` and the columns of `moa_clustering`'s two results, the summary long (endpoint, n, value).
+    """
+    annotation = compounds[[COMPOUND, "MoA", "InChIKey14"]]
+    per_compound, summaries = [], []
+    for key, part in consensus[consensus["role"] == "test"].groupby(KEYS, sort=False):
+        annotated = part.merge(annotation, on=COMPOUND, how="left")
+        table, summary = moa_clustering(annotated, embedding_values(part))
+        per_compound.append(pd.concat([pd.DataFrame([key] * len(table), columns=KEYS), table], axis=1))
+        rows = [(*key, endpoint, len(table), value) for endpoint, value in summary.items()]
+        summaries.append(pd.DataFrame(rows, columns=[*KEYS, "endpoint", "n", "value"]))
+    return pd.concat(per_compound, ignore_index=True), pd.concat(summaries, ignore_index=True)
+
+
+def clustering_table(screen: str, replicates: pd.DataFrame, moa_summary: pd.DataFrame) -> pd.DataFrame:
+    """Fold-level values of all clustering endpoints in the study's common form.
+
+    Parameters
+    ----------
+    screen : str
+        Name of the screen.
+    replicates : DataFrame
+        From `replicate_clustering_by_fold`; may be empty.
+    moa_summary : DataFrame
+        From `moa_clustering_by_fold`.
+
+    Returns
+    -------
+    DataFrame
+        screen, `KEYS`, endpoint, label (replicate or moa), n (treatments or compounds), value.
+    """
+    tables = [moa_summary.assign(label="moa")]
+    if len(replicates):
+        measured = replicates.melt(
+            KEYS, ["replicate_map", "activity_map", "silhouette"], var_name="endpoint", value_name="value"
+        )
+        measured["endpoint"] = measured["endpoint"].replace("silhouette", "replicate_silhouette")
+        summary = measured.groupby([*KEYS, "endpoint"], sort=False)["value"].agg(n="count", value="mean").reset_index()
+        tables.insert(0, summary.assign(label="replicate"))
+    table = pd.concat(tables, ignore_index=True).assign(screen=screen)
+    return table[["screen", *KEYS, "endpoint", "label", "n", "value"]]
+
+
+def umap_of_test_compounds(
+    consensus: dict[str, pd.DataFrame],
+    compounds: pd.DataFrame,
+    *,
+    n_moas: int = 7,
+    n_neighbours: int = 10,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Lay out the first fold's test compounds in two dimensions; for the eye only, nothing is measured on it.
+
+    Parameters
+    ----------
+    consensus : dict
+        Consensus tables by method; draw 0 on true pairs (or without TX) is shown.
+    compounds : DataFrame
+        Metadata_Compound and MoA (lists).
+    n_moas : int
+        The most frequent mechanisms that keep their names; all else is "other".
+    n_neighbours, seed : int
+        Of UMAP.
+
+    Returns
+    -------
+    DataFrame
+        method, compound, x, y, label.
+
+    References
+    ----------
+    McInnes 2018, arXiv 1802.03426; cosine distance.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # umap warns of its own settings (one thread for a fixed seed)
+        from umap import UMAP
+
+    first_moa = compounds.set_index(COMPOUND)["MoA"].map(lambda names: names[0] if len(names) else "other")
+    tables = []
+    for method, table in consensus.items():
+        first = table[["split", "repeat", "fold"]].iloc[0]
+        part = table[(table[["split", "repeat", "fold"]] == first).all(axis=1) & (table["role"] == "test")]
+        part = part[(part["seed"] == 0) & part["control"].isin(["", "true_pairs"])]
+        label = part[COMPOUND].map(first_moa).fillna("other")
+        frequent = label[label != "other"].value_counts().index[:n_moas]
+        layout = UMAP(
+            n_neighbors=min(n_neighbours, len(part) - 1), metric="cosine", random_state=seed, n_jobs=1,
+            init="spectral" if len(part) > 15 else "random",
+        )  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            points = layout.fit_transform(embedding_values(part))
+        tables.append(pd.DataFrame({
+            "method": method, "compound": part[COMPOUND].to_numpy(), "x": points[:, 0], "y": points[:, 1],
+            "label": label.where(label.isin(frequent), "other").to_numpy(),
+        }))  # fmt: skip
+    return pd.concat(tables, ignore_index=True)
 
 
 def moa_clustering(

@@ -5,19 +5,31 @@ compounds enter through `transform` only. Notebooks 02, 03 and 04 call the same 
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from sklearn.base import clone
 
 from cpx_utils import splits
 from cpx_utils.encoders import Encoder
 from cpx_utils.metrics import retrieval_rank
 from cpx_utils.preprocessing import FeaturePreparation, consensus, pair_rows
-from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, METADATA_COLUMNS, compound_groups, feature_columns
+from cpx_utils.profiles import (
+    COMPOUND,
+    CONTROL,
+    DOSE,
+    KEYS,
+    METADATA_COLUMNS,
+    ScreenError,
+    compound_groups,
+    embedding_table,
+    embedding_values,
+    feature_columns,
+)
 
 CONTROLS = ("true_pairs", "deranged", "rows_shuffled", "random_codes")
-KEYS = ["split", "repeat", "fold", "seed", "method", "control"]
 
 
 @dataclass(frozen=True)
@@ -187,6 +199,8 @@ class CrossfitResult:
         Training curves of networks: `KEYS`, member, epoch, training, validation.
     encoders : dict
         Encoders fitted on true pairs (draw 0), by name of the fold.
+    n_fits : int
+        Number of encoders fitted.
     """
 
     wells: pd.DataFrame
@@ -194,6 +208,12 @@ class CrossfitResult:
     retrieval: pd.DataFrame
     history: pd.DataFrame
     encoders: dict[str, Encoder]
+    n_fits: int
+
+    @property
+    def n_dimensions(self) -> int:
+        """Length of the embedding."""
+        return embedding_values(self.consensus.iloc[:0]).shape[1]
 
 
 def crossfit(
@@ -202,6 +222,7 @@ def crossfit(
     folds: list[PreparedFold],
     *,
     controls: dict[str, int] | None = None,
+    first_seed: int = 0,
     progress: bool = True,
 ) -> CrossfitResult:
     """Fit a method on every fold and control, and embed.
@@ -216,6 +237,8 @@ def crossfit(
         From `prepare_folds`.
     controls
         Number of draws of each control, such as ``{"true_pairs": 1, "deranged": 3}``; ignored for methods without TX.
+    first_seed
+        Draw d uses the seed ``1000 * first_seed + d``, so that other seeds share no draw.
     progress
         Whether to show a progress bar.
 
@@ -237,7 +260,8 @@ def crossfit(
     parts: dict[str, list] = {"wells": [], "consensus": [], "retrieval": [], "history": []}
     encoders = {}
     for prepared, control, seed in tqdm(jobs, desc=method, disable=not progress, mininterval=2):
-        encoder = fit_encoder(make(seed), prepared, control or "true_pairs", seed)
+        used = 1000 * first_seed + seed
+        encoder = fit_encoder(make(used), prepared, control or "true_pairs", used)
         if seed == 0 and control in ("", "true_pairs"):
             encoders[prepared.name] = encoder
         key = dict(zip(KEYS, (prepared.split, prepared.repeat, prepared.fold, seed, method, control), strict=True))
@@ -249,7 +273,85 @@ def crossfit(
     joined = {
         name: pd.concat(tables, ignore_index=True) if tables else pd.DataFrame() for name, tables in parts.items()
     }
-    return CrossfitResult(**joined, encoders=encoders)
+    return CrossfitResult(**joined, encoders=encoders, n_fits=len(jobs))
+
+
+def crossfit_all(
+    encoders: dict[str, Encoder],
+    folds: list[PreparedFold],
+    controls: dict[str, int],
+    *,
+    first_seed: int = 0,
+    step: Callable = nullcontext,
+) -> tuple[dict[str, CrossfitResult], dict[str, str]]:
+    """`crossfit` several methods; those that the screen doesn't allow are left out with their reason.
+
+    Parameters
+    ----------
+    encoders
+        An unfitted encoder for each method; it is cloned for every fit, with a seed of its own where it has one.
+    folds, controls, first_seed
+        As for `crossfit`.
+    step
+        Context manager that is entered with the name of each method's work, such as `Workspace.step`.
+
+    Returns
+    -------
+    results, left_out
+        By method: what it gives, or why it can't be fitted here.
+    """
+    results, left_out = {}, {}
+    for method, encoder in encoders.items():
+        has_seed = "seed" in encoder.get_params()
+
+        def make(seed, encoder=encoder, has_seed=has_seed):
+            return clone(encoder).set_params(**({"seed": seed} if has_seed else {}))
+
+        try:
+            with step(f"fit {method}"):
+                results[method] = crossfit(method, make, folds, controls=controls, first_seed=first_seed)
+        except ScreenError as error:
+            left_out[method] = str(error)
+    return results, left_out
+
+
+def method_table(
+    results: dict[str, CrossfitResult], left_out: dict[str, str], oracles: dict[str, pd.DataFrame] | None = None
+) -> pd.DataFrame:
+    """Which representations a stage made: method, kind (CP only, with TX, oracle), dimensions, left_out (reason)."""
+    rows = [
+        (method, "with TX" if (result.consensus["control"] != "").any() else "CP only", result.n_dimensions, "")
+        for method, result in results.items()
+    ]
+    rows += [(method, "oracle", embedding_values(table).shape[1], "") for method, table in (oracles or {}).items()]
+    rows += [(method, "", 0, reason) for method, reason in left_out.items()]
+    return pd.DataFrame(rows, columns=["method", "kind", "dimensions", "left_out"])
+
+
+def retrieval_curves(retrieval: pd.DataFrame, n_points: int = 51) -> pd.DataFrame:
+    """Share of test compounds whose own TX profile lies within a share of the ranking.
+
+    Parameters
+    ----------
+    retrieval
+        Method, control, and `rank_share`: rank over (candidates - 1).
+    n_points
+        Points between 0 and 1.
+
+    Returns
+    -------
+    DataFrame
+        `method`, `control`, `rank_share`, `share_of_compounds`.
+    """
+    grid = np.linspace(0, 1, n_points)
+    tables = []
+    for (method, control), part in retrieval.groupby(["method", "control"], sort=False):
+        ranks = np.sort(part["rank_share"].to_numpy())
+        share = np.searchsorted(ranks, grid, side="right") / len(ranks)
+        tables.append(
+            pd.DataFrame({"method": method, "control": control, "rank_share": grid, "share_of_compounds": share})
+        )
+    return pd.concat(tables, ignore_index=True)
 
 
 def _keyed(table, key):
@@ -275,26 +377,38 @@ def _embed(encoder, prepared):
     return wells, compounds, _retrieval(encoder, prepared, codes)
 
 
+def cross_modal_codes(
+    encoder: Encoder, prepared: PreparedFold, codes: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Test compounds of a fold in the space that CP and TX share.
+
+    Parameters
+    ----------
+    encoder
+        A fitted cross-modal encoder.
+    prepared
+        The fold.
+    codes
+        `encoder.transform(prepared.cp)`, where it is known already.
+
+    Returns
+    -------
+    compounds, cp, tx
+        Ids (n_test,), and the codes of their CP and TX consensus profiles, each (n_test, n_dimensions).
+    """
+    codes = encoder.transform(prepared.cp) if codes is None else codes
+    rows = prepared.is_test & (prepared.partner >= 0)
+    metadata, cp = consensus(prepared.cp_wells[rows], codes[rows], by="compound")
+    treatments = prepared.tx_treatments.assign(**{CONTROL: False})
+    tx_metadata, tx = consensus(treatments, encoder.transform_tx(prepared.tx), by="compound")
+    return metadata[COMPOUND].to_numpy(), cp, tx[tx_metadata[COMPOUND].isin(metadata[COMPOUND]).to_numpy()]
+
+
 def _retrieval(encoder, prepared, codes):
     if not encoder.cross_modal:
         return pd.DataFrame()
-    rows = prepared.is_test & (prepared.partner >= 0)
-    metadata, query = consensus(prepared.cp_wells[rows], codes[rows], by="compound")
-    treatments = prepared.tx_treatments.assign(**{CONTROL: False})
-    tx_metadata, target = consensus(treatments, encoder.transform_tx(prepared.tx), by="compound")
-    target = target[tx_metadata[COMPOUND].isin(metadata[COMPOUND]).to_numpy()]
-    rank = retrieval_rank(query, target)
-    return pd.DataFrame({"compound": metadata[COMPOUND], "rank": rank, "n_candidates": len(rank)})
-
-
-def embedding_table(values: np.ndarray) -> pd.DataFrame:
-    """Columns z000, z001 ... (n, n_dimensions), float32."""
-    return pd.DataFrame(np.asarray(values, np.float32), columns=[f"z{i:03d}" for i in range(values.shape[1])])
-
-
-def embedding_values(table: pd.DataFrame) -> np.ndarray:
-    """The z columns of an embedding table (n, n_dimensions)."""
-    return table[[name for name in table.columns if name[0] == "z" and name[1:].isdigit()]].to_numpy(np.float32)
+    compounds, cp, tx = cross_modal_codes(encoder, prepared, codes)
+    return pd.DataFrame({"compound": compounds, "rank": retrieval_rank(cp, tx), "n_candidates": len(compounds)})
 
 
 def oracle_consensus(folds: list[PreparedFold], with_cp: pd.DataFrame) -> dict[str, pd.DataFrame]:

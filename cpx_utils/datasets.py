@@ -76,10 +76,11 @@ class Dataset:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How a screen is read: size and seed of the simulated one, mirror, data folder, whether hashes bind."""
+    """How a screen is read: what is simulated, mirror, data folder, whether hashes bind."""
 
     size: str = "default"
     seed: int = 0
+    shared_strength: float | None = None
     mirror: str = ""
     data_dir: str = ""
     unverified: bool = False
@@ -188,7 +189,8 @@ _ANNOTATION_FILES = (
 def _read_simulated(dataset: Dataset, obtain: Callable[[str], LocalFile], options: ReadOptions) -> Screen:
     from cpx_utils.simulation import simulate_screen
 
-    return simulate_screen(size=options.size, seed=options.seed)
+    knobs = {} if options.shared_strength is None else {"shared_strength": options.shared_strength}
+    return simulate_screen(size=options.size, seed=options.seed, **knobs)
 
 
 # Symbols for which R's make.names wrote "." for "-": HLA genes, mitochondrial MT- genes, the numbered NKX and
@@ -388,6 +390,7 @@ def read_screen(
     *,
     size: str = "default",
     seed: int = 0,
+    shared_strength: float | None = None,
     mirror: str = "",
     data_dir: str = "",
     unverified: bool = False,
@@ -398,8 +401,8 @@ def read_screen(
     ----------
     dataset : str
         Key of `DATASETS`, or the path of a ``.toml`` file.
-    size, seed
-        Of the simulated screen; other screens ignore them.
+    size, seed, shared_strength
+        Of the simulated screen (`cpx_utils.simulation.SimulationSettings`); other screens ignore them.
     mirror : str
         Folder or address that replaces ``https://`` (see `fetch`).
     data_dir : str
@@ -412,12 +415,24 @@ def read_screen(
     ScreenError
         One line for whatever is wrong: the name, a download, the first thing wrong with the tables.
     """
-    options = ReadOptions(size=size, seed=seed, mirror=mirror, data_dir=data_dir, unverified=unverified)
+    options = ReadOptions(
+        size=size,
+        seed=seed,
+        shared_strength=shared_strength,
+        mirror=mirror,
+        data_dir=data_dir,
+        unverified=unverified,
+    )
     if is_user_screen(dataset):
         from cpx_utils.user_screens import read_user_screen
 
         return read_user_screen(dataset, reserved=DATASETS)
     return require_valid(_read_registered(_registered(dataset), options))
+
+
+def local_files(screen: Screen) -> list[Path]:
+    """The user's own files behind a screen, so that a run notices when one of them changes."""
+    return [Path(source["address"]) for source in screen.sources if not source["address"].startswith("http")]
 
 
 def examine_screen(dataset: str, **options) -> tuple[Screen | None, list[str]]:

@@ -198,6 +198,12 @@ def nearest_decile(rank: np.ndarray, n_candidates: int | np.ndarray) -> np.ndarr
     return 10 * np.asarray(rank) <= np.asarray(n_candidates) - 1
 
 
+def chance_of_nearest_decile(n_candidates: int | np.ndarray) -> float:
+    """Probability of :func:`nearest_decile` for a rank drawn at random, averaged over queries."""
+    n_candidates = np.asarray(n_candidates)
+    return float(np.mean((np.floor(0.1 * (n_candidates - 1)) + 1) / n_candidates))
+
+
 def silhouette(similarity: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Silhouette of each item with distance ``1 - similarity`` (Rousseeuw 1987).
 

@@ -25,6 +25,8 @@ METADATA_COLUMNS = [PLATE, WELL, COMPOUND, DOSE, CONTROL]
 COMPOUND_COLUMNS = [COMPOUND, "InChIKey14", "SMILES", "MoA", "target"]
 ACTIVITY_COLUMNS = [COMPOUND, "task", "active"]
 TASK_COLUMNS = ["task", "target", "family"]
+# What identifies a fitted representation in every table of the study; `seed` is the number of the draw.
+KEYS = ["split", "repeat", "fold", "seed", "method", "control"]
 
 MIN_PAIRED_COMPOUNDS = 10
 MIN_TASKS_PER_FAMILY = 3
@@ -79,6 +81,22 @@ def feature_columns(table: pd.DataFrame) -> list[str]:
 def feature_matrix(table: pd.DataFrame) -> np.ndarray:
     """Features as a float32 array of shape (n_wells, n_features); missing values are NaN."""
     return np.ascontiguousarray(table[feature_columns(table)].to_numpy(dtype=np.float32))
+
+
+def embedding_table(values: np.ndarray) -> pd.DataFrame:
+    """Columns z000, z001 ... of an embedding (n, n_dimensions), float32."""
+    return pd.DataFrame(np.asarray(values, np.float32), columns=[f"z{i:03d}" for i in range(values.shape[1])])
+
+
+def embedding_values(table: pd.DataFrame) -> np.ndarray:
+    """The z columns of an embedding table: float32 (n, n_dimensions).
+
+    Columns without any value are left out: a method whose length differs between folds (raw CP, where each fold selects
+    its features) fills a table of several folds only as far as each goes.
+    """
+    names = [name for name in table.columns if name[0] == "z" and name[1:].isdigit()]
+    values = table[names].to_numpy(np.float32)
+    return values[:, ~np.isnan(values).all(axis=0)] if len(values) else values
 
 
 def compound_groups(compounds: pd.DataFrame) -> pd.Series:

@@ -133,7 +133,7 @@ def simulate_screen(size: str = "default", seed: int = 0, **knobs: float) -> Scr
     -------
     Screen
         Wells of both modalities with their controls, compounds with MoA and structure, tasks and labels. The truth
-        behind it is in `simulate_truth` with the same arguments.
+        behind it is in `simulate_truth` with the settings of the same size and knobs.
 
     Raises
     ------
@@ -185,7 +185,7 @@ def simulate_truth(settings: SimulationSettings, seed: int = 0) -> dict[str, np.
     -------
     dict
         `compound` (n,) ids; `moa` (n,) index; `amplitude` (n,), 0 for inactive compounds; `response` (n, n_doses) of
-        the Hill equation; `shared` (n, n_shared), `cp_only`, `tx_only` likewise; the loadings `cp_from_shared`
+        the Hill equation; `tx_amplitude` and `tx_response`, which are the same unless TX shares nothing; `shared` (n, n_shared), `cp_only`, `tx_only` likewise; the loadings `cp_from_shared`
         (n_shared, n_cp_features), `cp_from_cp_only`, `tx_from_shared`, `tx_from_tx_only`.
     """
     rng = np.random.default_rng([seed, 0])
@@ -198,11 +198,16 @@ def simulate_truth(settings: SimulationSettings, seed: int = 0) -> dict[str, np.
     ec50 = 10.0 ** rng.normal(0.4, 0.4, n)  # micromolar
     dose = np.asarray(settings.doses)
     response = dose**settings.hill_slope / (dose**settings.hill_slope + ec50[:, None] ** settings.hill_slope)
+    amplitude = active * rng.lognormal(0.0, 0.4, n)
+    # Which compounds act, and from which dose on, is shared knowledge too: without it TX has strengths of its own.
+    same = np.arange(n) if settings.shared_strength else np.random.default_rng([seed, 2]).permutation(n)
     return {
         "compound": np.array([f"SIM-{number:05d}" for number in range(1, n + 1)], dtype=object),
         "moa": moa,
-        "amplitude": active * rng.lognormal(0.0, 0.4, n),
+        "amplitude": amplitude,
         "response": response,
+        "tx_amplitude": amplitude[same],
+        "tx_response": response[same],
         "shared": _moa_effects(moa, settings.n_shared, settings.moa_share, rng),
         "cp_only": _moa_effects(moa, settings.n_cp_only, settings.moa_share_private, rng),
         "tx_only": _moa_effects(moa, settings.n_tx_only, tx_moa_share, rng),
@@ -232,7 +237,8 @@ def _loadings(n_effects: int, n_features: int, decay: float, rng: np.random.Gene
 def _cell_painting_wells(settings: SimulationSettings, truth: dict, rng: np.random.Generator) -> pd.DataFrame:
     signal = settings.cp_shared * truth["shared"] @ truth["cp_from_shared"]
     signal = signal + settings.cp_only * truth["cp_only"] @ truth["cp_from_cp_only"]  # (n_compounds, n_features)
-    layout, effect = _layout(settings, truth, signal, settings.n_cp_replicates, "CP", rng)
+    strength = truth["amplitude"][:, None] * truth["response"]  # (n_compounds, n_doses)
+    layout, effect = _layout(settings, truth["compound"], strength, signal, settings.n_cp_replicates, "CP", rng)
     values = effect + settings.cp_noise * _noise(
         truth["cp_noise_loadings"], settings.cp_noise_correlated, effect.shape, rng
     )
@@ -250,7 +256,8 @@ def _cell_painting_wells(settings: SimulationSettings, truth: dict, rng: np.rand
 def _transcriptomics_wells(settings: SimulationSettings, truth: dict, rng: np.random.Generator) -> pd.DataFrame:
     signal = settings.shared_strength * truth["shared"] @ truth["tx_from_shared"]
     signal = signal + settings.tx_only * truth["tx_only"] @ truth["tx_from_tx_only"]  # (n_compounds, n_genes)
-    layout, effect = _layout(settings, truth, signal, settings.n_tx_replicates, "TX", rng)
+    strength = truth["tx_amplitude"][:, None] * truth["tx_response"]  # (n_compounds, n_doses)
+    layout, effect = _layout(settings, truth["compound"], strength, signal, settings.n_tx_replicates, "TX", rng)
     values = effect + settings.tx_noise * _noise(
         truth["tx_noise_loadings"], settings.tx_noise_correlated, effect.shape, rng
     )
@@ -261,7 +268,8 @@ def _transcriptomics_wells(settings: SimulationSettings, truth: dict, rng: np.ra
 
 def _layout(
     settings: SimulationSettings,
-    truth: dict,
+    compounds: np.ndarray,
+    strength: np.ndarray,
     signal: np.ndarray,
     n_replicates: int,
     prefix: str,
@@ -273,14 +281,14 @@ def _layout(
     """
     n_doses = len(settings.doses)
     treatment = rng.permutation(settings.n_compounds * n_doses)
-    strength = (truth["amplitude"][:, None] * truth["response"]).ravel()  # (n_compounds * n_doses,)
+    strength = strength.ravel()  # (n_compounds * n_doses,)
     doses = np.tile(settings.doses, settings.n_compounds)
     maps = np.array_split(treatment, -(-len(treatment) // settings.n_treatments_per_plate))
     tables, effects = [], []
     for number, on_map in enumerate(maps, start=1):
         wells = _well_names(len(on_map) + settings.n_control_wells)
         position = rng.permutation(len(wells))
-        compound = np.append(truth["compound"][on_map // n_doses], [CONTROL_NAME] * settings.n_control_wells)
+        compound = np.append(compounds[on_map // n_doses], [CONTROL_NAME] * settings.n_control_wells)
         is_control = np.arange(len(wells)) >= len(on_map)
         effect = np.zeros((len(wells), signal.shape[1]))
         effect[: len(on_map)] = strength[on_map, None] * signal[on_map // n_doses]
@@ -333,7 +341,8 @@ def _plate_effects(
 
 def _assays(settings: SimulationSettings, truth: dict, rng: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Binary assays by family: a family reads shared, CP-only, TX-only, all or none of the effects."""
-    expressed = {name: truth["amplitude"][:, None] * truth[name] for name in ("shared", "cp_only", "tx_only")}
+    amplitudes = {"shared": "amplitude", "cp_only": "amplitude", "tx_only": "tx_amplitude"}
+    expressed = {name: truth[amplitude][:, None] * truth[name] for name, amplitude in amplitudes.items()}
     sources = {
         "shared": expressed["shared"],
         "cp_only": expressed["cp_only"],

@@ -395,6 +395,38 @@ def _feature_table(profile: _ProfileTable, names: Sequence[str]) -> pd.DataFrame
     return pd.DataFrame(columns).astype(np.float32)
 
 
+def read_cell_painting(path: str | Path, columns: dict[str, str] | None = None, features: str = "") -> pd.DataFrame:
+    """Read one table of Cell Painting wells by the rules of a user's screen.
+
+    Parameters
+    ----------
+    path : path
+        csv, csv.gz or parquet.
+    columns : dict, optional
+        How the columns are called: any of compound, dose, plate, well, control; the names of the study's own tables
+        for those left out.
+    features : str
+        Regular expression that picks the features; empty: those that start with Cells_, Cytoplasm_ or Nuclei_.
+
+    Returns
+    -------
+    DataFrame
+        Metadata columns and float32 features.
+
+    Raises
+    ------
+    ScreenError
+        One line for whatever is wrong with the file.
+    """
+    path = Path(path)
+    mapping = DEFAULT_COLUMNS | (columns or {})
+    table = read_table(path, path.name, list(mapping.values()))
+    for role in {"compound", *(columns or {})}:
+        _require_column(table, mapping[role], path.name, role)
+    profile = _ProfileTable("CP", path.name, table, mapping, features)
+    return _profile_wells(profile, _feature_names(profile, (), []))
+
+
 def _optional(profile: _ProfileTable, role: str) -> pd.Series | None:
     column = profile.columns[role]
     return profile.table[column] if column in profile.table.columns else None

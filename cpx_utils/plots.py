@@ -1,0 +1,1669 @@
+"""One function a figure kind, one palette and one order of methods for the whole study.
+
+Every function takes tidy tables, leaves them as they are and returns a :class:`StudyFigure`: nothing is shown,
+saved or closed here. In a notebook a figure is seen when it is the last line of its cell. What cannot be drawn
+(an empty table) becomes a figure that says so in words, and a missing column a ``ValueError`` that names it.
+The same tables give the same picture: jitter and label placing draw on no global state.
+
+The marks mean the same everywhere. Squares in greys are methods that never see transcriptomics (TX), circles are
+methods trained on Cell Painting (CP) and TX pairs, one hue each; filled is the true pairing, open is a control.
+Black diamonds are oracles, which need the TX of the very compound. Hues stay apart under the common forms of
+colour blindness (Wong 2011, doi 10.1038/nmeth.1618).
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import wraps
+
+import matplotlib
+import matplotlib.style
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.textpath import text_to_path
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+
+METHOD_ORDER = [
+    "raw_cp",
+    "sphered_cp",
+    "pca_cp",
+    "lda_identity",
+    "ridge_tx",
+    "rcca",
+    "autoencoder",
+    "contrastive",
+    "tx",
+    "cp_tx",
+]
+METHOD_LABELS = {
+    "raw_cp": "raw CP",
+    "sphered_cp": "sphered CP",
+    "pca_cp": "PCA of CP",
+    "lda_identity": "LDA on identity (no TX)",
+    "ridge_tx": "ridge CP→TX",
+    "rcca": "regularised CCA",
+    "autoencoder": "autoencoder",
+    "contrastive": "contrastive",
+    "tx": "TX itself (oracle)",
+    "cp_tx": "CP and TX (oracle)",
+}
+METHOD_COLOURS = {
+    "raw_cp": "#B3B3B3",
+    "sphered_cp": "#8F8F8F",
+    "pca_cp": "#6E6E6E",
+    "lda_identity": "#4F4F4F",
+    "ridge_tx": "#E69F00",
+    "rcca": "#56B4E9",
+    "autoencoder": "#0072B2",
+    "contrastive": "#D55E00",
+    "tx": "#000000",
+    "cp_tx": "#2E2E2E",
+}
+CP_ONLY = ("raw_cp", "sphered_cp", "pca_cp", "lda_identity")
+ORACLES = ("tx", "cp_tx")
+CONTROL_ORDER = ["", "true_pairs", "deranged", "rows_shuffled", "random_codes", "untrained"]
+CONTROL_LABELS = {
+    "": "",
+    "true_pairs": "true pairs",
+    "deranged": "deranged pairs",
+    "rows_shuffled": "rows shuffled",
+    "random_codes": "random codes",
+    "untrained": "untrained network",
+}
+CONTROL_MARKERS = {"deranged": "o", "rows_shuffled": "s", "random_codes": "^", "untrained": "v"}
+CONTROL_LINES = {"deranged": "--", "rows_shuffled": ":", "random_codes": "-.", "untrained": (0, (1, 3))}
+# Methods that a reader adds take one of these, the same one every time.
+SPARE_COLOURS = ("#CC79A7", "#009E73", "#332288", "#999933")
+CATEGORY_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#332288", "#999933")
+CATEGORY_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
+MODALITY_COLOURS = {"CP": "#00785A", "TX": "#AA4499"}
+VERDICT_COLOURS = {
+    "supported": "#00785A",
+    "explained without TX": "#B35900",
+    "not supported": "#A50F15",
+    "inconclusive": "#555555",
+    "not testable": "#777777",
+}
+ENDPOINT_LABELS = {
+    "tx_strong_tasks": "tasks where TX excels and CP does not",
+    "replicate_map": "replicates together",
+    "moa_map": "mechanisms of action together",
+    "family_auc": "bioactivity by target family",
+}
+ENDPOINT_UNITS = {"tx_strong_tasks": "ROC-AUC", "replicate_map": "mAP", "moa_map": "mAP", "family_auc": "ROC-AUC"}
+
+SINGLE_WIDTH, FULL_WIDTH = 6.4, 7.2  # inches
+SMALL, NORMAL, LARGE = 8.0, 8.5, 10.0  # points
+GREY, PALE = "#777777", "#D9D9D9"
+STYLE = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so every machine draws the same letters
+    "font.size": SMALL,
+    "axes.titlesize": NORMAL,
+    "axes.labelsize": NORMAL,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#555555",
+    "axes.linewidth": 0.8,
+    "xtick.labelsize": SMALL,
+    "ytick.labelsize": SMALL,
+    "xtick.color": "#555555",
+    "ytick.color": "#555555",
+    "xtick.labelcolor": "black",
+    "ytick.labelcolor": "black",
+    "legend.fontsize": SMALL,
+    "legend.title_fontsize": SMALL,
+    "legend.frameon": False,
+    "figure.dpi": 100,
+    "image.interpolation": "nearest",
+    "lines.markersize": 5.5,
+}
+
+
+# --------------------------------------------------------------------------------------------------
+# The figure, its title, its words
+
+
+class StudyFigure(Figure):
+    """A matplotlib figure that pyplot does not hold, so that a notebook shows it once and memory is given back.
+
+    It draws itself in the style of the study whatever the notebook's own settings are.
+    """
+
+    def draw(self, renderer):
+        with matplotlib.style.context(["default", STYLE]):
+            super().draw(renderer)
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows."""
+        file = io.BytesIO()
+        self.savefig(file, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
+        return file.getvalue()
+
+
+def _styled(function: Callable[..., StudyFigure]) -> Callable[..., StudyFigure]:
+    """Draw in the style of the study and leave the caller's settings alone."""
+
+    @wraps(function)
+    def draw(*args, **kwargs):
+        with matplotlib.style.context(["default", STYLE]):
+            return function(*args, **kwargs)
+
+    return draw
+
+
+def text_width(text: str, size: float = SMALL, weight: str = "normal") -> float:
+    """Width in inches of one line of text in the study's font at `size` points."""
+    font = FontProperties(family=STYLE["font.family"], size=size, weight=weight)
+    return text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] / 72
+
+
+def wrap_text(text: str, width: float, size: float = SMALL, weight: str = "normal", max_lines: int = 0) -> str:
+    """Break text into lines of at most `width` inches, at spaces, as set in the study's font.
+
+    Parameters
+    ----------
+    text : str
+        Line breaks in it are kept.
+    width : float
+        Inches. A single word that is longer stands alone on its line.
+    size, weight
+        Of the letters.
+    max_lines : int
+        If given, what is beyond this many lines is cut, with an ellipsis.
+
+    Returns
+    -------
+    str
+    """
+    lines: list[str] = []
+    for paragraph in str(text).split("\n"):
+        line = ""
+        for word in paragraph.split():
+            longer = f"{line} {word}".strip()
+            if line and text_width(longer, size, weight) > width:
+                lines.append(line)
+                longer = word
+            line = longer
+        lines.append(line)
+    if max_lines:
+        cut = len(lines) > max_lines
+        lines = [_shorten(line, width, size, weight) for line in lines[:max_lines]]
+        if cut and not lines[-1].endswith("…"):
+            lines[-1] = _shorten(lines[-1] + " …", width, size, weight)
+    return "\n".join(lines)
+
+
+def _shorten(line: str, width: float, size: float, weight: str) -> str:
+    if text_width(line, size, weight) <= width:
+        return line
+    line = line.rstrip(" …")
+    while line and text_width(line + "…", size, weight) > width:
+        line = line[:-1]
+    return line.rstrip() + "…"
+
+
+def _figure(width: float, height: float, title: str) -> StudyFigure:
+    """A figure with a wrapped title at its left; `height` is without the title."""
+    wrapped = wrap_text(title, width - 0.15, LARGE, "bold") if title else ""
+    lines = wrapped.count("\n") + 1 if wrapped else 0
+    fig = StudyFigure(figsize=(width, height + 0.17 * lines), layout="constrained")
+    FigureCanvasAgg(fig)
+    if wrapped:
+        fig.suptitle(wrapped, x=0.01, ha="left", size=LARGE, weight="bold", linespacing=1.15)
+    return fig
+
+
+def _nothing(title: str, reason: str, width: float = SINGLE_WIDTH) -> StudyFigure:
+    """The figure of what cannot be drawn: its title, and why."""
+    fig = _figure(width, 0.75, title)
+    ax = fig.subplots()
+    ax.set_axis_off()
+    words = wrap_text(f"nothing to show: {reason}", width - 0.3, NORMAL)
+    ax.text(0, 0.5, words, size=NORMAL, color=GREY, va="center", style="italic", transform=ax.transAxes)
+    return fig
+
+
+def _need(table: pd.DataFrame | None, columns: Iterable[str], drawn_by: str) -> pd.DataFrame:
+    """A copy of the table, its index reset; an absent table is an empty one; missing columns are named."""
+    if table is None:
+        return pd.DataFrame(columns=list(columns))
+    table = pd.DataFrame(table)
+    missing = [column for column in columns if column not in table]
+    if missing and len(table.columns):
+        raise ValueError(f"{drawn_by} needs the columns {', '.join(missing)}; given: {', '.join(map(str, table))}")
+    return table.reset_index(drop=True).copy() if not missing else pd.DataFrame(columns=list(columns))
+
+
+def _note(fig: Figure, text: str) -> None:
+    """A sentence under the whole figure."""
+    fig.supxlabel(
+        wrap_text(text, fig.get_figwidth() - 0.15, SMALL), x=0.01, ha="left", size=SMALL, color=GREY, linespacing=1.2
+    )
+
+
+def _legend(fig: Figure, handles: Sequence, *, side: str = "below", title: str = ""):
+    """A legend outside the panels: in as many columns below as the width holds, or in one at the right."""
+    if side == "right":
+        return fig.legend(handles=handles, loc="outside right upper", title=title or None, alignment="left")
+    widest = max(text_width(handle.get_label()) for handle in handles)
+    columns = int(np.clip((fig.get_figwidth() - 0.1) // (widest + 0.5), 1, len(handles)))
+    return fig.legend(
+        handles=handles,
+        loc="outside lower left",
+        ncols=columns,
+        title=title or None,
+        alignment="left",
+        handlelength=1.6,
+        columnspacing=1.2,
+        borderpad=0.1,
+    )
+
+
+def spread(positions: Sequence[float], gap: float) -> np.ndarray:
+    """Move positions apart to at least `gap` of each other, as little as possible in the squared sense, order kept.
+
+    Isotonic regression of the positions less their rank times the gap, by pooling neighbours that violate the order
+    (Barlow et al. 1972).
+    """
+    positions = np.asarray(positions, dtype=float)
+    order = np.argsort(positions, kind="stable")
+    blocks: list[list[float]] = []  # [mean, size]
+    for rank, value in enumerate(positions[order]):
+        blocks.append([value - rank * gap, 1])
+        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
+            mean, size = blocks.pop()
+            blocks[-1] = [(blocks[-1][0] * blocks[-1][1] + mean * size) / (blocks[-1][1] + size), blocks[-1][1] + size]
+    pooled = np.concatenate([[mean] * int(size) for mean, size in blocks]) if blocks else np.zeros(0)
+    result = np.empty(len(positions))
+    result[order] = pooled + gap * np.arange(len(positions))
+    return result
+
+
+# --------------------------------------------------------------------------------------------------
+# Methods and controls
+
+
+def _base(method: str) -> str:
+    return method.removeprefix("concat:")
+
+
+def order_methods(methods: Iterable[str]) -> list[str]:
+    """The distinct methods in the order of the study; ``concat:<method>`` follows its method, unknown ones come
+    before the oracles."""
+    first_oracle = METHOD_ORDER.index(ORACLES[0])
+
+    def place(method: str):
+        base = _base(method)
+        known = base in METHOD_ORDER
+        return (METHOD_ORDER.index(base) if known else first_oracle - 0.5, "" if known else base, method != base)
+
+    return sorted({str(method) for method in methods}, key=place)
+
+
+def order_controls(controls: Iterable[str]) -> list[str]:
+    """The distinct controls, the true pairing first."""
+    known = {name: number for number, name in enumerate(CONTROL_ORDER)}
+    return sorted({str(name) for name in controls}, key=lambda name: (known.get(name, len(known)), name))
+
+
+def method_label(method: str) -> str:
+    """Name of a method for a reader; a method that the study does not know keeps its own."""
+    label = METHOD_LABELS.get(_base(method), _base(method))
+    return f"[CP, {label}]" if method.startswith("concat:") else label
+
+
+def method_colour(method: str) -> str:
+    """Colour of a method, ``concat:<method>`` and unknown methods included; always the same for the same name."""
+    base = _base(method)
+    return METHOD_COLOURS.get(base) or SPARE_COLOURS[zlib.crc32(base.encode()) % len(SPARE_COLOURS)]
+
+
+def control_label(control: str) -> str:
+    """Name of a control for a reader."""
+    return CONTROL_LABELS.get(control, control)
+
+
+def _is_true(control: str) -> bool:
+    return control in ("", "true_pairs")
+
+
+def _marker(method: str, control: str) -> dict:
+    """Marker of a method and control: its kind by shape, filled for the true pairing, open for a control."""
+    colour = method_colour(method)
+    if not _is_true(control):
+        shape = CONTROL_MARKERS.get(control, "P")
+        return {"marker": shape, "mfc": "white", "mec": colour, "mew": 1.2, "ms": 4.8}
+    shape = "s" if method in CP_ONLY else "D" if method in ORACLES else "o"
+    return {"marker": shape, "mfc": colour, "mec": colour, "mew": 1.0, "ms": 5.0 if shape != "o" else 6.0}
+
+
+def _clean_names(table: pd.DataFrame) -> pd.DataFrame:
+    """Method and control as text: a csv read back has NaN where a method has no control."""
+    if "control" not in table:
+        table["control"] = ""
+    table["control"] = table["control"].astype(object).where(table["control"].notna(), "").astype(str)
+    table["method"] = table["method"].astype(str)
+    return table
+
+
+def _kind_handles(table: pd.DataFrame) -> list[Line2D]:
+    """Legend of the marker shapes that occur; empty where all rows are of one kind."""
+    pairs = set(zip(table["method"], table["control"], strict=True))
+    plain = {"ls": "", "color": "none"}
+    found = []
+    if any(method in CP_ONLY for method, _ in pairs):
+        found.append(Line2D([], [], marker="s", ms=5, mfc=GREY, mec=GREY, label="never sees TX", **plain))
+    if any(_is_true(control) and method not in (*CP_ONLY, *ORACLES) for method, control in pairs):
+        found.append(Line2D([], [], marker="o", ms=6, mfc=GREY, mec=GREY, label="trained on true CP–TX pairs", **plain))
+    for control in order_controls(control for _, control in pairs if not _is_true(control)):
+        shape = CONTROL_MARKERS.get(control, "P")
+        label = f"control: {control_label(control)}"
+        found.append(Line2D([], [], marker=shape, ms=4.8, mfc="white", mec=GREY, mew=1.2, label=label, **plain))
+    if any(method in ORACLES for method, _ in pairs):
+        label = "oracle: needs the compound's own TX"
+        found.append(Line2D([], [], marker="D", ms=5, mfc="black", mec="black", label=label, **plain))
+    return found if len(found) > 1 else []
+
+
+# --------------------------------------------------------------------------------------------------
+# Axes
+
+
+def _rows(ax: Axes, labels: Sequence[str], *, colours: Sequence[str] | None = None) -> None:
+    """Name the rows of a horizontal figure, the first on top."""
+    ax.set_yticks(range(len(labels)), labels)
+    ax.set_ylim(len(labels) - 0.45, -0.55)
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    for tick, colour in zip(ax.get_yticklabels(), colours or [], strict=False):
+        tick.set_color(colour)
+
+
+def _few_ticks(ax: Axes, n: int = 5) -> None:
+    ax.xaxis.set_major_locator(MaxNLocator(n))
+
+
+def _interval(ax: Axes, y: float, low: float, high: float, colour: str, *, width: float = 1.6) -> None:
+    if np.isfinite(low) and np.isfinite(high):
+        ax.plot([low, high], [y, y], color=colour, lw=width, solid_capstyle="butt", zorder=2)
+
+
+def _series(ax: Axes, rows: pd.DataFrame, y: float, *, value: str = "mean", colour: str = "") -> None:
+    """The marks of one row: every control of a method with its interval, the true pairing on top."""
+    controls = order_controls(rows["control"])
+    offsets = (np.arange(len(controls)) - (len(controls) - 1) / 2) * min(0.26, 0.8 / max(len(controls), 1))
+    for control, offset in zip(controls, offsets, strict=True):
+        for _, row in rows[rows["control"] == control].iterrows():
+            marker = _marker(row["method"], control)
+            if colour:
+                marker |= {"mec": colour, "mfc": colour if _is_true(control) else "white"}
+            line = 1.8 if _is_true(control) else 1.1
+            _interval(ax, y + offset, row["ci_low"], row["ci_high"], marker["mec"], width=line)
+            if np.isfinite(row[value]):
+                ax.plot([row[value]], [y + offset], ls="", zorder=3, **marker)
+
+
+def _line_labels(ax: Axes, lines: Sequence[tuple[float, str, str]]) -> None:
+    """Vertical lines with their names above the panel: (position, name, line style). Neighbours look away."""
+    places = sorted(line for line in lines if np.isfinite(line[0]))
+    for number, (x, name, style) in enumerate(places):
+        ax.axvline(x, color=GREY, lw=1, ls=style, zorder=1)
+        side = "center" if len(places) == 1 else "right" if number == 0 else "left"
+        transform = ax.get_xaxis_transform()
+        ax.text(x, 1.01, name, transform=transform, ha=side, va="bottom", size=SMALL, color="#555555")
+
+
+def _unmeasured(ax: Axes, y: float) -> None:
+    transform = ax.get_yaxis_transform()
+    ax.text(0.01, y, "not measured", transform=transform, va="center", size=SMALL, color=GREY, style="italic")
+
+
+def _grid(fig: Figure, n: int, columns: int, **options) -> list[Axes]:
+    """Panels in reading order, without empty ones."""
+    rows = -(-n // columns)
+    axes = fig.subplots(rows, columns, squeeze=False, **options).ravel()
+    for ax in axes[n:]:
+        ax.remove()
+    return list(axes[:n])
+
+
+def _finite(values: pd.Series) -> np.ndarray:
+    return np.isfinite(pd.to_numeric(values, errors="coerce").to_numpy(dtype=float))
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−")
+
+
+# --------------------------------------------------------------------------------------------------
+# Methods beside each other
+
+
+def _intervals_panel(
+    ax: Axes, table: pd.DataFrame, methods: list[str], chance: float | None, reference: str | None
+) -> None:
+    for y, method in enumerate(methods):
+        rows = table[table["method"] == method]
+        if _finite(rows["mean"]).any():
+            _series(ax, rows, y)
+        else:
+            _unmeasured(ax, y)
+    lines = [] if chance is None else [(float(chance), "chance", "--")]
+    name = "raw_cp" if reference is None else reference
+    own = table[(table["method"] == name) & table["control"].map(_is_true) & _finite(table["mean"])]
+    if len(own):
+        lines.append((float(own["mean"].iloc[0]), method_label(name), ":"))
+    _line_labels(ax, lines)
+    _rows(ax, [wrap_text(method_label(method), 1.75) for method in methods])
+    _few_ticks(ax)
+
+
+def _row_height(table: pd.DataFrame) -> float:
+    """Inches that a row of `_series` needs."""
+    controls = table.groupby("method")["control"].nunique().max() if len(table) else 1
+    return 0.2 + 0.09 * max(int(controls), 1)
+
+
+@_styled
+def method_intervals(
+    table: pd.DataFrame, *, xlabel: str, title: str, chance: float | None = None, reference: str | None = None
+) -> StudyFigure:
+    """One row a method: its value with the interval, its controls beneath it.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``method, control, mean, ci_low, ci_high``; a row of NaN is named and said not to be measured.
+    xlabel : str
+        What was measured, with its unit.
+    chance : float, optional
+        Dashed line.
+    reference : str, optional
+        Method whose value is the dotted line; default raw CP where it was measured.
+
+    Returns
+    -------
+    StudyFigure
+    """
+    table = _clean_names(_need(table, ["method", "control", "mean", "ci_low", "ci_high"], "method_intervals"))
+    if not _finite(table["mean"]).any():
+        return _nothing(title, "no method was measured")
+    methods = order_methods(table["method"])
+    handles = _kind_handles(table)
+    fig = _figure(SINGLE_WIDTH, 0.85 + _row_height(table) * len(methods) + 0.2 * (len(handles) > 0), title)
+    ax = fig.subplots()
+    _intervals_panel(ax, table, methods, chance, reference)
+    ax.set_xlabel(xlabel)
+    if handles:
+        _legend(fig, handles)
+    return fig
+
+
+def _each(values, names: list[str]) -> dict:
+    """One value a panel from a dict, a sequence in the panels' order, or one value for all."""
+    if isinstance(values, Mapping):
+        return {name: values.get(name) for name in names}
+    if isinstance(values, str) or values is None or np.isscalar(values):
+        return dict.fromkeys(names, values)
+    return dict(zip(names, values, strict=True))
+
+
+@_styled
+def method_interval_panels(
+    tables: Mapping[str, pd.DataFrame],
+    *,
+    xlabels: Mapping[str, str] | Sequence[str] | str,
+    titles: Mapping[str, str] | Sequence[str] | str,
+    chance: Mapping[str, float] | Sequence[float] | float | None = None,
+    title: str = "",
+) -> StudyFigure:
+    """Several endpoints side by side, the rows shared: see :func:`method_intervals`.
+
+    Parameters
+    ----------
+    tables : dict from panel name to DataFrame
+        ``method, control, mean, ci_low, ci_high`` each. An empty table's panel says so.
+    xlabels, titles, chance
+        One a panel: by name, in order, or one for all.
+    title : str
+        Over the whole figure.
+
+    Returns
+    -------
+    StudyFigure
+    """
+    columns = ["method", "control", "mean", "ci_low", "ci_high"]
+    cleaned = {name: _clean_names(_need(table, columns, "method_interval_panels")) for name, table in tables.items()}
+    everything = pd.concat(cleaned.values()) if cleaned else pd.DataFrame(columns=columns)
+    if not _finite(everything["mean"]).any():
+        return _nothing(title, "no method was measured on any endpoint")
+    names = list(cleaned)
+    labels, heads, chances = (_each(values, names) for values in (xlabels, titles, chance))
+    methods = order_methods(everything["method"])
+    across = len(names) if len(names) <= 3 else 2
+    down = -(-len(names) // across)
+    fig = _figure(FULL_WIDTH, 0.25 + down * (0.85 + _row_height(everything) * len(methods)), title)
+    wide = (FULL_WIDTH - 2.0) / across - 0.15
+    for number, (ax, name) in enumerate(zip(_grid(fig, len(names), across, sharey=True), names, strict=True)):
+        if _finite(cleaned[name]["mean"]).any():
+            _intervals_panel(ax, cleaned[name], methods, chances[name], None)
+        else:
+            _rows(ax, [wrap_text(method_label(method), 1.75) for method in methods])
+            ax.set_xticks([])
+            ax.text(0.03, 0.5, wrap_text("nothing to show: not measured", wide), transform=ax.transAxes, color=GREY)
+        ax.tick_params(axis="y", labelleft=number % across == 0)
+        ax.set_title(wrap_text(heads[name] or name, wide, NORMAL), pad=16)
+        ax.set_xlabel(wrap_text(labels[name] or "", wide, NORMAL))
+        _few_ticks(ax, 4)
+    handles = _kind_handles(everything)
+    if handles:
+        _legend(fig, handles)
+    return fig
+
+
+# --------------------------------------------------------------------------------------------------
+# Training
+
+
+def _mean_curve(runs: pd.DataFrame, value: str) -> pd.Series:
+    """Mean over runs by epoch. A run that stopped early keeps its last value, since its network stays what it is;
+    the mean ends where fewer than half of the runs still go on."""
+    keys = [key for key in ("split", "repeat", "fold", "seed", "member") if key in runs]
+    wide = runs.pivot_table(index="epoch", columns=keys, values=value, aggfunc="mean")
+    going = wide.notna().mean(axis=1) >= 0.5
+    return wide.ffill().mean(axis=1)[going]
+
+
+def _thin_lines(ax: Axes, runs: pd.DataFrame, value: str, colour: str) -> None:
+    keys = [key for key in ("split", "repeat", "fold", "seed", "member") if key in runs]
+    groups = runs.sort_values("epoch").groupby(keys, sort=True, dropna=False) if keys else [((), runs)]
+    lines = [one[["epoch", value]].to_numpy(dtype=float) for _, one in groups]
+    alpha = float(np.clip(4 / max(len(lines), 1), 0.08, 0.35))
+    ax.add_collection(LineCollection(lines, colors=colour, linewidths=0.6, alpha=alpha, rasterized=True))
+    ax.autoscale_view()
+
+
+def _training_panel(ax: Axes, runs: pd.DataFrame, method: str, best_epochs: np.ndarray, chance: float | None) -> None:
+    true = runs[runs["control"].map(_is_true)]
+    deranged = runs[runs["control"] == "deranged"]
+    colour = method_colour(method)
+    ends: list[tuple[float, str, str]] = []
+    parts = [
+        (true, "training", "#8A8A8A", "-", "training pairs"),
+        (true, "validation", colour, "-", "unseen compounds"),
+        (deranged, "validation", "#8A8A8A", "--", "unseen compounds,\nderanged pairs"),
+    ]
+    for part, value, hue, style, name in parts:
+        part = part[_finite(part[value])]
+        if not len(part):
+            continue
+        if part is not deranged and style == "-":
+            _thin_lines(ax, part, value, hue)
+        mean = _mean_curve(part, value)
+        ax.plot(mean.index, mean.to_numpy(), color=hue, lw=2, ls=style)
+        ends.append((float(mean.iloc[-1]), name, hue if hue == colour else "#555555"))
+    if chance is not None:
+        ax.axhline(chance, color=GREY, lw=1, ls=":")
+        ends.append((float(chance), "chance", "#555555"))
+    best = best_epochs[np.isfinite(best_epochs)]
+    if len(best):
+        _line_labels(ax, [(float(np.median(best)), f"best epoch {np.median(best):.0f}", (0, (4, 3)))])
+    ax.margins(x=0.02)
+    low, high = ax.get_ylim()
+    gap = (high - low) * 0.13
+    for (_, name, hue), y in zip(ends, spread([end[0] for end in ends], gap), strict=True):
+        ax.text(1.02, y, name, transform=ax.get_yaxis_transform(), color=hue, va="center", size=SMALL, linespacing=1.0)
+    ax.set_ylim(low, high)
+
+
+@_styled
+def training_curves(
+    history: pd.DataFrame, *, best_epochs: Iterable[float], ylabel: str, title: str, chance: float | None = None
+) -> StudyFigure:
+    """Loss by epoch on training pairs and unseen compounds: thin lines the single runs, bold their means.
+
+    Parameters
+    ----------
+    history : DataFrame
+        ``split, repeat, fold, seed, method, control, member, epoch, training, validation``. A panel a method. Runs
+        that stopped early keep their last value in the mean, which ends where fewer than half still go on.
+    best_epochs : iterable of float
+        Where training stopped; the vertical line is their median.
+    chance : float, optional
+        Loss of a guess.
+
+    Returns
+    -------
+    StudyFigure
+    """
+    history = _clean_names(_need(history, ["method", "control", "epoch", "training", "validation"], "training_curves"))
+    history = history[_finite(history["training"]) | _finite(history["validation"])]
+    if not len(history):
+        return _nothing(title, "no network was trained with held-out compounds")
+    methods = order_methods(history["method"])
+    best = np.asarray(list(best_epochs) if best_epochs is not None else [], dtype=float).ravel()
+    across = min(len(methods), 2)
+    down = -(-len(methods) // across)
+    fig = _figure(SINGLE_WIDTH if across == 1 else FULL_WIDTH, 3.3 * down, title)
+    for number, (ax, method) in enumerate(zip(_grid(fig, len(methods), across), methods, strict=True)):
+        _training_panel(ax, history[history["method"] == method], method, best, chance)
+        ax.set_xlabel("epoch")
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        if number % across == 0:
+            ax.set_ylabel(ylabel)
+        if len(methods) > 1:
+            ax.set_title(method_label(method), pad=16)
+    return fig
+
+
+# --------------------------------------------------------------------------------------------------
+# The screen itself
+
+
+def _plate_panel(ax: Axes, table: pd.DataFrame, plates: list[str], colour: str) -> None:
+    """A plate's values as its middle 90% (thin), middle half (thick) and median (dot)."""
+    values = table[_finite(table["value"])].groupby("plate")["value"]
+    quantiles = values.quantile([0.05, 0.25, 0.5, 0.75, 0.95]).unstack().reindex(plates).to_numpy(dtype=float)
+    x = np.arange(len(plates))
+    thick = float(np.clip(150 / len(plates), 1.2, 7))
+    ax.axhline(0, color=PALE, lw=1, zorder=0)
+    ax.vlines(x, quantiles[:, 0], quantiles[:, 4], color=colour, lw=0.9)
+    ax.vlines(x, quantiles[:, 1], quantiles[:, 3], color=colour, lw=thick, alpha=0.55)
+    ax.plot(x, quantiles[:, 2], ls="", marker="o", ms=min(thick, 3.6), mfc="black", mec="white", mew=0.4, zorder=3)
+    ax.set_xlim(-0.7, len(plates) - 0.3)
+
+
+def _plate_ticks(ax: Axes, plates: list[str]) -> None:
+    # A tick label set upright needs about 0.15 inch.
+    step = max(1, -(-len(plates) // 42))
+    shown = range(0, len(plates), step)
+    upright = len(plates) > 8 or max(map(len, plates)) > 60 // len(plates)
+    names = [wrap_text(plates[i], 1.2, max_lines=1) for i in shown]
+    ax.set_xticks(list(shown), names, rotation=90 if upright else 0)
+    ax.set_xlabel("plate" if step == 1 else f"plate (every {step}th named)")
+
+
+@_styled
+def control_distributions(before: pd.DataFrame, after: pd.DataFrame, *, title: str) -> StudyFigure:
+    """What plates do to negative controls before and after normalisation, one column a plate.
+
+    Parameters
+    ----------
+    before, after : DataFrame
+        ``plate, value``: for each plate the values of its control wells, such as the median of every feature. Each
+        panel has its own scale: units differ.
+
+    Returns
+    -------
+    StudyFigure
+    """
+    parts = {
+        "before normalisation": _need(before, ["plate", "value"], "control_distributions"),
+        "after normalisation": _need(after, ["plate", "value"], "control_distributions"),
+    }
+    parts = {name: part[_finite(part["value"])].assign(plate=part["plate"].astype(str)) for name, part in parts.items()}
+    plates = list(dict.fromkeys(plate for part in parts.values() for plate in part["plate"]))
+    if not plates:
+        return _nothing(title, "the screen has no control wells on named plates")
+    fig = _figure(FULL_WIDTH, 4.3, title)
+    axes = fig.subplots(2, 1, sharex=True)
+    for ax, (name, part), colour in zip(axes, parts.items(), ("#8A8A8A", CATEGORY_COLOURS[0]), strict=True):
+        _plate_panel(ax, part, plates, colour)
+        ax.set_title(name)
+        ax.set_ylabel("feature value\nof the controls")
+    axes[0].tick_params(axis="x", length=0)
+    _plate_ticks(axes[1], plates)
+    _note(fig, "Dot: median over features; thick line: middle half; thin line: middle 90%. The two panels' scales differ.")
+    return fig
+
+
+def _modality_order(values: Iterable[str]) -> list[str]:
+    return sorted({str(value) for value in values}, key=lambda name: (list(MODALITY_COLOURS) + [name]).index(name))
+
+
+def _modality_colour(name: str) -> str:
+    return MODALITY_COLOURS.get(name, CATEGORY_COLOURS[0])
+
+
+@_styled
+def replicate_correlations(table: pd.DataFrame, *, title: str) -> StudyFigure:
+    """Densities of the correlation of replicates beside that of unrelated wells, a panel a modality.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``modality`` (CP, TX), ``kind`` (``replicates`` or ``null``), ``correlation``.
+
+    Returns
+    -------
+    StudyFigure
+    """
+    table = _need(table, ["modality", "kind", "correlation"], "replicate_correlations")
+    table = table[_finite(table["correlation"])]
+    if not len(table):
+        return _nothing(title, "no treatment of this screen has replicates")
+    import seaborn  # costs most of a second, and only this figure smooths
+
+    modalities = _modality_order(table["modality"])
+    fig = _figure(FULL_WIDTH if len(modalities) > 1 else SINGLE_WIDTH, 2.7, title)
+    axes = _grid(fig, len(modalities), len(modalities), sharex=True)
+    for ax, modality in zip(axes, modalities, strict=True):
+        own = table[table["modality"] == modality]
+        medians = []
+        for kind, colour in (("null", "#9A9A9A"), ("replicates", _modality_colour(modality))):
+            values = own.loc[own["kind"] == kind, "correlation"].to_numpy(dtype=float)
+            if not len(values):
+                continue
+            if np.ptp(values) > 0:
+                seaborn.kdeplot(x=values, ax=ax, color=colour, fill=True, alpha=0.35, lw=1.5, cut=0, gridsize=150)
+            medians.append((float(np.median(values)), kind, colour))
+        _median_labels(ax, medians)
+        ax.set_title(f"{modality}", pad=28)
+        ax.set_xlabel("correlation of two wells")
+        ax.set_ylabel("density" if ax is axes[0] else "")
+        ax.set_yticks([])
+        ax.spines["left"].set_visible(False)
+    return fig
+
+
+def _median_labels(ax: Axes, medians: list[tuple[float, str, str]]) -> None:
+    names = {"null": "different treatments", "replicates": "replicates"}
+    places = sorted(medians)
+    for number, (x, kind, colour) in enumerate(places):
+        ax.axvline(x, color=colour, lw=1.2, ls="--")
+        side = "left" if number or len(places) == 1 else "right" if x > 0.3 else "left"
+        level = 1.01 + 0.075 * (len(places) - 1 - number)
+        text = f"{names.get(kind, kind)}: median {x:.2f}".replace("-", "−")
+        hue = colour if kind != "null" else "#555555"
+        ax.text(x, level, text, transform=ax.get_xaxis_transform(), ha=side, va="bottom", size=SMALL, color=hue)
+
+
+@_styled
+def spectra(table: pd.DataFrame, *, title: str) -> StudyFigure:
+    """How many components hold the variance of a modality: cumulative share by component, a line a screen.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``screen, modality, component`` (1 is the largest), ``cumulative`` (0 to 1).
+
+    Returns
+    -------
+    StudyFigure
+    """
+    table = _need(table, ["screen", "modality", "component", "cumulative"], "spectra")
+    table = table[_finite(table["cumulative"]) & _finite(table["component"])]
+    if not len(table):
+        return _nothing(title, "no spectrum was computed")
+    modalities, screens = _modality_order(table["modality"]), list(dict.fromkeys(table["screen"].astype(str)))
+    fig = _figure(FULL_WIDTH if len(modalities) > 1 else SINGLE_WIDTH, 2.6 + 0.13 * len(screens), title)
+    axes = _grid(fig, len(modalities), len(modalities), sharey=True)
+    for ax, modality in zip(axes, modalities, strict=True):
+        own = table[table["modality"] == modality]
+        handles = []
+        for number, screen in enumerate(screens):
+            one = own[own["screen"].astype(str) == screen].sort_values("component")
+            if not len(one):
+                continue
+            colour = CATEGORY_COLOURS[number % len(CATEGORY_COLOURS)]
+            style = ("-", "--", "-.", ":")[number % 4]
+            reached = one.loc[one["cumulative"] >= 0.9, "component"]
+            count = f"90% by component {int(reached.iloc[0])}" if len(reached) else "stays below 90%"
+            label = f"{wrap_text(screen, 1.2, max_lines=1)}: {count}"
+            handles += ax.plot(one["component"], one["cumulative"], color=colour, ls=style, lw=1.8, label=label)
+        ax.axhline(0.9, color=PALE, lw=1, zorder=0)
+        ax.set_xscale("log")
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f}%"))
+        ax.set_ylim(0, 1.03)
+        ax.set_xlabel("component, largest first (logarithmic)")
+        ax.set_title(modality)
+        # Inside its panel a curve that rises to the right leaves no corner surely free: the legend goes below.
+        if handles:
+            ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(-0.02, -0.2), borderpad=0, handlelength=2.4)
+    axes[0].set_ylabel("variance explained so far")
+    return fig
+
+
+def _number(value: float) -> str:
+    if not np.isfinite(value):
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}".replace("-", "−")
+
+
+@_styled
+def statistics_beside(table: pd.DataFrame, *, title: str) -> StudyFigure:
+    """Statistics of this screen beside a reference, a panel a group, since units differ.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``statistic, here, reference, source`` and, for panels, ``group``. A missing reference leaves the filled dot
+        alone. ``source`` names where the reference comes from.
+
+    Returns
+    -------
+    StudyFigure
+    """
+    table = _need(table, ["statistic", "here", "reference", "source"], "statistics_beside")
+    table = table[_finite(table["here"]) | _finite(table["reference"])]
+    if not len(table):
+        return _nothing(title, "no statistic was computed")
+    table["group"] = table["group"].fillna("").astype(str) if "group" in table else ""
+    groups = list(dict.fromkeys(table["group"]))
+    heights = [int((table["group"] == group).sum()) for group in groups]
+    fig = _figure(SINGLE_WIDTH, 0.45 + 0.55 * len(groups) + 0.36 * sum(heights), title)
+    axes = fig.subplots(len(groups), 1, squeeze=False, height_ratios=[n + 0.6 for n in heights]).ravel()
+    for ax, group in zip(axes, groups, strict=True):
+        _dumbbells(ax, table[table["group"] == group].reset_index(drop=True))
+        ax.set_title(group)
+    _legend(
+        fig,
+        [
+            Line2D([], [], ls="", marker="o", ms=6, color=CATEGORY_COLOURS[0], label="this screen"),
+            Line2D([], [], ls="", marker="o", ms=6, mfc="white", mec="#444444", mew=1.3, label="reference (its source in grey)"),
+        ],
+    )
+    return fig
+
+
+def _dumbbells(ax: Axes, rows: pd.DataFrame) -> None:
+    here, there = (pd.to_numeric(rows[name], errors="coerce").to_numpy(dtype=float) for name in ("here", "reference"))
+    for y, (own, other) in enumerate(zip(here, there, strict=True)):
+        _interval(ax, y, own, other, PALE, width=3)
+        ax.plot([other], [y], ls="", marker="o", ms=6.5, mfc="white", mec="#444444", mew=1.3, zorder=3)
+        ax.plot([own], [y], ls="", marker="o", ms=5.5, color=CATEGORY_COLOURS[0], zorder=4)
+        source = "" if pd.isna(rows["source"][y]) else str(rows["source"][y])
+        numbers = f"{_number(own)} here" + (f", {_number(other)} reference" if np.isfinite(other) else "")
+        text = numbers + (f"\n{wrap_text(source, 1.9, max_lines=1)}" if source else "")
+        ax.text(1.03, y, text, transform=ax.get_yaxis_transform(), va="center", size=SMALL, color="#555555", linespacing=1.1)
+    both = np.concatenate([here, there])
+    both = both[np.isfinite(both)]
+    if both.min() > 0 and both.max() / both.min() > 100:
+        ax.set_xscale("log")
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        _few_ticks(ax, 4)
+    ax.margins(x=0.08)
+    _rows(ax, [wrap_text(str(name), 1.9, max_lines=2) for name in rows["statistic"]])
+
+
+@_styled
+def missing_and_counts(table: pd.DataFrame, *, title: str) -> StudyFigure:
+    """How many there are of each kind, such as compounds that are paired, that have a structure, an assay.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``what, n``, drawn in the order given.
+
+    Returns
+    -------
+    StudyFigure
+    """
+    table = _need(table, ["what", "n"], "missing_and_counts")
+    table = table[_finite(table["n"])].reset_index(drop=True)
+    if not len(table):
+        return _nothing(title, "nothing was counted")
+    fig = _figure(SINGLE_WIDTH, 0.55 + 0.27 * len(table), title)
+    ax = fig.subplots()
+    counts = table["n"].to_numpy(dtype=float)
+    ax.barh(range(len(table)), counts, height=0.62, color=CATEGORY_COLOURS[0])
+    for y, n in enumerate(counts):
+        ax.annotate(f"{n:,.0f}", (n, y), (4, 0), textcoords="offset points", va="center", size=SMALL)
+    _rows(ax, [wrap_text(str(what), 2.4, max_lines=2) for what in table["what"]])
+    ax.set_xlim(0, max(counts.max(), 1) * 1.12)
+    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    ax.set_xlabel("number")
+    return fig
+
+
+# --------------------------------------------------------------------------------------------------
+# Retrieval and maps
+
+
+def _off_diagonal_mean(matrix: np.ndarray) -> float:
+    n = min(matrix.shape)
+    total, count = np.nansum(matrix), np.isfinite(matrix).sum()
+    diagonal = np.diagonal(matrix)[:n]
+    rest = count - np.isfinite(diagonal).sum()
+    return float((total - np.nansum(diagonal)) / rest) if rest else np.nan
+
+
+@_styled
+def similarity_matrices(
+    matrices: Mapping[str, np.ndarray],
+    *,
+    title: str,
+    label: str,
+    xlabel: str = "TX of test compound",
+    ylabel: str = "CP of test compound",
+) -> StudyFigure:
+    """Similarity of every row to every column, matrices side by side on one scale; own pairs are the diagonal.
+
+    Parameters
+    ----------
+    matrices : dict from method or name to array (n_rows, n_columns)
+    label : str
+        What the colours measure.
+    xlabel, ylabel : str
+
+    Returns
+    -------
+    StudyFigure
+    """
+    matrices = {name: np.asarray(matrix, dtype=float) for name, matrix in matrices.items()}
+    matrices = {name: matrix for name, matrix in matrices.items() if np.isfinite(matrix).any()}
+    if not matrices:
+        return _nothing(title, "no method maps CP and TX into one space")
+    across = min(len(matrices), 3)
+    down = -(-len(matrices) // across)
+    finite = np.concatenate([matrix[np.isfinite(matrix)] for matrix in matrices.values()])
+    top = float(np.quantile(np.abs(finite), 0.995)) or 1.0
+    scale = {"cmap": "RdBu_r", "vmin": -top, "vmax": top} if finite.min() < 0 else {"cmap": "Reds", "vmin": 0, "vmax": top}
+    fig = _figure(FULL_WIDTH if across > 1 else 4.6, down * (FULL_WIDTH / max(across, 2) + 0.35), title)
+    axes = _grid(fig, len(matrices), across)
+    for number, (ax, (name, matrix)) in enumerate(zip(axes, matrices.items(), strict=True)):
+        image = ax.imshow(matrix, rasterized=True, **scale)
+        own, others = np.nanmean(np.diagonal(matrix)), _off_diagonal_mean(matrix)
+        means = f"own {own:.2f}, others {others:.2f}".replace("-", "−")
+        ax.set_title(f"{wrap_text(method_label(name), FULL_WIDTH / across - 0.6, NORMAL)}\n{means}")
+        ax.set_xlabel(xlabel)
+        if number % across == 0:
+            ax.set_ylabel(ylabel)
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(MaxNLocator(4, integer=True))
+        ax.spines[:].set_visible(True)
+    fig.colorbar(image, ax=axes, label=label, shrink=0.7, aspect=25, extend="both")
+    _note(fig, "Own: mean of the diagonal, the compounds' own pairs; others: mean off the diagonal.")
+    return fig
+
+
+@_styled
+def retrieval_curves(table: pd.DataFrame, *, title: str) -> StudyFigure:
+    """Share of compounds whose own TX profile is among the nearest x%: the further up and left, the better.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``method, control, rank_share`` (rank of the own profile over the number of candidates, 0 to 1),
+        ``share_of_compounds`` (0 to 1, cumulative).
+
+    Returns
+    -------
+    StudyFigure
+        The legend says how many compounds have their own profile among the nearest tenth; chance is 10%.
+    """
+    columns = ["method", "control", "rank_share", "share_of_compounds"]
+    table = _clean_names(_need(table, columns, "retrieval_curves"))
+    table = table[_finite(table["rank_share"]) & _finite(table["share_of_compounds"])]
+    if not len(table):
+        return _nothing(title, "no method maps CP and TX into one space")
+    fig = _figure(SINGLE_WIDTH, 3.5, title)
+    ax = fig.subplots()
+    ax.axvline(0.1, color=PALE, lw=1, zorder=0)
+    handles = []
+    for method in order_methods(table["method"]):
+        own = table[table["method"] == method]
+        for control in order_controls(own["control"]):
+            curve = own[own["control"] == control].sort_values(["rank_share", "share_of_compounds"])
+            x, y = curve["rank_share"].to_numpy(dtype=float), curve["share_of_compounds"].to_numpy(dtype=float)
+            within = y[x <= 0.1].max(initial=0.0)
+            name = method_label(method) if _is_true(control) else f"   {control_label(control)}"
+            style = "-" if _is_true(control) else CONTROL_LINES.get(control, "--")
+            width = 2.0 if _is_true(control) else 1.2
+            handles += ax.step(
+                np.r_[0, x, 1], np.r_[0, y, y[-1]], where="post", color=method_colour(method), ls=style, lw=width,
+                label=f"{name}: {100 * within:.0f}%",
+            )  # fmt: skip
+    handles += ax.plot([0, 1], [0, 1], color=GREY, lw=1, ls=(0, (1, 1.5)), label="chance: 10%")
+    ax.set(xlim=(0, 1), ylim=(0, 1.01), xlabel="nearest share of all TX profiles", ylabel="compounds that found their own")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f}%"))
+    legend = _legend(fig, handles, side="right", title="own profile among\nthe nearest 10% for")
+    legend.set_in_layout(True)
+    return fig
+
+
+@_styled
+def embedding_maps(table: pd.DataFrame, *, title: str, label_order: Sequence[str]) -> StudyFigure:
+    """Two-dimensional maps of the embeddings, a panel a method, the named labels coloured.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``method, x, y, label``; labels not in `label_order` are small and grey.
+    label_order : sequence of str
+        At most eight are told apart; further ones are grey too.
+
+    Returns
+    -------
+    StudyFigure
+    """
+    table = _clean_names(_need(table, ["method", "x", "y", "label"], "embedding_maps"))
+    table = table[_finite(table["x"]) & _finite(table["y"])]
+    if not len(table):
+        return _nothing(title, "no embedding was mapped")
+    labels = [str(name) for name in label_order if str(name) != "other"][: len(CATEGORY_COLOURS)]
+    methods = order_methods(table["method"])
+    across = min(len(methods), 4 if len(methods) != 3 else 3)
+    down = -(-len(methods) // across)
+    side = FULL_WIDTH / max(across, 2)
+    fig = _figure(FULL_WIDTH if across > 1 else 4.4, down * (side + 0.2) + 0.35 + 0.2 * -(-len(labels) // 3), title)
+    styles = list(zip(labels, CATEGORY_COLOURS, CATEGORY_MARKERS, strict=False))
+    for ax, method in zip(_grid(fig, len(methods), across), methods, strict=True):
+        own = table[table["method"] == method]
+        named = own["label"].astype(str)
+        grey = own[~named.isin(labels)]
+        ax.scatter(grey["x"], grey["y"], s=3, color="#C4C4C4", lw=0, rasterized=True)
+        for label, colour, marker in styles:
+            one = own[named == label]
+            ax.scatter(one["x"], one["y"], s=16, color=colour, marker=marker, lw=0.3, ec="white", rasterized=True)
+        ax.set_title(wrap_text(method_label(method), side - 0.15, NORMAL))
+        ax.set(xticks=[], yticks=[], box_aspect=1)
+        ax.spines[:].set_visible(True)
+        ax.spines[:].set_color(PALE)
+    handles = [
+        Line2D([], [], ls="", marker=marker, ms=5.5, color=colour, label=wrap_text(label, 3.2, max_lines=1))
+        for label, colour, marker in styles
+    ]
+    handles.append(Line2D([], [], ls="", marker="o", ms=2.5, color="#C4C4C4", label="other"))
+    _legend(fig, handles)
+    _note(fig, "UMAP: for the eye only, nothing is measured on it")
+    return fig
+
+
+# --------------------------------------------------------------------------------------------------
+# Bioactivity
+
+
+def _families(table: pd.DataFrame, shown: int) -> list[str]:
+    """The families with most tasks in the table, largest first; "other" is none."""
+    counts = table.loc[table["family"] != "other", "family"].value_counts()
+    return sorted(counts.index, key=lambda name: (-counts[name], name))[:shown]
+
+
+def _label_points(ax: Axes, points: np.ndarray, labels: Sequence[str], avoid: np.ndarray) -> int:
+    """Name points where a free place is beside them; those that find none stay without. Returns how many were named."""
+    renderer = ax.figure.canvas.get_renderer()
+    ax.figure.draw_without_rendering()
+    frame = ax.get_window_extent(renderer)
+    marks = ax.transData.transform(avoid)
+    taken: list = []
+    for (x, y), label in zip(points, labels, strict=True):
+        for dx, dy in ((6, 0), (-6, 0), (5, 7), (5, -7), (-5, 7), (-5, -7), (0, 10), (0, -10), (14, 14), (-14, 14)):
+            text = ax.annotate(
+                label, (x, y), (dx, dy), textcoords="offset points", size=SMALL, va="center",
+                ha="left" if dx > 0 else "right" if dx < 0 else "center",
+            )  # fmt: skip
+            box = text.get_window_extent(renderer)
+            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+            covered = ((marks > box.min) & (marks < box.max)).all(axis=1).sum()
+            if inside and not covered and not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+            text.remove()
+    return len(taken)
+
+
+@_styled
+def task_scatter(table: pd.DataFrame, *, title: str, tx_min: float, margin: float, n_named: int = 6) -> StudyFigure:
+    """Every task by what raw CP and measured TX reach on it; shaded: TX strong and CP weak.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``task, family, cp_auc, tx_auc`` (ROC-AUC).
+    tx_min, margin : float
+        Chosen tasks have ``tx_auc >= tx_min`` and ``tx_auc - cp_auc >= margin``.
+    n_named : int
+        So many of the chosen tasks, those with the largest difference, are named where there is room.
+
+    Returns
+    -------
+    StudyFigure
+    """
+    table = _need(table, ["task", "family", "cp_auc", "tx_auc"], "task_scatter")
+    table = table[_finite(table["cp_auc"]) & _finite(table["tx_auc"])].reset_index(drop=True)
+    if not len(table):
+        return _nothing(title, "no task was measured with both CP and TX")
+    table["family"] = table["family"].fillna("other").astype(str)
+    points = table[["cp_auc", "tx_auc"]].to_numpy(dtype=float)
+    gap = points[:, 1] - points[:, 0]
+    chosen = (points[:, 1] >= tx_min) & (gap >= margin)
+    low = min(0.45, float(points.min()) - 0.03)
+    high = max(1.0, tx_min) + 0.01
+    fig = _figure(SINGLE_WIDTH, 4.2, title)
+    ax = fig.subplots()
+    corner = tx_min - margin
+    ax.fill([low, max(corner, low), high - margin, low], [tx_min, tx_min, high, high], color="#FFF1D6", lw=0, zorder=0)
+    ax.plot([low, high], [low, high], color=GREY, lw=1, ls="--", zorder=1)
+    families = _families(table, len(CATEGORY_COLOURS) - 1)
+    handles = _family_points(ax, table, families, chosen)
+    ax.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+    ax.set_xlabel("raw CP, ROC-AUC")
+    ax.set_ylabel("measured TX (oracle), ROC-AUC")
+    handles.append(Patch(color="#FFF1D6", label=f"chosen: TX ≥ {tx_min:g} and\nTX − CP ≥ {margin:g} ({chosen.sum()} of {len(table)})"))
+    handles.append(Line2D([], [], color=GREY, ls="--", lw=1, label="TX as good as CP"))
+    _legend(fig, handles, side="right")
+    widest = [i for i in np.argsort(-gap, kind="stable") if chosen[i]][:n_named]
+    _label_points(ax, points[widest], [wrap_text(str(table["task"][i]), 1.6, max_lines=1) for i in widest], points)
+    return fig
+
+
+def _family_points(ax: Axes, table: pd.DataFrame, families: list[str], chosen: np.ndarray) -> list[Line2D]:
+    handles = []
+    rest = ~table["family"].isin(families)
+    parts = [(family, table["family"] == family) for family in families]
+    parts += [("other families" if families else "tasks", rest)] if rest.any() else []
+    for number, (family, own) in enumerate(parts):
+        colour = CATEGORY_COLOURS[number] if family in families else "#9A9A9A"
+        marker = CATEGORY_MARKERS[number] if family in families else "o"
+        own = own.to_numpy(dtype=bool)
+        for part, face, size in ((own & ~chosen, "white", 18), (own & chosen, colour, 28)):
+            ax.scatter(
+                table.loc[part, "cp_auc"], table.loc[part, "tx_auc"], s=size, marker=marker, fc=face, ec=colour, lw=0.9,
+                zorder=3, rasterized=True,
+            )  # fmt: skip
+        label = wrap_text(f"{family} ({own.sum()})", 1.7, max_lines=2)
+        handles.append(Line2D([], [], ls="", marker=marker, ms=5.5, color=colour, label=label))
+    return handles
+
+
+@_styled
+def chosen_and_measured(table: pd.DataFrame, *, title: str) -> StudyFigure:
+    """Gain on chosen tasks, measured where they were chosen and on other compounds: the first flatters.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``method, how`` (``same compounds`` or ``other half``), ``mean, ci_low, ci_high``: difference to raw CP in
+        ROC-AUC.
+
+    Returns
+    -------
+    StudyFigure
+    """
+    table = _clean_names(_need(table, ["method", "how", "mean", "ci_low", "ci_high"], "chosen_and_measured"))
+    if not _finite(table["mean"]).any():
+        return _nothing(title, "no task was chosen: on none does TX excel where CP does not")
+    methods = order_methods(table["method"])
+    names = {
+        "same compounds": "chosen and measured on the same compounds: flatters every method",
+        "other half": "chosen on one half of the compounds, measured on the other",
+    }
+    fig = _figure(SINGLE_WIDTH, 1.05 + 0.38 * len(methods), title)
+    ax = fig.subplots()
+    _line_labels(ax, [(0.0, "raw CP", ":")])
+    for y, method in enumerate(methods):
+        rows = table[(table["method"] == method)].set_index("how")
+        colour = method_colour(method)
+        ends = {}
+        for how, offset, face in (("same compounds", -0.17, "white"), ("other half", 0.17, colour)):
+            if how not in rows.index or not np.isfinite(rows.loc[how, "mean"]):
+                continue
+            row = rows.loc[how]
+            ends[how] = (row["mean"], y + offset)
+            _interval(ax, y + offset, row["ci_low"], row["ci_high"], colour, width=1.1 if face == "white" else 1.8)
+            ax.plot([row["mean"]], [y + offset], ls="", marker="o", ms=5.5, mfc=face, mec=colour, mew=1.2, zorder=3)
+        if not ends:
+            _unmeasured(ax, y)
+    _rows(ax, [wrap_text(method_label(method), 1.75) for method in methods])
+    _few_ticks(ax)
+    ax.set_xlabel("difference to raw CP in ROC-AUC, mean over the chosen tasks")
+    shown = [how for how in names if (table["how"] == how).any()]
+    _legend(
+        fig,
+        [
+            Line2D([], [], ls="", marker="o", ms=5.5, mec=GREY, mew=1.2, mfc="white" if how == "same compounds" else GREY,
+                   label=names[how])
+            for how in shown
+        ],
+    )  # fmt: skip
+    return fig
+
+
+def _family_order(table: pd.DataFrame) -> list[str]:
+    """Tested families by falling effect of the true pairs, then untested ones, "other" last."""
+    true = table[table["control"].map(_is_true)]
+    effect = true.groupby("family")["effect"].mean()
+    tested = table.groupby("family")["tested"].any()
+    return sorted(tested.index, key=lambda f: (f == "other", not tested[f], -np.nan_to_num(effect.get(f, np.nan)), f))
+
+
+@_styled
+def family_gains(table: pd.DataFrame, *, title: str) -> StudyFigure:
+    """Gain in each target family, a panel a method, rows shared; families of too few tasks grey.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``family, n_tasks, method, control, effect, ci_low, ci_high`` (difference to raw CP in ROC-AUC), ``tested``
+        (bool).
+
+    Returns
+    -------
+    StudyFigure
+    """
+    columns = ["family", "n_tasks", "method", "control", "effect", "ci_low", "ci_high", "tested"]
+    table = _clean_names(_need(table, columns, "family_gains"))
+    if not _finite(table["effect"]).any():
+        return _nothing(title, "no target family was measured")
+    table["family"] = table["family"].fillna("other").astype(str)
+    table["tested"] = table["tested"].fillna(False).astype(bool)
+    families, methods = _family_order(table), order_methods(table["method"])
+    counts, tested = table.groupby("family")["n_tasks"].max(), table.groupby("family")["tested"].any()
+    labels = [wrap_text(f"{family} ({counts[family]:.0f})", 2.0, max_lines=2) for family in families]
+    across = min(len(methods), 4)
+    down = -(-len(methods) // across)
+    height = _family_row_height(table, labels) * len(families)
+    fig = _figure(FULL_WIDTH if across > 1 else SINGLE_WIDTH, down * (height + 0.5) + 0.4, title)
+    axes = _grid(fig, len(methods), across, sharey=True, sharex=True)
+    for number, (ax, method) in enumerate(zip(axes, methods, strict=True)):
+        ax.axvline(0, color=GREY, lw=1, ls=":", zorder=1)
+        for y, family in enumerate(families):
+            own = table[(table["method"] == method) & (table["family"] == family)]
+            _series(ax, own, y, value="effect", colour="" if tested[family] else "#B0B0B0")
+        _rows(ax, labels, colours=["black" if tested[family] else "#8A8A8A" for family in families])
+        ax.tick_params(axis="y", labelleft=number % across == 0)
+        ax.set_title(wrap_text(method_label(method), (FULL_WIDTH - 2.1) / across - 0.1, NORMAL))
+        _few_ticks(ax, 4 if across < 4 else 3)
+    _family_legend(fig, table)
+    return fig
+
+
+def _family_row_height(table: pd.DataFrame, labels: list[str]) -> float:
+    controls = int(table.groupby(["method", "family"])["control"].nunique().max())
+    return max(0.17 + 0.07 * controls, 0.3 if any("\n" in label for label in labels) else 0)
+
+
+def _family_legend(fig: Figure, table: pd.DataFrame) -> None:
+    handles = _kind_handles(table)
+    if not table["tested"].all():
+        handles.append(Line2D([], [], ls="", marker="o", ms=6, color="#B0B0B0", label="too few tasks: shown, not tested"))
+    if handles:
+        _legend(fig, handles)
+    fig.supxlabel("difference to raw CP in ROC-AUC (in brackets: number of tasks)", size=NORMAL)
+
+
+@_styled
+def task_gains(table: pd.DataFrame, *, title: str, seed: int = 0) -> StudyFigure:
+    """Every task's gain over raw CP as a dot, with the median of each method and control.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``method, control, task, gain`` (difference in ROC-AUC).
+    seed : int
+        Of the vertical jitter, which means nothing.
+
+    Returns
+    -------
+    StudyFigure
+    """
+    table = _clean_names(_need(table, ["method", "control", "task", "gain"], "task_gains"))
+    table = table[_finite(table["gain"])]
+    if not len(table):
+        return _nothing(title, "no task was measured")
+    rows = [
+        (method, control)
+        for method in order_methods(table["method"])
+        for control in order_controls(table.loc[table["method"] == method, "control"])
+    ]
+    rng = np.random.default_rng(seed)
+    fig = _figure(SINGLE_WIDTH, 0.7 + 0.36 * len(rows), title)
+    ax = fig.subplots()
+    _line_labels(ax, [(0.0, "raw CP", ":")])
+    for y, (method, control) in enumerate(rows):
+        gains = table.loc[(table["method"] == method) & (table["control"] == control), "gain"].to_numpy(dtype=float)
+        colour, true = method_colour(method), _is_true(control)
+        jitter = y + rng.uniform(-0.28, 0.28, len(gains))
+        size = float(np.clip(900 / len(gains), 4, 16))
+        ax.scatter(gains, jitter, s=size, fc=colour if true else "white", ec=colour, lw=0.6, alpha=0.65, rasterized=True)
+        median = float(np.median(gains))
+        ax.plot([median, median], [y - 0.38, y + 0.38], color="black", lw=2, zorder=4)
+        text = f"median {_signed(median)}, {100 * np.mean(gains > 0):.0f}% of {len(gains)} gain"
+        ax.text(1.02, y, text, transform=ax.get_yaxis_transform(), va="center", size=SMALL)
+    names = [
+        wrap_text(method_label(method), 1.75) if _is_true(control) else f"{control_label(control)}"
+        for method, control in rows
+    ]
+    _rows(ax, names, colours=["black" if _is_true(control) else GREY for _, control in rows])
+    _few_ticks(ax)
+    ax.set_xlabel("difference to raw CP in ROC-AUC, a dot a task")
+    return fig
+
+
+# --------------------------------------------------------------------------------------------------
+# Claims
+
+
+def _claim_groups(claims: pd.DataFrame) -> list[tuple[pd.Series, pd.DataFrame]]:
+    """For each screen and claim: the row with the verdict, and the comparisons of its method and endpoint."""
+    groups = []
+    for _, own in claims.groupby(["screen", "claim"], sort=False):
+        ruled = own[own["verdict"] != ""]
+        head = (ruled if len(ruled) else own).iloc[0]
+        same = own[(own["endpoint"] == head["endpoint"]) & (own["method"] == head["method"]) & _finite(own["effect"])]
+        wanted = same["reference"].isin(["raw_cp", "deranged"]) | (same["role"] == "best CP-only")
+        order = same["reference"].map(lambda name: {"raw_cp": 0, "deranged": 2}.get(name, 1))
+        groups.append((head, same[wanted].assign(order=order[wanted]).sort_values("order", kind="stable")))
+    return groups
+
+
+def _reference_label(row: pd.Series) -> str:
+    if row["reference"] == "deranged":
+        return "itself on deranged pairs"
+    best = " (best without TX)" if row["role"] == "best CP-only" else ""
+    return f"{method_label(row['reference'])}{best}"
+
+
+def _claim_panel(ax: Axes, head: pd.Series, rows: pd.DataFrame, several: bool) -> None:
+    name = head["claim_name"] or f"claim {head['claim']}: {ENDPOINT_LABELS.get(head['endpoint'], head['endpoint'])}"
+    if several:
+        name = f"{head['screen']}: {name}"
+    ax.set_title(wrap_text(name, 4.6, NORMAL, "bold"), weight="bold", x=0, pad=4)
+    colour = VERDICT_COLOURS.get(head["verdict"], GREY)
+    words = wrap_text(head["verdict"], 1.45, NORMAL, "bold")
+    ax.text(
+        1.03, 1.0, words, transform=ax.transAxes, va="top", size=NORMAL, weight="bold", color=colour
+    )  # the reason follows beneath, where it has room
+    reason = "" if head["verdict"] == "" else wrap_text(head["reason"], 1.55, max_lines=max(2, len(rows) + 1))
+    lines = words.count("\n") + 1
+    ax.annotate(
+        reason, (1.03, 1.0), (0, -13 * lines), xycoords="axes fraction", textcoords="offset points", va="top", size=SMALL,
+        color="#555555", linespacing=1.1,
+    )  # fmt: skip
+    if not len(rows):
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+        ax.text(0, 0.6, "no comparison was made", transform=ax.transAxes, color=GREY, style="italic", va="center")
+        return
+    ax.axvline(0, color=GREY, lw=1, ls=":", zorder=1)
+    for y, (_, row) in enumerate(rows.iterrows()):
+        hue = method_colour(row["method"])
+        _interval(ax, y, row["ci_low"], row["ci_high"], hue, width=2)
+        ax.plot([row["effect"]], [y], ls="", marker="o", ms=6.5, color=hue, zorder=3)
+    _rows(ax, [wrap_text(_reference_label(row), 1.75) for _, row in rows.iterrows()])
+    _few_ticks(ax)
+    unit = ENDPOINT_UNITS.get(head["endpoint"], "endpoint")
+    ax.set_xlabel(f"{method_label(head['method'])} minus reference, {unit}", labelpad=1)
+
+
+@_styled
+def claims_forest(claims: pd.DataFrame, *, title: str) -> StudyFigure:
+    """The verdict of each claim with the comparisons behind it, a panel a claim: units differ.
+
+    Parameters
+    ----------
+    claims : DataFrame
+        The claims table: ``screen, claim, endpoint, method, reference, effect, ci_low, ci_high, verdict``, and where
+        there are, ``claim_name`` (the claim in words), ``role`` and ``reason``. The method of the row that carries
+        the verdict is drawn: against raw CP, the best method without TX, and itself trained on deranged pairs.
+
+    Returns
+    -------
+    StudyFigure
+    """
+    needed = ["claim", "endpoint", "method", "reference", "effect", "ci_low", "ci_high", "verdict"]
+    claims = _need(claims, needed, "claims_forest")
+    if not len(claims):
+        return _nothing(title, "no claim was weighed")
+    for name in ("screen", "claim_name", "role", "reason", "verdict", "method", "reference"):
+        claims[name] = claims[name].astype(object).where(claims[name].notna(), "").astype(str) if name in claims else ""
+    groups = _claim_groups(claims)
+    several = claims["screen"].nunique() > 1
+    heights = [max(len(rows), 1.6) for _, rows in groups]
+    fig = _figure(FULL_WIDTH, 0.2 + sum(0.28 * n + 0.75 for n in heights), title)
+    axes = fig.subplots(len(groups), 1, squeeze=False, height_ratios=[n + 0.4 for n in heights]).ravel()
+    for ax, (head, rows) in zip(axes, groups, strict=True):
+        _claim_panel(ax, head, rows, several)
+    _note(fig, "Lines: 95% intervals. Right of the dotted line the method is better than the reference named at the left.")
+    return fig
+
+
+@_styled
+def gain_decomposition(table: pd.DataFrame, *, title: str) -> StudyFigure:
+    """The gain over raw CP in two parts: what training without matched TX gives already, and what matched TX adds.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``endpoint, method, part`` (``without TX``: deranged pairs minus raw CP; ``from TX``: true minus deranged
+        pairs), ``effect, ci_low, ci_high``.
+
+    Returns
+    -------
+    StudyFigure
+    """
+    table = _clean_names(_need(table, ["endpoint", "method", "part", "effect", "ci_low", "ci_high"], "gain_decomposition"))
+    table = table[_finite(table["effect"])]
+    if not len(table):
+        return _nothing(title, "no method was trained on true and on deranged pairs")
+    endpoints = list(dict.fromkeys(table["endpoint"].astype(str)))
+    methods = order_methods(table["method"])
+    across = min(len(endpoints), 2)
+    down = -(-len(endpoints) // across)
+    fig = _figure(FULL_WIDTH if across > 1 else SINGLE_WIDTH, 0.4 + down * (0.75 + 0.42 * len(methods)), title)
+    axes = _grid(fig, len(endpoints), across, sharey=True)
+    for number, (ax, endpoint) in enumerate(zip(axes, endpoints, strict=True)):
+        own = table[table["endpoint"].astype(str) == endpoint]
+        for y, method in enumerate(methods):
+            _parts(ax, y, own[own["method"] == method], method_colour(method))
+        ax.axvline(0, color="#555555", lw=0.8, zorder=3)
+        _rows(ax, [wrap_text(method_label(method), 1.75) for method in methods])
+        ax.tick_params(axis="y", labelleft=number % across == 0)
+        ax.set_title(wrap_text(ENDPOINT_LABELS.get(endpoint, endpoint), 2.6, NORMAL))
+        ax.set_xlabel(f"difference in {ENDPOINT_UNITS.get(endpoint, endpoint)}")
+        _few_ticks(ax, 4)
+    _legend(
+        fig,
+        [
+            Patch(fc="#C9C9C9", label="without TX: deranged pairs − raw CP"),
+            Patch(fc=method_colour(methods[-1]), label="from TX: true pairs − deranged pairs (in the method's colour)"),
+        ],
+    )
+    return fig
+
+
+def _parts(ax: Axes, y: float, rows: pd.DataFrame, colour: str) -> None:
+    for part, offset, face in (("without TX", -0.19, "#C9C9C9"), ("from TX", 0.19, colour)):
+        for _, row in rows[rows["part"] == part].iterrows():
+            ax.barh(y + offset, row["effect"], height=0.34, color=face, zorder=2)
+            if np.isfinite(row["ci_low"]) and np.isfinite(row["ci_high"]):
+                ax.plot([row["ci_low"], row["ci_high"]], [y + offset] * 2, color="black", lw=1.1, zorder=4)
+
+
+# --------------------------------------------------------------------------------------------------
+# New compounds
+
+
+def _long_mechanisms(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows ``compound, rank, mechanism, similarity, known`` from the wide or the long form."""
+    if "mechanism" in table:
+        long = table.assign(similarity=table["similarity"] if "similarity" in table else np.nan)
+        long["rank"] = table["rank"] if "rank" in table else long.groupby("compound").cumcount() + 1
+    else:
+        ranks = sorted(int(name[5:]) for name in table if name.startswith("rank_") and name[5:].isdigit())
+        parts = []
+        for rank in ranks:
+            scores = [name for name in (f"similarity_{rank}", f"score_{rank}") if name in table]
+            similarity = table[scores[0]] if scores else np.nan
+            parts.append(table.assign(rank=rank, mechanism=table[f"rank_{rank}"], similarity=similarity))
+        long = pd.concat(parts, ignore_index=True) if parts else table.assign(rank=0, mechanism=None, similarity=np.nan)
+    long["known"] = long["known"] if "known" in long else long["moa"] if "moa" in long else ""
+    long = long[long["mechanism"].notna() & (long["mechanism"].astype(str) != "")]
+    return long[["compound", "rank", "mechanism", "similarity", "known"]].astype({"compound": str, "mechanism": str})
+
+
+def _known_set(value) -> set[str]:
+    if isinstance(value, str):
+        return {part.strip() for part in value.split("|") if part.strip()}
+    return {str(part) for part in value} if isinstance(value, list | tuple | set | np.ndarray) else set()
+
+
+@_styled
+def nearest_mechanisms(table: pd.DataFrame, *, title: str, max_compounds: int = 25, max_mechanisms: int = 24) -> StudyFigure:
+    """New compounds and the mechanisms of action that lie nearest: the darker, the nearer.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Wide: ``compound, rank_1, rank_2 ...`` (names of mechanisms) with ``similarity_1 ...`` (or ``score_1 ...``),
+        where there are; or long: ``compound, mechanism, similarity``. Without similarities the rank is drawn.
+        ``known`` (or ``moa``), if there: the compound's own mechanisms, joined by ``|`` or a list; they are boxed.
+    max_compounds, max_mechanisms : int
+        The first so many compounds, and the mechanisms that are nearest to most of them.
+
+    Returns
+    -------
+    StudyFigure
+    """
+    table = _need(table, ["compound"], "nearest_mechanisms")
+    long = _long_mechanisms(table) if len(table) else pd.DataFrame(columns=["compound", "mechanism"])
+    if not len(long):
+        return _nothing(title, "no new compound, or no mechanism of action is known in the training screen")
+    compounds = list(dict.fromkeys(long["compound"]))
+    shown = long[long["compound"].isin(compounds[:max_compounds])]
+    by_rank = not _finite(shown["similarity"]).any()
+    shown = shown.assign(shade=1.0 / shown["rank"].astype(float) if by_rank else shown["similarity"].astype(float))
+    weight = (1.0 / shown["rank"].astype(float)).groupby(shown["mechanism"]).sum()
+    kept = sorted(weight.index, key=lambda name: (-weight[name], name))[:max_mechanisms]
+    shown = shown[shown["mechanism"].isin(kept)]
+    rows, columns = _block_order(shown, compounds[:max_compounds])
+    matrix = shown.pivot_table(index="compound", columns="mechanism", values="shade", aggfunc="max")
+    matrix = matrix.reindex(index=rows, columns=columns).to_numpy(dtype=float)
+    fig = _figure(FULL_WIDTH, 1.9 + 0.19 * len(rows), title)
+    ax = fig.subplots()
+    image = ax.pcolormesh(matrix, cmap="Blues", edgecolors="white", lw=0.6, rasterized=True, **_shades(matrix))
+    known = {compound: _known_set(values.iloc[0]) for compound, values in long.groupby("compound")["known"]}
+    n_boxed = _box_known(ax, rows, columns, known)
+    _heat_axes(ax, rows, columns)
+    label = "nearness (1 over rank)" if by_rank else "similarity"
+    fig.colorbar(image, ax=ax, label=label, shrink=0.6 if len(rows) > 8 else 1, aspect=16, pad=0.01)
+    notes = [f"The first {max_compounds} of {len(compounds)} compounds."] if len(compounds) > max_compounds else []
+    notes += [f"The {len(columns)} most frequent of {len(weight)} mechanisms."] if len(weight) > len(columns) else []
+    notes += ["Boxed: the compound's own known mechanism."] if n_boxed else []
+    notes += ["Pale grey: not among the nearest of that compound."] if np.isnan(matrix).any() else []
+    if notes:
+        _note(fig, " ".join(notes))
+    return fig
+
+
+def _shades(matrix: np.ndarray) -> dict:
+    low, high = np.nanmin(matrix), np.nanmax(matrix)
+    # The palest blue is kept off the scale: it would look like an empty field.
+    return {"vmin": low - 0.25 * max(high - low, 0.05), "vmax": high if high > low else low + 0.05}
+
+
+def _block_order(shown: pd.DataFrame, compounds: list[str]) -> tuple[list[str], list[str]]:
+    """Compounds of one nearest mechanism together, and mechanisms in the order in which they turn up."""
+    best = shown.sort_values("rank", kind="stable")
+    first = best.groupby("compound", sort=False)["mechanism"].first()
+    sizes = first.value_counts()
+    rows = [name for name in compounds if name in first.index]
+    rows.sort(key=lambda name: (-sizes[first[name]], first[name], compounds.index(name)))
+    turns = best.set_index("compound").loc[rows, "mechanism"]
+    leading = list(dict.fromkeys(first[rows]))
+    return rows, leading + [name for name in dict.fromkeys(turns) if name not in leading]
+
+
+def _box_known(ax: Axes, rows: list[str], columns: list[str], known: dict[str, set[str]]) -> int:
+    boxed = [(x, y) for y, row in enumerate(rows) for x, column in enumerate(columns) if column in known.get(row, ())]
+    for x, y in boxed:
+        ax.add_patch(Rectangle((x + 0.06, y + 0.06), 0.88, 0.88, fill=False, ec=CATEGORY_COLOURS[5], lw=1.6, zorder=4))
+    return len(boxed)
+
+
+def _heat_axes(ax: Axes, rows: Sequence[str], columns: Sequence[str], *, angle: float = 90) -> None:
+    ax.set_facecolor("#F2F2F2")
+    ax.set_ylim(len(rows), 0)
+    ax.set_yticks(np.arange(len(rows)) + 0.5, [wrap_text(name, 1.6, max_lines=1) for name in rows])
+    few = len(columns) <= 6
+    names = [wrap_text(name, 0.85 if few else 2.1, max_lines=3 if few else 1) for name in columns]
+    ax.set_xticks(np.arange(len(columns)) + 0.5, names, rotation=0 if few else angle)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+
+
+@_styled
+def predicted_activity(
+    table: pd.DataFrame, *, title: str, label: str = "predicted probability of activity", max_compounds: int = 40
+) -> StudyFigure:
+    """Predicted activity of new compounds (rows) in every task (columns, by target family).
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``compound, task, family, probability`` (0 to 1).
+    label : str
+        Of the colours.
+    max_compounds : int
+        The first so many are drawn.
+
+    Returns
+    -------
+    StudyFigure
+    """
+    table = _need(table, ["compound", "task", "family", "probability"], "predicted_activity")
+    table = table[_finite(table["probability"])]
+    if not len(table):
+        return _nothing(title, "no activity was predicted: the training screen has no tested task, or no compound is new")
+    table["family"] = table["family"].fillna("other").astype(str)
+    tasks = table[["family", "task"]].drop_duplicates("task")
+    tasks = tasks.assign(last=tasks["family"] == "other").sort_values(["last", "family", "task"], kind="stable")
+    everyone = list(dict.fromkeys(table["compound"].astype(str)))
+    matrix = table.assign(compound=table["compound"].astype(str)).pivot_table(
+        index="compound", columns="task", values="probability"
+    )
+    matrix = matrix.reindex(index=everyone[:max_compounds], columns=tasks["task"])
+    named = len(tasks) <= 32
+    fig = _figure(FULL_WIDTH, (3.4 if named else 2.1) + max(0.16 * len(matrix), 0.5), title)
+    ax = fig.subplots()
+    image = ax.pcolormesh(matrix.to_numpy(dtype=float), cmap="viridis", vmin=0, vmax=1, rasterized=True)
+    _heat_axes(ax, list(matrix.index), list(tasks["task"].astype(str)) if named else [])
+    ax.set_xlim(0, len(tasks))
+    ax.set_xlabel("" if named else f"{len(tasks)} tasks, by target family")
+    _family_brackets(ax, tasks["family"].tolist())
+    fig.colorbar(image, ax=ax, label=label, shrink=0.8 if len(matrix) > 12 else 1, aspect=16, pad=0.01)
+    if len(everyone) > max_compounds:
+        _note(fig, f"The first {max_compounds} of {len(everyone)} compounds.")
+    return fig
+
+
+def _family_brackets(ax: Axes, families: list[str]) -> None:
+    """Name the runs of columns of one family above them: upright, moved apart, with a line to the place."""
+    starts = [0] + [i for i in range(1, len(families)) if families[i] != families[i - 1]] + [len(families)]
+    middles = [(a + b) / 2 for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    pitch = 4.6 / len(families)  # inches a column: the panel is about this wide
+    places = spread(middles, 0.155 / pitch)
+    transform = ax.get_xaxis_transform()
+    for start, stop, middle, place in zip(starts[:-1], starts[1:], middles, places, strict=True):
+        ax.axvline(stop, color="white", lw=1.2)
+        gap = 0.12 * (stop - start)
+        ax.plot([start + gap, stop - gap], [1.01] * 2, color="#555555", lw=1.4, transform=transform, clip_on=False)
+        name = wrap_text(f"{families[start]} ({stop - start})", 1.9, max_lines=1)
+        ax.annotate(
+            name, (middle, 1.015), (place, 1.0), xycoords=transform, textcoords=_lifted(ax, 14), rotation=90, ha="center",
+            va="bottom", size=SMALL, annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": "#AAAAAA", "lw": 0.6, "shrinkA": 0, "shrinkB": 0},
+        )  # fmt: skip
+
+
+def _lifted(ax: Axes, points: float):
+    """Data along x, `points` above the panel along y."""
+    from matplotlib.transforms import ScaledTranslation
+
+    return ax.get_xaxis_transform() + ScaledTranslation(0, points / 72, ax.figure.dpi_scale_trans)
