@@ -209,7 +209,8 @@ def verdict(
     unbeaten = {key: one for key, one in explaining.items() if not one.ci_low > 0}
     if raw.ci_low > 0 and unbeaten:
         least = min(unbeaten, key=lambda key: unbeaten[key].effect / max(unbeaten[key].standard_error, 1e-12))
-        rest = f"a gain of up to {max(unbeaten[least].ci_high, 0.0):.3f} over it is not excluded"
+        high = unbeaten[least].ci_high
+        rest = f"a gain of up to {high:.3f} over it is not excluded" if high > 0 else "it is worse than that"
         return Verdict("explained without TX", least, f"better than raw CP but not than {NAMES[least]}; {rest}")
     if not raw.ci_low > 0:
         excluded = {key: one for key, one in (("raw", raw), *needed.items()) if one.ci_high < smallest_effect}
@@ -1136,9 +1137,11 @@ def interval_table(
     Returns
     -------
     DataFrame
-        ``by``, ``mean, ci_low, ci_high, n_units``.
+        ``by``, ``mean, ci_low, ci_high, n_units``; empty for an empty table.
     """
     by = list(by)
+    if not len(per_unit):
+        return pd.DataFrame(columns=[*by, "mean", "ci_low", "ci_high", "n_units"])
     further = [name for name in by if name not in ("method", "control")]
     groups = per_unit.groupby(further, sort=True, observed=True) if further else [((), per_unit)]
     tables = []

@@ -116,6 +116,12 @@ def _activity(similarity: np.ndarray, to_controls: np.ndarray, positive: np.ndar
     return average_precision(ranked, is_positive)
 
 
+# The table of a screen without replicates: the columns of `replicate_clustering_by_fold`, no rows.
+NO_REPLICATES = pd.DataFrame(
+    columns=[*KEYS, "compound", "treatment", "n_wells", "replicate_map", "activity_map", "silhouette"]
+)
+
+
 def replicate_clustering_by_fold(wells: pd.DataFrame) -> pd.DataFrame:
     """`replicate_clustering` of every fitted representation in a table of embedded wells.
 
@@ -204,7 +210,7 @@ def umap_of_test_compounds(
     Parameters
     ----------
     consensus : dict
-        Consensus tables by method; draw 0 on true pairs (or without TX) is shown.
+        Consensus tables by method; draw 0 on true pairs (or without TX) is shown. None give an empty table.
     compounds : DataFrame
         Metadata_Compound and MoA (lists).
     n_moas : int
@@ -221,6 +227,8 @@ def umap_of_test_compounds(
     ----------
     McInnes 2018, arXiv 1802.03426; cosine distance.
     """
+    if not consensus:
+        return pd.DataFrame(columns=["method", "compound", "x", "y", "label"])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # umap warns of its own settings (one thread for a fixed seed)
         from umap import UMAP

@@ -115,6 +115,18 @@ def prepare_folds(
         yield _prepare(cp, tx, group_of, rows.set_index(COMPOUND)["fold"], (split, int(repeat), -1), preparation)
 
 
+def fold_sizes(folds: list[PreparedFold]) -> pd.DataFrame:
+    """What each fold trains and tests on: fold, training and test compounds and wells, CP features, genes."""
+    rows = []
+    for prepared in folds:
+        compounds = prepared.cp_wells[COMPOUND]
+        row = {"fold": prepared.name}
+        for name, wells in (("training", prepared.is_training), ("test", prepared.is_test)):
+            row |= {f"{name} compounds": compounds[wells].nunique(), f"{name} wells": int(wells.sum())}
+        rows.append(row | {"CP features": prepared.cp.shape[1], "genes": prepared.tx.shape[1]})
+    return pd.DataFrame(rows)
+
+
 def _prepare(cp, tx, group_of, fold_of, key, parameters):
     fold = key[2]
     treated = ~cp[CONTROL].to_numpy(bool)
@@ -130,6 +142,12 @@ def _prepare(cp, tx, group_of, fold_of, key, parameters):
     tx_treatments, tx_values = consensus(tx[METADATA_COLUMNS], tx_preparation.transform(tx[genes]))
 
     partner = pair_rows(cp[METADATA_COLUMNS], tx_treatments)
+    if not (in_training & (partner >= 0)).any():
+        raise ScreenError(
+            "no CP well has a TX profile of the same compound at the same dose to train on; doses (micromolar) must "
+            "agree to three digits, or be left out of one table"
+        )
+    tx_fold = tx_treatments[COMPOUND].map(fold_of)
     return PreparedFold(
         *key,
         cp_wells=cp[METADATA_COLUMNS],
@@ -139,7 +157,7 @@ def _prepare(cp, tx, group_of, fold_of, key, parameters):
         is_training=in_training & (partner >= 0),
         is_test=treated & (cp_fold == fold).to_numpy(),
         partner=partner,
-        tx_is_training=(tx_treatments[COMPOUND].map(fold_of) != fold).to_numpy(),
+        tx_is_training=tx_fold.notna().to_numpy() & (tx_fold != fold).to_numpy(),
         groups=cp[COMPOUND].map(group_of).fillna(cp[COMPOUND]).to_numpy(object),
         preparation=preparation,
     )

@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.covariance import ledoit_wolf
+from sklearn.covariance import ledoit_wolf, ledoit_wolf_shrinkage
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.model_selection import GroupKFold
@@ -101,6 +101,7 @@ class Encoder(TransformerMixin, BaseEstimator):
 
 def load_encoder(folder: str | Path) -> Encoder:
     """Read an encoder that `save` wrote; raises ScreenError for a folder that holds none."""
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     folder = Path(folder)
@@ -108,8 +109,9 @@ def load_encoder(folder: str | Path) -> Encoder:
         description = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
         encoder = METHODS[description["method"]](**description["parameters"])
         encoder._restore(load_file(folder / "encoder.safetensors"))
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ScreenError(f"{folder} holds no encoder of this version of cpx ({error})") from error
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())  # torch explains itself over many lines
+        raise ScreenError(f"{folder} holds no encoder of this version of cpx ({reason})") from error
     return encoder
 
 
@@ -203,10 +205,14 @@ class LdaIdentity(Encoder):
 
     def _fit(self, cp, tx, groups, controls):
         classes, counts = np.unique(groups, return_counts=True)
-        if len(classes) < 3 or (counts > 1).sum() < 2:
+        if len(classes) < 3 or np.median(counts) < 2:
             raise ScreenError("LDA on compound identity needs replicates, and this screen has one profile a compound")
+        # Of the pooled deviations: in scikit-learn's "auto" each class shrinks by itself, and two replicates not at all.
+        _, of_well = np.unique(groups, return_inverse=True)
+        means = np.stack([cp[of_well == one].mean(axis=0) for one in range(len(classes))])
+        shrinkage = ledoit_wolf_shrinkage(cp - means[of_well], assume_centered=True)
         lda = LinearDiscriminantAnalysis(
-            solver="eigen", shrinkage="auto", n_components=min(self.n_components, len(classes) - 1, cp.shape[1])
+            solver="eigen", shrinkage=shrinkage, n_components=min(self.n_components, len(classes) - 1, cp.shape[1])
         ).fit(cp, groups)
         self.projection_ = lda.scalings_[:, : lda.n_components]  # (n_features, n_components)
         self.mean_ = cp.mean(axis=0) @ self.projection_
@@ -303,7 +309,7 @@ class RegularisedCCA(Encoder):
         cp_white = _whitening(cp_pca, self.shrinkage)  # (n_features, n_cp_components)
         tx_white = _whitening(tx_pca, self.shrinkage)  # (n_genes, n_tx_components)
         self.mean_, self.tx_mean_ = cp_pca.mean_, tx_pca.mean_
-        cross = ((cp - self.mean_) @ cp_white).T @ ((tx - self.tx_mean_) @ tx_white) / len(cp)
+        cross = ((cp - self.mean_) @ cp_white).T @ ((tx - self.tx_mean_) @ tx_white) / (len(cp) - 1)
         left, correlations, right = np.linalg.svd(cross, full_matrices=False)
         kept = slice(0, self.n_dimensions)
         self.correlations_ = correlations[kept]
@@ -425,12 +431,19 @@ class NetworkEncoder(Encoder):
         return (tx - self.tx_mean_) @ self.tx_components_
 
     def _train(self, data, training, validation, n_epochs, rng, member=0):
-        """Train one network; with held-out compounds, note their loss in `history_` and stop when it stays up."""
+        """Train one network; with held-out compounds, note their loss in `history_` and stop when it stays up.
+
+        Beside it stands the loss of as many training compounds, without noise or dropout either: a loss that depends on
+        the number of compounds is only comparable between equal numbers.
+        """
         import torch
 
         cp, tx = data
         noise = torch.Generator(device=self.device_).manual_seed(int(rng.integers(2**31)))
-        held_out = torch.as_tensor([rows[0] for rows in validation], dtype=torch.long, device=self.device_)
+        watched = {
+            name: torch.as_tensor([rows[0] for rows in wells[: len(validation)]], dtype=torch.long, device=self.device_)
+            for name, wells in (("training", training), ("validation", validation))
+        }
         with torch.random.fork_rng(devices=[]):  # weights and dropout are seeded; the caller's state stays
             torch.manual_seed(int(rng.integers(2**31)))
             network = self._network(cp.shape[1], tx.shape[1]).to(self.device_)
@@ -438,22 +451,22 @@ class NetworkEncoder(Encoder):
             best, waited = np.inf, 0
             for epoch in range(1, n_epochs + 1):
                 network.train()
-                losses = []
                 for batch in _batches(training, self.batch_size, rng):
                     rows = torch.as_tensor(batch, device=self.device_)
                     loss = self._loss(network, cp[rows], tx[rows], noise)
                     optimiser.zero_grad()
                     loss.backward()
                     optimiser.step()
-                    losses.append(loss.item())
                 if not validation:
                     continue
                 network.eval()
                 with torch.no_grad():
-                    score = self._validation_loss(network, cp[held_out], tx[held_out]).item()
-                self.history_.append(
-                    {"member": member, "epoch": epoch, "training": float(np.mean(losses)), "validation": score}
-                )
+                    losses = {
+                        name: self._validation_loss(network, cp[rows], tx[rows]).item()
+                        for name, rows in watched.items()
+                    }
+                self.history_.append({"member": member, "epoch": epoch, **losses})
+                score = losses["validation"]
                 best, waited = (score, 0) if score < best else (best, waited + 1)
                 if waited >= self.patience:
                     break
@@ -481,7 +494,8 @@ class NetworkEncoder(Encoder):
         import torch
 
         super()._restore(arrays)
-        self.device_ = _device(self.device)
+        # What was trained on a GPU must open on a laptop.
+        self.device_ = _device("auto" if self.device == "cuda" else self.device)
         self.networks_ = []
         for member in range(self.n_members):
             prefix = f"network.{member}."

@@ -92,6 +92,13 @@ def nearest_mechanisms(
     return table.sort_values(["compound", "rank"], ignore_index=True)
 
 
+def is_known_mechanism(ranked: pd.DataFrame, compounds: pd.DataFrame) -> list[bool]:
+    """For each row of `nearest_mechanisms`: is it a mechanism that the compound is annotated with?"""
+    known = compounds.set_index(COMPOUND)["MoA"]
+    pairs = zip(ranked["compound"], ranked["mechanism"], strict=True)
+    return [mechanism in list(known.get(compound, [])) for compound, mechanism in pairs]
+
+
 def mechanisms_found(ranked: pd.DataFrame, compounds: pd.DataFrame, within: int) -> pd.DataFrame:
     """For new compounds whose mechanism is known: whether it is among the first `within`, and the chance of that.
 

@@ -1076,8 +1076,8 @@ def build_parser() -> argparse.ArgumentParser:
         choices=list(PROFILES),
         help="smoke: small, to see that everything works; full: more repeats (default: default)",
     )
-    add("--results", metavar="DIR", help="where runs go (default: results/ of the project)")
-    add("--figures", metavar="DIR", help="where pictures go (default: figures/DATASET of the project)")
+    add("--results", metavar="DIR", help="runs go to DIR/DATASET/PROFILE (default: results/ of the project)")
+    add("--figures", metavar="DIR", help="pictures go to DIR/DATASET (default: figures/ of the project)")
     add(
         "--mirror",
         default="",
@@ -1178,10 +1178,8 @@ def make_plan(options: argparse.Namespace, notebooks: Path) -> Plan:
         mirror = str(Path(mirror).resolve())
     results = Path(options.results) if options.results else project_root() / "results"
     run_dir = results.resolve() / name / options.profile
-    if options.figures:
-        figures_dir = Path(options.figures).resolve()
-    else:
-        figures_dir = project_root() / "figures" / (f"{name}-smoke" if options.profile == "smoke" else name)
+    figures_root = Path(options.figures).resolve() if options.figures else project_root() / "figures"
+    figures_dir = figures_root / (f"{name}-smoke" if options.profile == "smoke" else name)
     plumbing = {
         "dataset": dataset,
         "run_dir": str(run_dir),

@@ -1,7 +1,7 @@
 """One function a figure kind, one palette and one order of methods for the whole study.
 
 Every function takes tidy tables, leaves them as they are and returns a :class:`StudyFigure`: nothing is shown,
-saved or closed here. In a notebook a figure is seen when it is the last line of its cell. What cannot be drawn
+saved or closed here. A notebook shows it under its cell, as any figure of pyplot's. What cannot be drawn
 (an empty table) becomes a figure that says so in words, and a missing column a ``ValueError`` that names it.
 The same tables give the same picture: jitter and label placing draw on no global state.
 
@@ -13,24 +13,29 @@ colour blindness (Wong 2011, doi 10.1038/nmeth.1618).
 
 from __future__ import annotations
 
+import base64
 import io
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import wraps
+from itertools import pairwise
 
 import matplotlib
 import matplotlib.style
 import numpy as np
 import pandas as pd
+from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.transforms import ScaledTranslation
 
 METHOD_ORDER = [
     "raw_cp",
@@ -103,6 +108,7 @@ ENDPOINT_UNITS = {"tx_strong_tasks": "ROC-AUC", "replicate_map": "mAP", "moa_map
 
 SINGLE_WIDTH, FULL_WIDTH = 6.4, 7.2  # inches
 SMALL, NORMAL, LARGE = 8.0, 8.5, 10.0  # points
+HEAT_WIDTH = 4.6  # of the panel of a heat map with names at its left and a colour bar, about
 GREY, PALE = "#777777", "#D9D9D9"
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so every machine draws the same letters
@@ -125,6 +131,7 @@ STYLE = {
     "legend.frameon": False,
     "figure.dpi": 100,
     "image.interpolation": "nearest",
+    "text.parse_math": False,  # names of compounds and assays may hold dollar signs
     "lines.markersize": 5.5,
 }
 
@@ -133,21 +140,32 @@ STYLE = {
 # The figure, its title, its words
 
 
-class StudyFigure(Figure):
-    """A matplotlib figure that pyplot does not hold, so that a notebook shows it once and memory is given back.
+@contextmanager
+def _study_style() -> Iterator[None]:
+    """The style of the study, whatever the caller's; how files are written stays the caller's."""
+    writing = {name: value for name, value in matplotlib.rcParams.items() if name.startswith(("svg.", "pdf."))}
+    with matplotlib.style.context(["default", STYLE | writing]):
+        yield
 
-    It draws itself in the style of the study whatever the notebook's own settings are.
-    """
+
+class StudyFigure(Figure):
+    """A matplotlib figure that draws itself in the style of the study, whatever the notebook's own settings are."""
 
     def draw(self, renderer):
-        with matplotlib.style.context(["default", STYLE]):
+        with _study_style():
             super().draw(renderer)
 
-    def _repr_png_(self) -> bytes:
-        """What a notebook shows."""
+    def _ipython_display_(self):
+        """Show the picture in a notebook, once: also where the figure is the last line of its cell, which would
+        otherwise show it a second time among the figures that pyplot still holds."""
+        from IPython.display import display
+
         file = io.BytesIO()
         self.savefig(file, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
-        return file.getvalue()
+        picture = base64.b64encode(file.getvalue()).decode("ascii")
+        display({"image/png": picture, "text/plain": repr(self)}, raw=True)
+        if "inline" in matplotlib.get_backend():
+            plt.close(self)
 
 
 def _styled(function: Callable[..., StudyFigure]) -> Callable[..., StudyFigure]:
@@ -155,7 +173,7 @@ def _styled(function: Callable[..., StudyFigure]) -> Callable[..., StudyFigure]:
 
     @wraps(function)
     def draw(*args, **kwargs):
-        with matplotlib.style.context(["default", STYLE]):
+        with _study_style():
             return function(*args, **kwargs)
 
     return draw
@@ -196,17 +214,14 @@ def wrap_text(text: str, width: float, size: float = SMALL, weight: str = "norma
             line = longer
         lines.append(line)
     if max_lines:
-        cut = len(lines) > max_lines
-        lines = [_shorten(line, width, size, weight) for line in lines[:max_lines]]
-        if cut and not lines[-1].endswith("…"):
-            lines[-1] = _shorten(lines[-1] + " …", width, size, weight)
+        lines = [*lines[: max_lines - 1], *([" ".join(lines[max_lines - 1 :])] if len(lines) >= max_lines else [])]
+        lines = [_shorten(line, width, size, weight) for line in lines]
     return "\n".join(lines)
 
 
 def _shorten(line: str, width: float, size: float, weight: str) -> str:
     if text_width(line, size, weight) <= width:
         return line
-    line = line.rstrip(" …")
     while line and text_width(line + "…", size, weight) > width:
         line = line[:-1]
     return line.rstrip() + "…"
@@ -214,10 +229,10 @@ def _shorten(line: str, width: float, size: float, weight: str) -> str:
 
 def _figure(width: float, height: float, title: str) -> StudyFigure:
     """A figure with a wrapped title at its left; `height` is without the title."""
-    wrapped = wrap_text(title, width - 0.15, LARGE, "bold") if title else ""
+    wrapped = wrap_text(title, width - 0.3, LARGE, "bold") if title else ""
     lines = wrapped.count("\n") + 1 if wrapped else 0
-    fig = StudyFigure(figsize=(width, height + 0.17 * lines), layout="constrained")
-    FigureCanvasAgg(fig)
+    size = (width, height + 0.17 * lines)
+    fig = plt.figure(FigureClass=StudyFigure, figsize=size, layout="constrained")
     if wrapped:
         fig.suptitle(wrapped, x=0.01, ha="left", size=LARGE, weight="bold", linespacing=1.15)
     return fig
@@ -239,7 +254,7 @@ def _need(table: pd.DataFrame | None, columns: Iterable[str], drawn_by: str) -> 
         return pd.DataFrame(columns=list(columns))
     table = pd.DataFrame(table)
     missing = [column for column in columns if column not in table]
-    if missing and len(table.columns):
+    if missing and len(table):
         raise ValueError(f"{drawn_by} needs the columns {', '.join(missing)}; given: {', '.join(map(str, table))}")
     return table.reset_index(drop=True).copy() if not missing else pd.DataFrame(columns=list(columns))
 
@@ -247,26 +262,19 @@ def _need(table: pd.DataFrame | None, columns: Iterable[str], drawn_by: str) -> 
 def _note(fig: Figure, text: str) -> None:
     """A sentence under the whole figure."""
     fig.supxlabel(
-        wrap_text(text, fig.get_figwidth() - 0.15, SMALL), x=0.01, ha="left", size=SMALL, color=GREY, linespacing=1.2
+        wrap_text(text, fig.get_figwidth() - 0.3, SMALL), x=0.01, ha="left", size=SMALL, color=GREY, linespacing=1.2
     )
 
 
-def _legend(fig: Figure, handles: Sequence, *, side: str = "below", title: str = ""):
-    """A legend outside the panels: in as many columns below as the width holds, or in one at the right."""
-    if side == "right":
-        return fig.legend(handles=handles, loc="outside right upper", title=title or None, alignment="left")
-    widest = max(text_width(handle.get_label()) for handle in handles)
+def _legend(fig: Figure, handles: Sequence, *, beside: Axes | None = None, title: str = "") -> None:
+    """A legend outside the panels: right of a panel, or below all in as many columns as the width holds."""
+    options = {"handles": handles, "title": title or None, "alignment": "left", "borderpad": 0.1}
+    if beside is not None:
+        beside.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0, **options)
+        return
+    widest = max(text_width(line) for handle in handles for line in str(handle.get_label()).split("\n"))
     columns = int(np.clip((fig.get_figwidth() - 0.1) // (widest + 0.5), 1, len(handles)))
-    return fig.legend(
-        handles=handles,
-        loc="outside lower left",
-        ncols=columns,
-        title=title or None,
-        alignment="left",
-        handlelength=1.6,
-        columnspacing=1.2,
-        borderpad=0.1,
-    )
+    fig.legend(loc="outside lower left", ncols=columns, handlelength=1.6, columnspacing=1.2, **options)
 
 
 def spread(positions: Sequence[float], gap: float) -> np.ndarray:
@@ -326,6 +334,14 @@ def method_colour(method: str) -> str:
     """Colour of a method, ``concat:<method>`` and unknown methods included; always the same for the same name."""
     base = _base(method)
     return METHOD_COLOURS.get(base) or SPARE_COLOURS[zlib.crc32(base.encode()) % len(SPARE_COLOURS)]
+
+
+def _panel_name(method: str, width: float) -> str:
+    """A method's name over a panel, broken before what stands in brackets where it is too wide."""
+    label = method_label(method)
+    if text_width(label, NORMAL) > width:
+        label = label.replace(" (", "\n(")
+    return wrap_text(label, width, NORMAL)
 
 
 def control_label(control: str) -> str:
@@ -418,9 +434,9 @@ def _line_labels(ax: Axes, lines: Sequence[tuple[float, str, str]]) -> None:
     places = sorted(line for line in lines if np.isfinite(line[0]))
     for number, (x, name, style) in enumerate(places):
         ax.axvline(x, color=GREY, lw=1, ls=style, zorder=1)
-        side = "center" if len(places) == 1 else "right" if number == 0 else "left"
-        transform = ax.get_xaxis_transform()
-        ax.text(x, 1.01, name, transform=transform, ha=side, va="bottom", size=SMALL, color="#555555")
+        side, away = ("center", 0) if len(places) == 1 else ("right", -2) if number == 0 else ("left", 2)
+        place = {"xycoords": ax.get_xaxis_transform(), "textcoords": "offset points", "annotation_clip": False}
+        ax.annotate(name, (x, 1.0), (away, 2), ha=side, va="bottom", size=SMALL, color="#555555", **place)
 
 
 def _unmeasured(ax: Axes, y: float) -> None:
@@ -441,8 +457,14 @@ def _finite(values: pd.Series) -> np.ndarray:
     return np.isfinite(pd.to_numeric(values, errors="coerce").to_numpy(dtype=float))
 
 
-def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "−")
+def _decimal(value: float, digits: int = 2, sign: str = "-") -> str:
+    """A number with a true minus sign, and without one where it rounds to zero; sign "+" shows the plus too."""
+    return f"{value:{sign}z.{digits}f}".replace("-", "−")
+
+
+def _fewest_gaps(n: int, choices: Sequence[int]) -> int:
+    """Panels side by side that leave the fewest places empty; the most at once where equal."""
+    return n if n < min(choices) else min(choices, key=lambda across: (-n % across, -across))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -559,12 +581,14 @@ def method_interval_panels(
             _intervals_panel(ax, cleaned[name], methods, chances[name], None)
         else:
             _rows(ax, [wrap_text(method_label(method), 1.75) for method in methods])
-            ax.set_xticks([])
             ax.text(0.03, 0.5, wrap_text("nothing to show: not measured", wide), transform=ax.transAxes, color=GREY)
         ax.tick_params(axis="y", labelleft=number % across == 0)
         ax.set_title(wrap_text(heads[name] or name, wide, NORMAL), pad=16)
         ax.set_xlabel(wrap_text(labels[name] or "", wide, NORMAL))
         _few_ticks(ax, 4)
+        if not len(ax.lines):
+            ax.set(xticks=[], xlabel="")
+            ax.spines["bottom"].set_visible(False)
     handles = _kind_handles(everything)
     if handles:
         _legend(fig, handles)
@@ -677,9 +701,9 @@ def _plate_panel(ax: Axes, table: pd.DataFrame, plates: list[str], colour: str) 
     x = np.arange(len(plates))
     thick = float(np.clip(150 / len(plates), 1.2, 7))
     ax.axhline(0, color=PALE, lw=1, zorder=0)
-    ax.vlines(x, quantiles[:, 0], quantiles[:, 4], color=colour, lw=0.9)
+    ax.vlines(x, quantiles[:, 0], quantiles[:, 4], color=colour, lw=min(0.9, thick / 3))
     ax.vlines(x, quantiles[:, 1], quantiles[:, 3], color=colour, lw=thick, alpha=0.55)
-    ax.plot(x, quantiles[:, 2], ls="", marker="o", ms=min(thick, 3.6), mfc="black", mec="white", mew=0.4, zorder=3)
+    ax.plot(x, quantiles[:, 2], ls="", marker="o", ms=np.clip(thick, 1.6, 3.2), mfc="black", mec="none", zorder=3)
     ax.set_xlim(-0.7, len(plates) - 0.3)
 
 
@@ -723,12 +747,14 @@ def control_distributions(before: pd.DataFrame, after: pd.DataFrame, *, title: s
         ax.set_ylabel("feature value\nof the controls")
     axes[0].tick_params(axis="x", length=0)
     _plate_ticks(axes[1], plates)
-    _note(fig, "Dot: median over features; thick line: middle half; thin line: middle 90%. The two panels' scales differ.")
+    _note(
+        fig, "Dot: median over features; thick line: middle half; thin line: middle 90%. The two panels' scales differ."
+    )
     return fig
 
 
 def _modality_order(values: Iterable[str]) -> list[str]:
-    return sorted({str(value) for value in values}, key=lambda name: (list(MODALITY_COLOURS) + [name]).index(name))
+    return sorted({str(value) for value in values}, key=lambda name: [*MODALITY_COLOURS, name].index(name))
 
 
 def _modality_colour(name: str) -> str:
@@ -757,6 +783,7 @@ def replicate_correlations(table: pd.DataFrame, *, title: str) -> StudyFigure:
     modalities = _modality_order(table["modality"])
     fig = _figure(FULL_WIDTH if len(modalities) > 1 else SINGLE_WIDTH, 2.7, title)
     axes = _grid(fig, len(modalities), len(modalities), sharex=True)
+    panels = []
     for ax, modality in zip(axes, modalities, strict=True):
         own = table[table["modality"] == modality]
         medians = []
@@ -767,12 +794,14 @@ def replicate_correlations(table: pd.DataFrame, *, title: str) -> StudyFigure:
             if np.ptp(values) > 0:
                 seaborn.kdeplot(x=values, ax=ax, color=colour, fill=True, alpha=0.35, lw=1.5, cut=0, gridsize=150)
             medians.append((float(np.median(values)), kind, colour))
-        _median_labels(ax, medians)
-        ax.set_title(f"{modality}", pad=28)
+        panels.append((ax, medians))
+        ax.set_title(modality, pad=28)
         ax.set_xlabel("correlation of two wells")
         ax.set_ylabel("density" if ax is axes[0] else "")
         ax.set_yticks([])
         ax.spines["left"].set_visible(False)
+    for ax, medians in panels:  # when the shared scale is known
+        _median_labels(ax, medians)
     return fig
 
 
@@ -781,11 +810,11 @@ def _median_labels(ax: Axes, medians: list[tuple[float, str, str]]) -> None:
     places = sorted(medians)
     for number, (x, kind, colour) in enumerate(places):
         ax.axvline(x, color=colour, lw=1.2, ls="--")
-        side = "left" if number or len(places) == 1 else "right" if x > 0.3 else "left"
-        level = 1.01 + 0.075 * (len(places) - 1 - number)
-        text = f"{names.get(kind, kind)}: median {x:.2f}".replace("-", "−")
+        side = "right" if x > np.mean(ax.get_xlim()) + 0.15 * np.ptp(ax.get_xlim()) else "left"
+        place = {"xycoords": ax.get_xaxis_transform(), "textcoords": "offset points", "annotation_clip": False}
+        text = f"{names.get(kind, kind)}: median {_decimal(x)}"
         hue = colour if kind != "null" else "#555555"
-        ax.text(x, level, text, transform=ax.get_xaxis_transform(), ha=side, va="bottom", size=SMALL, color=hue)
+        ax.annotate(text, (x, 1.0), (0, 2 + 11 * (len(places) - 1 - number)), ha=side, size=SMALL, color=hue, **place)
 
 
 @_styled
@@ -806,7 +835,7 @@ def spectra(table: pd.DataFrame, *, title: str) -> StudyFigure:
     if not len(table):
         return _nothing(title, "no spectrum was computed")
     modalities, screens = _modality_order(table["modality"]), list(dict.fromkeys(table["screen"].astype(str)))
-    fig = _figure(FULL_WIDTH if len(modalities) > 1 else SINGLE_WIDTH, 2.6 + 0.13 * len(screens), title)
+    fig = _figure(FULL_WIDTH if len(modalities) > 1 else SINGLE_WIDTH, 2.8 + 0.16 * len(screens), title)
     axes = _grid(fig, len(modalities), len(modalities), sharey=True)
     for ax, modality in zip(axes, modalities, strict=True):
         own = table[table["modality"] == modality]
@@ -818,8 +847,8 @@ def spectra(table: pd.DataFrame, *, title: str) -> StudyFigure:
             colour = CATEGORY_COLOURS[number % len(CATEGORY_COLOURS)]
             style = ("-", "--", "-.", ":")[number % 4]
             reached = one.loc[one["cumulative"] >= 0.9, "component"]
-            count = f"90% by component {int(reached.iloc[0])}" if len(reached) else "stays below 90%"
-            label = f"{wrap_text(screen, 1.2, max_lines=1)}: {count}"
+            count = f"{int(reached.iloc[0])}" if len(reached) else "more than there are"
+            label = f"{wrap_text(screen, 2.0, max_lines=1)}: {count}"
             handles += ax.plot(one["component"], one["cumulative"], color=colour, ls=style, lw=1.8, label=label)
         ax.axhline(0.9, color=PALE, lw=1, zorder=0)
         ax.set_xscale("log")
@@ -829,17 +858,16 @@ def spectra(table: pd.DataFrame, *, title: str) -> StudyFigure:
         ax.set_ylim(0, 1.03)
         ax.set_xlabel("component, largest first (logarithmic)")
         ax.set_title(modality)
-        # Inside its panel a curve that rises to the right leaves no corner surely free: the legend goes below.
-        if handles:
-            ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(-0.02, -0.2), borderpad=0, handlelength=2.4)
+        if handles:  # below, since curves that rise leave no corner surely free
+            place = {"loc": "upper left", "bbox_to_anchor": (-0.02, -0.22), "borderpad": 0, "handlelength": 2.4}
+            ax.legend(handles=handles, title="components that hold 90%", alignment="left", **place)
     axes[0].set_ylabel("variance explained so far")
     return fig
 
 
 def _number(value: float) -> str:
-    if not np.isfinite(value):
-        return ""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}".replace("-", "−")
+    whole = abs(value) >= 100 or float(value).is_integer()
+    return f"{value:,.0f}".replace("-", "−") if whole else _decimal(value)
 
 
 @_styled
@@ -862,42 +890,47 @@ def statistics_beside(table: pd.DataFrame, *, title: str) -> StudyFigure:
         return _nothing(title, "no statistic was computed")
     table["group"] = table["group"].fillna("").astype(str) if "group" in table else ""
     groups = list(dict.fromkeys(table["group"]))
-    heights = [int((table["group"] == group).sum()) for group in groups]
-    fig = _figure(SINGLE_WIDTH, 0.45 + 0.55 * len(groups) + 0.36 * sum(heights), title)
-    axes = fig.subplots(len(groups), 1, squeeze=False, height_ratios=[n + 0.6 for n in heights]).ravel()
-    for ax, group in zip(axes, groups, strict=True):
-        _dumbbells(ax, table[table["group"] == group].reset_index(drop=True))
-        ax.set_title(group)
-    _legend(
-        fig,
-        [
-            Line2D([], [], ls="", marker="o", ms=6, color=CATEGORY_COLOURS[0], label="this screen"),
-            Line2D([], [], ls="", marker="o", ms=6, mfc="white", mec="#444444", mew=1.3, label="reference (its source in grey)"),
-        ],
-    )
+    across = 1 if len(groups) <= 3 else 2
+    parts = [table[table["group"] == group].reset_index(drop=True) for group in groups]
+    heights = [max(map(len, parts[i : i + across])) for i in range(0, len(parts), across)]
+    width = SINGLE_WIDTH if across == 1 else FULL_WIDTH
+    fig = _figure(width, 0.45 + 0.6 * len(heights) + (0.34 if across == 1 else 0.24) * sum(heights), title)
+    axes = _grid(fig, len(groups), across, height_ratios=[n + 0.6 for n in heights])
+    for ax, group, rows in zip(axes, groups, parts, strict=True):
+        sources = rows.loc[_finite(rows["reference"]), "source"].dropna().astype(str).unique()
+        shared = sources[0] if len(sources) == 1 else ""
+        _dumbbells(ax, rows.assign(source="") if shared else rows)
+        head = f"{group}, beside {shared}" if group and shared else group or (f"beside {shared}" if shared else "")
+        ax.set_title(wrap_text(head, width / across - 0.9, NORMAL))
+    own = Line2D([], [], ls="", marker="o", ms=6, color=CATEGORY_COLOURS[0], label="this screen")
+    other = Line2D([], [], ls="", marker="o", ms=6, mfc="white", mec="#444444", mew=1.3, label="reference")
+    _legend(fig, [own, other])
     return fig
 
 
 def _dumbbells(ax: Axes, rows: pd.DataFrame) -> None:
+    """One row a statistic: here and reference, joined, with both numbers at the right."""
     here, there = (pd.to_numeric(rows[name], errors="coerce").to_numpy(dtype=float) for name in ("here", "reference"))
     for y, (own, other) in enumerate(zip(here, there, strict=True)):
         _interval(ax, y, own, other, PALE, width=3)
         ax.plot([other], [y], ls="", marker="o", ms=6.5, mfc="white", mec="#444444", mew=1.3, zorder=3)
         ax.plot([own], [y], ls="", marker="o", ms=5.5, color=CATEGORY_COLOURS[0], zorder=4)
-        source = "" if pd.isna(rows["source"][y]) else str(rows["source"][y])
-        numbers = f"{_number(own)} here" + (f", {_number(other)} reference" if np.isfinite(other) else "")
-        text = numbers + (f"\n{wrap_text(source, 1.9, max_lines=1)}" if source else "")
-        ax.text(1.03, y, text, transform=ax.get_yaxis_transform(), va="center", size=SMALL, color="#555555", linespacing=1.1)
+        source = "" if pd.isna(rows["source"][y]) else wrap_text(str(rows["source"][y]), 1.9, max_lines=1)
+        numbers = f"{_number(own)} here" if np.isfinite(own) else "none here"
+        numbers += f", {_number(other)} there" if np.isfinite(other) else ""
+        place = {"transform": ax.get_yaxis_transform(), "va": "center"}
+        ax.text(1.03, y, f"{numbers}\n{source}".strip(), size=SMALL, color="#555555", linespacing=1.1, **place)
     both = np.concatenate([here, there])
     both = both[np.isfinite(both)]
-    if both.min() > 0 and both.max() / both.min() > 100:
+    if both.min() > 0 and both.max() / both.min() > 30:
         ax.set_xscale("log")
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.xaxis.set_minor_formatter(NullFormatter())
     else:
-        _few_ticks(ax, 4)
-    ax.margins(x=0.08)
-    _rows(ax, [wrap_text(str(name), 1.9, max_lines=2) for name in rows["statistic"]])
+        _few_ticks(ax, 3)
+        if both.min() >= 0:
+            ax.set_xlim(-0.05 * max(both.max(), 1e-9), 1.06 * max(both.max(), 1e-9))
+    _rows(ax, [wrap_text(str(name), 1.9, max_lines=3) for name in rows["statistic"]])
 
 
 @_styled
@@ -968,25 +1001,28 @@ def similarity_matrices(
     matrices = {name: matrix for name, matrix in matrices.items() if np.isfinite(matrix).any()}
     if not matrices:
         return _nothing(title, "no method maps CP and TX into one space")
-    across = min(len(matrices), 3)
+    across = _fewest_gaps(len(matrices), (2, 3)) if len(matrices) != 3 else 3
     down = -(-len(matrices) // across)
     finite = np.concatenate([matrix[np.isfinite(matrix)] for matrix in matrices.values()])
     top = float(np.quantile(np.abs(finite), 0.995)) or 1.0
-    scale = {"cmap": "RdBu_r", "vmin": -top, "vmax": top} if finite.min() < 0 else {"cmap": "Reds", "vmin": 0, "vmax": top}
-    fig = _figure(FULL_WIDTH if across > 1 else 4.6, down * (FULL_WIDTH / max(across, 2) + 0.35), title)
+    low, palette = (-top, "RdBu_r") if finite.min() < 0 else (0, "Reds")
+    side = (FULL_WIDTH - 1.2) / max(across, 2) + 0.6
+    fig = _figure(FULL_WIDTH if across > 1 else 4.6, 0.3 + down * side, title)
     axes = _grid(fig, len(matrices), across)
     for number, (ax, (name, matrix)) in enumerate(zip(axes, matrices.items(), strict=True)):
-        image = ax.imshow(matrix, rasterized=True, **scale)
+        image = ax.imshow(matrix, rasterized=True, cmap=palette, vmin=low, vmax=top)
         own, others = np.nanmean(np.diagonal(matrix)), _off_diagonal_mean(matrix)
-        means = f"own {own:.2f}, others {others:.2f}".replace("-", "−")
-        ax.set_title(f"{wrap_text(method_label(name), FULL_WIDTH / across - 0.6, NORMAL)}\n{means}")
+        means = f"own {_decimal(own)}, others {_decimal(others)}"
+        ax.set_title(f"{_panel_name(name, FULL_WIDTH / across - 0.6)}\n{means}")
         ax.set_xlabel(xlabel)
         if number % across == 0:
             ax.set_ylabel(ylabel)
         for axis in (ax.xaxis, ax.yaxis):
             axis.set_major_locator(MaxNLocator(4, integer=True))
         ax.spines[:].set_visible(True)
-    fig.colorbar(image, ax=axes, label=label, shrink=0.7, aspect=25, extend="both")
+    tall = down * side * 0.7
+    label = wrap_text(label, tall, NORMAL)
+    fig.colorbar(image, ax=axes, label=label, shrink=0.7, aspect=12 * max(down, 1.5), extend="both")
     _note(fig, "Own: mean of the diagonal, the compounds' own pairs; others: mean off the diagonal.")
     return fig
 
@@ -1011,7 +1047,8 @@ def retrieval_curves(table: pd.DataFrame, *, title: str) -> StudyFigure:
     table = table[_finite(table["rank_share"]) & _finite(table["share_of_compounds"])]
     if not len(table):
         return _nothing(title, "no method maps CP and TX into one space")
-    fig = _figure(SINGLE_WIDTH, 3.5, title)
+    n_curves = len(table[["method", "control"]].drop_duplicates())
+    fig = _figure(SINGLE_WIDTH, max(3.5, 0.7 + 0.168 * (n_curves + 3)), title)
     ax = fig.subplots()
     ax.axvline(0.1, color=PALE, lw=1, zorder=0)
     handles = []
@@ -1020,20 +1057,18 @@ def retrieval_curves(table: pd.DataFrame, *, title: str) -> StudyFigure:
         for control in order_controls(own["control"]):
             curve = own[own["control"] == control].sort_values(["rank_share", "share_of_compounds"])
             x, y = curve["rank_share"].to_numpy(dtype=float), curve["share_of_compounds"].to_numpy(dtype=float)
-            within = y[x <= 0.1].max(initial=0.0)
+            within = y[x <= 0.1 + 1e-9].max(initial=0.0)
             name = method_label(method) if _is_true(control) else f"   {control_label(control)}"
             style = "-" if _is_true(control) else CONTROL_LINES.get(control, "--")
             width = 2.0 if _is_true(control) else 1.2
-            handles += ax.step(
-                np.r_[0, x, 1], np.r_[0, y, y[-1]], where="post", color=method_colour(method), ls=style, lw=width,
-                label=f"{name}: {100 * within:.0f}%",
-            )  # fmt: skip
+            line = {"color": method_colour(method), "ls": style, "lw": width, "label": f"{name}: {100 * within:.0f}%"}
+            handles += ax.plot(np.r_[0, x, 1], np.r_[0, y, y[-1]], **line)
     handles += ax.plot([0, 1], [0, 1], color=GREY, lw=1, ls=(0, (1, 1.5)), label="chance: 10%")
-    ax.set(xlim=(0, 1), ylim=(0, 1.01), xlabel="nearest share of all TX profiles", ylabel="compounds that found their own")
+    ax.set(xlim=(0, 1), ylim=(0, 1.01))
+    ax.set(xlabel="nearest share of all TX profiles", ylabel="compounds that found their own")
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f}%"))
-    legend = _legend(fig, handles, side="right", title="own profile among\nthe nearest 10% for")
-    legend.set_in_layout(True)
+    _legend(fig, handles, beside=ax, title="own profile among\nthe nearest 10% for")
     return fig
 
 
@@ -1058,10 +1093,10 @@ def embedding_maps(table: pd.DataFrame, *, title: str, label_order: Sequence[str
         return _nothing(title, "no embedding was mapped")
     labels = [str(name) for name in label_order if str(name) != "other"][: len(CATEGORY_COLOURS)]
     methods = order_methods(table["method"])
-    across = min(len(methods), 4 if len(methods) != 3 else 3)
+    across = _fewest_gaps(len(methods), (3, 4, 5)) if len(methods) != 4 else 4
     down = -(-len(methods) // across)
     side = FULL_WIDTH / max(across, 2)
-    fig = _figure(FULL_WIDTH if across > 1 else 4.4, down * (side + 0.2) + 0.35 + 0.2 * -(-len(labels) // 3), title)
+    fig = _figure(FULL_WIDTH if across > 1 else 4.4, down * (side + 0.2) + 0.4 + 0.2 * -(-len(labels) // 3), title)
     styles = list(zip(labels, CATEGORY_COLOURS, CATEGORY_MARKERS, strict=False))
     for ax, method in zip(_grid(fig, len(methods), across), methods, strict=True):
         own = table[table["method"] == method]
@@ -1071,7 +1106,7 @@ def embedding_maps(table: pd.DataFrame, *, title: str, label_order: Sequence[str
         for label, colour, marker in styles:
             one = own[named == label]
             ax.scatter(one["x"], one["y"], s=16, color=colour, marker=marker, lw=0.3, ec="white", rasterized=True)
-        ax.set_title(wrap_text(method_label(method), side - 0.15, NORMAL))
+        ax.set_title(_panel_name(method, side - 0.15))
         ax.set(xticks=[], yticks=[], box_aspect=1)
         ax.spines[:].set_visible(True)
         ax.spines[:].set_color(PALE)
@@ -1080,8 +1115,7 @@ def embedding_maps(table: pd.DataFrame, *, title: str, label_order: Sequence[str
         for label, colour, marker in styles
     ]
     handles.append(Line2D([], [], ls="", marker="o", ms=2.5, color="#C4C4C4", label="other"))
-    _legend(fig, handles)
-    _note(fig, "UMAP: for the eye only, nothing is measured on it")
+    _legend(fig, handles, title="UMAP: for the eye only, nothing is measured on it")
     return fig
 
 
@@ -1089,28 +1123,38 @@ def embedding_maps(table: pd.DataFrame, *, title: str, label_order: Sequence[str
 # Bioactivity
 
 
-def _families(table: pd.DataFrame, shown: int) -> list[str]:
-    """The families with most tasks in the table, largest first; "other" is none."""
-    counts = table.loc[table["family"] != "other", "family"].value_counts()
-    return sorted(counts.index, key=lambda name: (-counts[name], name))[:shown]
+def _leading_families(table: pd.DataFrame, chosen: np.ndarray, n: int) -> list[str]:
+    """The families with most chosen tasks, then most tasks; "other" is none."""
+    counts = table.assign(chosen=chosen).groupby("family")["chosen"].agg(["sum", "size"]).drop("other", errors="ignore")
+    return sorted(counts.index, key=lambda name: (-counts.loc[name, "sum"], -counts.loc[name, "size"], name))[:n]
+
+
+# Where a name may stand around its point, in points. Only beside it is it plain whose name it is; else a line says so.
+BESIDE = ((6, 0), (-6, 0))
+AWAY = tuple((dx, dy) for dy in (12, -12, 22, -22, 34) for dx in (12, -12, 28, -28))
 
 
 def _label_points(ax: Axes, points: np.ndarray, labels: Sequence[str], avoid: np.ndarray) -> int:
-    """Name points where a free place is beside them; those that find none stay without. Returns how many were named."""
+    """Name points where there is a free place; those that find none stay without. Returns how many were named."""
     renderer = ax.figure.canvas.get_renderer()
     ax.figure.draw_without_rendering()
     frame = ax.get_window_extent(renderer)
     marks = ax.transData.transform(avoid)
+    reach = 4 * ax.figure.dpi / 72  # a mark's radius and some air, in pixels
     taken: list = []
     for (x, y), label in zip(points, labels, strict=True):
-        for dx, dy in ((6, 0), (-6, 0), (5, 7), (5, -7), (-5, 7), (-5, -7), (0, 10), (0, -10), (14, 14), (-14, 14)):
+        for dx, dy in BESIDE + AWAY:
+            line = {"arrowstyle": "-", "color": GREY, "lw": 0.6, "shrinkA": 0, "shrinkB": 3} if dy else None
             text = ax.annotate(
                 label, (x, y), (dx, dy), textcoords="offset points", size=SMALL, va="center",
-                ha="left" if dx > 0 else "right" if dx < 0 else "center",
+                ha="left" if dx > 0 else "right", arrowprops=line, linespacing=1.0,
             )  # fmt: skip
-            box = text.get_window_extent(renderer)
+            text.update_positions(renderer)
+            box = Text.get_window_extent(text, renderer)  # of the words, without the line
             inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
-            covered = ((marks > box.min) & (marks < box.max)).all(axis=1).sum()
+            others = marks[np.hypot(*(marks - ax.transData.transform((x, y))).T) > 0.5]
+            covered = ((others > box.min - reach) & (others < box.max + reach)).all(axis=1).any()
+            box = box.padded(reach / 2)
             if inside and not covered and not any(box.overlaps(other) for other in taken):
                 taken.append(box)
                 break
@@ -1144,22 +1188,23 @@ def task_scatter(table: pd.DataFrame, *, title: str, tx_min: float, margin: floa
     gap = points[:, 1] - points[:, 0]
     chosen = (points[:, 1] >= tx_min) & (gap >= margin)
     low = min(0.45, float(points.min()) - 0.03)
-    high = max(1.0, tx_min) + 0.01
+    high = max(min(1.01, float(points.max()) + 0.05), tx_min + 0.02)
     fig = _figure(SINGLE_WIDTH, 4.2, title)
     ax = fig.subplots()
     corner = tx_min - margin
     ax.fill([low, max(corner, low), high - margin, low], [tx_min, tx_min, high, high], color="#FFF1D6", lw=0, zorder=0)
     ax.plot([low, high], [low, high], color=GREY, lw=1, ls="--", zorder=1)
-    families = _families(table, len(CATEGORY_COLOURS) - 1)
+    families = _leading_families(table, chosen, len(CATEGORY_COLOURS) - 1)
     handles = _family_points(ax, table, families, chosen)
     ax.set(xlim=(low, high), ylim=(low, high), aspect="equal")
     ax.set_xlabel("raw CP, ROC-AUC")
     ax.set_ylabel("measured TX (oracle), ROC-AUC")
-    handles.append(Patch(color="#FFF1D6", label=f"chosen: TX ≥ {tx_min:g} and\nTX − CP ≥ {margin:g} ({chosen.sum()} of {len(table)})"))
+    rule = f"chosen (filled): TX ≥ {tx_min:g} and\nTX − CP ≥ {margin:g} ({chosen.sum()} of {len(table)})"
+    handles.append(Patch(color="#FFF1D6", label=rule))
     handles.append(Line2D([], [], color=GREY, ls="--", lw=1, label="TX as good as CP"))
-    _legend(fig, handles, side="right")
+    _legend(fig, handles, beside=ax)
     widest = [i for i in np.argsort(-gap, kind="stable") if chosen[i]][:n_named]
-    _label_points(ax, points[widest], [wrap_text(str(table["task"][i]), 1.6, max_lines=1) for i in widest], points)
+    _label_points(ax, points[widest], [wrap_text(str(table["task"][i]), 1.45, max_lines=3) for i in widest], points)
     return fig
 
 
@@ -1208,7 +1253,7 @@ def chosen_and_measured(table: pd.DataFrame, *, title: str) -> StudyFigure:
     ax = fig.subplots()
     _line_labels(ax, [(0.0, "raw CP", ":")])
     for y, method in enumerate(methods):
-        rows = table[(table["method"] == method)].set_index("how")
+        rows = table[table["method"] == method].drop_duplicates("how").set_index("how")
         colour = method_colour(method)
         ends = {}
         for how, offset, face in (("same compounds", -0.17, "white"), ("other half", 0.17, colour)):
@@ -1223,15 +1268,10 @@ def chosen_and_measured(table: pd.DataFrame, *, title: str) -> StudyFigure:
     _rows(ax, [wrap_text(method_label(method), 1.75) for method in methods])
     _few_ticks(ax)
     ax.set_xlabel("difference to raw CP in ROC-AUC, mean over the chosen tasks")
+    mark = {"ls": "", "marker": "o", "ms": 5.5, "mec": GREY, "mew": 1.2}
+    faces = {"same compounds": "white", "other half": GREY}
     shown = [how for how in names if (table["how"] == how).any()]
-    _legend(
-        fig,
-        [
-            Line2D([], [], ls="", marker="o", ms=5.5, mec=GREY, mew=1.2, mfc="white" if how == "same compounds" else GREY,
-                   label=names[how])
-            for how in shown
-        ],
-    )  # fmt: skip
+    _legend(fig, [Line2D([], [], mfc=faces[how], label=names[how], **mark) for how in shown])
     return fig
 
 
@@ -1265,20 +1305,22 @@ def family_gains(table: pd.DataFrame, *, title: str) -> StudyFigure:
     table["tested"] = table["tested"].fillna(False).astype(bool)
     families, methods = _family_order(table), order_methods(table["method"])
     counts, tested = table.groupby("family")["n_tasks"].max(), table.groupby("family")["tested"].any()
-    labels = [wrap_text(f"{family} ({counts[family]:.0f})", 2.0, max_lines=2) for family in families]
+    labels = [wrap_text(f"{family} ({counts[family]:.0f})", 2.35, max_lines=2) for family in families]
     across = min(len(methods), 4)
     down = -(-len(methods) // across)
     height = _family_row_height(table, labels) * len(families)
-    fig = _figure(FULL_WIDTH if across > 1 else SINGLE_WIDTH, down * (height + 0.5) + 0.4, title)
+    fig = _figure(FULL_WIDTH if across > 1 else SINGLE_WIDTH, down * (height + 0.8) + 0.45, title)
     axes = _grid(fig, len(methods), across, sharey=True, sharex=True)
     for number, (ax, method) in enumerate(zip(axes, methods, strict=True)):
         ax.axvline(0, color=GREY, lw=1, ls=":", zorder=1)
         for y, family in enumerate(families):
             own = table[(table["method"] == method) & (table["family"] == family)]
             _series(ax, own, y, value="effect", colour="" if tested[family] else "#B0B0B0")
-        _rows(ax, labels, colours=["black" if tested[family] else "#8A8A8A" for family in families])
+        _rows(ax, labels, colours=["black" if tested[family] else GREY for family in families])
         ax.tick_params(axis="y", labelleft=number % across == 0)
-        ax.set_title(wrap_text(method_label(method), (FULL_WIDTH - 2.1) / across - 0.1, NORMAL))
+        wide = (fig.get_figwidth() - 2.5) / across - 0.1
+        ax.set_title(_panel_name(method, wide))
+        ax.set_xlabel(wrap_text("difference to raw CP in ROC-AUC", wide, NORMAL))
         _few_ticks(ax, 4 if across < 4 else 3)
     _family_legend(fig, table)
     return fig
@@ -1292,10 +1334,13 @@ def _family_row_height(table: pd.DataFrame, labels: list[str]) -> float:
 def _family_legend(fig: Figure, table: pd.DataFrame) -> None:
     handles = _kind_handles(table)
     if not table["tested"].all():
-        handles.append(Line2D([], [], ls="", marker="o", ms=6, color="#B0B0B0", label="too few tasks: shown, not tested"))
+        handles.append(
+            Line2D([], [], ls="", marker="o", ms=6, color="#B0B0B0", label="too few tasks: shown, not tested")
+        )
     if handles:
-        _legend(fig, handles)
-    fig.supxlabel("difference to raw CP in ROC-AUC (in brackets: number of tasks)", size=NORMAL)
+        _legend(fig, handles, title="In brackets: number of tasks")
+    else:
+        _note(fig, "In brackets: number of tasks")
 
 
 @_styled
@@ -1331,10 +1376,12 @@ def task_gains(table: pd.DataFrame, *, title: str, seed: int = 0) -> StudyFigure
         colour, true = method_colour(method), _is_true(control)
         jitter = y + rng.uniform(-0.28, 0.28, len(gains))
         size = float(np.clip(900 / len(gains), 4, 16))
-        ax.scatter(gains, jitter, s=size, fc=colour if true else "white", ec=colour, lw=0.6, alpha=0.65, rasterized=True)
+        ax.scatter(
+            gains, jitter, s=size, fc=colour if true else "white", ec=colour, lw=0.6, alpha=0.65, rasterized=True
+        )
         median = float(np.median(gains))
         ax.plot([median, median], [y - 0.38, y + 0.38], color="black", lw=2, zorder=4)
-        text = f"median {_signed(median)}, {100 * np.mean(gains > 0):.0f}% of {len(gains)} gain"
+        text = f"median {_decimal(median, 3, '+')}, {100 * np.mean(gains > 0):.0f}% of {len(gains)} gain"
         ax.text(1.02, y, text, transform=ax.get_yaxis_transform(), va="center", size=SMALL)
     names = [
         wrap_text(method_label(method), 1.75) if _is_true(control) else f"{control_label(control)}"
@@ -1366,37 +1413,48 @@ def _claim_groups(claims: pd.DataFrame) -> list[tuple[pd.Series, pd.DataFrame]]:
 def _reference_label(row: pd.Series) -> str:
     if row["reference"] == "deranged":
         return "itself on deranged pairs"
-    best = " (best without TX)" if row["role"] == "best CP-only" else ""
-    return f"{method_label(row['reference'])}{best}"
+    name = method_label(row["reference"])
+    return f"{name.removesuffix(' (no TX)')}, best without TX" if row["role"] == "best CP-only" else name
 
 
-def _claim_panel(ax: Axes, head: pd.Series, rows: pd.DataFrame, several: bool) -> None:
-    name = head["claim_name"] or f"claim {head['claim']}: {ENDPOINT_LABELS.get(head['endpoint'], head['endpoint'])}"
-    if several:
-        name = f"{head['screen']}: {name}"
-    ax.set_title(wrap_text(name, 4.6, NORMAL, "bold"), weight="bold", x=0, pad=4)
+def _claim_words(head: pd.Series, rows: pd.DataFrame, several: bool) -> tuple[str, str, str]:
+    """Name, verdict and reason of a claim, wrapped to their places."""
+    name = head["claim_name"] or ENDPOINT_LABELS.get(head["endpoint"], head["endpoint"])
+    if not name.lower().startswith("claim"):
+        name = f"Claim {head['claim']}: {name}"
+    name = wrap_text(f"{head['screen']}: {name}" if several else name, 4.9, NORMAL, "bold")
+    reason = head["reason"] if head["verdict"] else ""
+    return name, wrap_text(head["verdict"], 1.6, NORMAL, "bold"), wrap_text(reason, 1.65 if len(rows) else 4.2)
+
+
+def _claim_rows(words: tuple[str, str, str], rows: pd.DataFrame) -> float:
+    """Height of a claim's panel in rows: of its comparisons, or of the words beside them."""
+    if not len(rows):
+        return 0.6 * (1 + words[2].count("\n"))
+    lines = 1.2 + words[1].count("\n") + (1 + words[2].count("\n") if words[2] else 0)
+    return max(len(rows), 0.5 * lines)
+
+
+def _claim_panel(ax: Axes, head: pd.Series, rows: pd.DataFrame, words: tuple[str, str, str]) -> None:
+    name, ruled, reason = words
+    ax.set_title(name, weight="bold", pad=5)
     colour = VERDICT_COLOURS.get(head["verdict"], GREY)
-    words = wrap_text(head["verdict"], 1.45, NORMAL, "bold")
-    ax.text(
-        1.03, 1.0, words, transform=ax.transAxes, va="top", size=NORMAL, weight="bold", color=colour
-    )  # the reason follows beneath, where it has room
-    reason = "" if head["verdict"] == "" else wrap_text(head["reason"], 1.55, max_lines=max(2, len(rows) + 1))
-    lines = words.count("\n") + 1
-    ax.annotate(
-        reason, (1.03, 1.0), (0, -13 * lines), xycoords="axes fraction", textcoords="offset points", va="top", size=SMALL,
-        color="#555555", linespacing=1.1,
-    )  # fmt: skip
+    ax.text(1.03, 1.0, ruled, transform=ax.transAxes, va="top", size=NORMAL, weight="bold", color=colour)
+    quiet = {"size": SMALL, "color": "#555555", "linespacing": 1.15, "va": "top"}
     if not len(rows):
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
-        ax.text(0, 0.6, "no comparison was made", transform=ax.transAxes, color=GREY, style="italic", va="center")
+        ax.text(0, 1.0, reason or "no comparison was made", transform=ax.transAxes, style="italic", **quiet)
         return
+    beneath = -13 * (ruled.count("\n") + 1)
+    place = {"xycoords": "axes fraction", "textcoords": "offset points"}
+    ax.annotate(reason, (1.03, 1.0), (0, beneath), **place, **quiet)
     ax.axvline(0, color=GREY, lw=1, ls=":", zorder=1)
     for y, (_, row) in enumerate(rows.iterrows()):
         hue = method_colour(row["method"])
         _interval(ax, y, row["ci_low"], row["ci_high"], hue, width=2)
         ax.plot([row["effect"]], [y], ls="", marker="o", ms=6.5, color=hue, zorder=3)
-    _rows(ax, [wrap_text(_reference_label(row), 1.75) for _, row in rows.iterrows()])
+    _rows(ax, [wrap_text(_reference_label(row), 2.05) for _, row in rows.iterrows()])
     _few_ticks(ax)
     unit = ENDPOINT_UNITS.get(head["endpoint"], "endpoint")
     ax.set_xlabel(f"{method_label(head['method'])} minus reference, {unit}", labelpad=1)
@@ -1425,12 +1483,22 @@ def claims_forest(claims: pd.DataFrame, *, title: str) -> StudyFigure:
         claims[name] = claims[name].astype(object).where(claims[name].notna(), "").astype(str) if name in claims else ""
     groups = _claim_groups(claims)
     several = claims["screen"].nunique() > 1
-    heights = [max(len(rows), 1.6) for _, rows in groups]
-    fig = _figure(FULL_WIDTH, 0.2 + sum(0.28 * n + 0.75 for n in heights), title)
-    axes = fig.subplots(len(groups), 1, squeeze=False, height_ratios=[n + 0.4 for n in heights]).ravel()
-    for ax, (head, rows) in zip(axes, groups, strict=True):
-        _claim_panel(ax, head, rows, several)
-    _note(fig, "Lines: 95% intervals. Right of the dotted line the method is better than the reference named at the left.")
+    words = [_claim_words(head, rows, several) for head, rows in groups]
+    heights = [_claim_rows(said, rows) for said, (_, rows) in zip(words, groups, strict=True)]
+    # Inches for the name of the claim and, under comparisons, for their axis.
+    around = [
+        0.2 + 0.15 * said[0].count("\n") + (0.5 if len(rows) else 0)
+        for said, (_, rows) in zip(words, groups, strict=True)
+    ]
+    fig = _figure(FULL_WIDTH, 0.35 + 0.3 * sum(heights) + sum(around), title)
+    fig.get_layout_engine().set(h_pad=0.07)
+    axes = fig.subplots(len(groups), 1, squeeze=False, height_ratios=heights).ravel()
+    for ax, (head, rows), said in zip(axes, groups, words, strict=True):
+        _claim_panel(ax, head, rows, said)
+    if any(len(rows) for _, rows in groups):
+        _note(
+            fig, "Lines: 95% intervals. Right of the dotted line the method is better than the reference at the left."
+        )
     return fig
 
 
@@ -1448,7 +1516,9 @@ def gain_decomposition(table: pd.DataFrame, *, title: str) -> StudyFigure:
     -------
     StudyFigure
     """
-    table = _clean_names(_need(table, ["endpoint", "method", "part", "effect", "ci_low", "ci_high"], "gain_decomposition"))
+    table = _clean_names(
+        _need(table, ["endpoint", "method", "part", "effect", "ci_low", "ci_high"], "gain_decomposition")
+    )
     table = table[_finite(table["effect"])]
     if not len(table):
         return _nothing(title, "no method was trained on true and on deranged pairs")
@@ -1493,7 +1563,11 @@ def _parts(ax: Axes, y: float, rows: pd.DataFrame, colour: str) -> None:
 def _long_mechanisms(table: pd.DataFrame) -> pd.DataFrame:
     """Rows ``compound, rank, mechanism, similarity, known`` from the wide or the long form."""
     if "mechanism" in table:
-        long = table.assign(similarity=table["similarity"] if "similarity" in table else np.nan)
+        scores = [name for name in ("similarity", "score") if name in table]
+        long = table.assign(similarity=table[scores[0]] if scores else np.nan)
+        if "is_known" in table:
+            own = table[table["is_known"].astype(bool)].groupby("compound")["mechanism"].agg(list)
+            long["known"] = long["compound"].map(own)
         long["rank"] = table["rank"] if "rank" in table else long.groupby("compound").cumcount() + 1
     else:
         ranks = sorted(int(name[5:]) for name in table if name.startswith("rank_") and name[5:].isdigit())
@@ -1515,17 +1589,20 @@ def _known_set(value) -> set[str]:
 
 
 @_styled
-def nearest_mechanisms(table: pd.DataFrame, *, title: str, max_compounds: int = 25, max_mechanisms: int = 24) -> StudyFigure:
+def nearest_mechanisms(
+    table: pd.DataFrame, *, title: str, max_compounds: int = 25, max_mechanisms: int = 24
+) -> StudyFigure:
     """New compounds and the mechanisms of action that lie nearest: the darker, the nearer.
 
     Parameters
     ----------
     table : DataFrame
         Wide: ``compound, rank_1, rank_2 ...`` (names of mechanisms) with ``similarity_1 ...`` (or ``score_1 ...``),
-        where there are; or long: ``compound, mechanism, similarity``. Without similarities the rank is drawn.
-        ``known`` (or ``moa``), if there: the compound's own mechanisms, joined by ``|`` or a list; they are boxed.
+        where there are; or long: ``compound, mechanism, rank, similarity`` (or ``score``). Without similarities the
+        rank is drawn. The compound's own mechanisms are boxed: ``known`` (or ``moa``), joined by ``|`` or a list, or
+        in the long form ``is_known`` (bool).
     max_compounds, max_mechanisms : int
-        The first so many compounds, and the mechanisms that are nearest to most of them.
+        The first so many compounds, and the mechanisms that are nearest to most of them or their own.
 
     Returns
     -------
@@ -1537,29 +1614,53 @@ def nearest_mechanisms(table: pd.DataFrame, *, title: str, max_compounds: int = 
         return _nothing(title, "no new compound, or no mechanism of action is known in the training screen")
     compounds = list(dict.fromkeys(long["compound"]))
     shown = long[long["compound"].isin(compounds[:max_compounds])]
-    by_rank = not _finite(shown["similarity"]).any()
-    shown = shown.assign(shade=1.0 / shown["rank"].astype(float) if by_rank else shown["similarity"].astype(float))
-    weight = (1.0 / shown["rank"].astype(float)).groupby(shown["mechanism"]).sum()
-    kept = sorted(weight.index, key=lambda name: (-weight[name], name))[:max_mechanisms]
-    shown = shown[shown["mechanism"].isin(kept)]
-    rows, columns = _block_order(shown, compounds[:max_compounds])
-    matrix = shown.pivot_table(index="compound", columns="mechanism", values="shade", aggfunc="max")
-    matrix = matrix.reindex(index=rows, columns=columns).to_numpy(dtype=float)
-    fig = _figure(FULL_WIDTH, 1.9 + 0.19 * len(rows), title)
+    known = {compound: _known_set(values.iloc[0]) for compound, values in long.groupby("compound")["known"]}
+    kept = _leading_mechanisms(shown, known, max_mechanisms)
+    rows, columns = _block_order(shown[shown["mechanism"].isin(kept)], compounds[:max_compounds])
+    matrix, label = _mechanism_matrix(shown, rows, columns)
+    upright = max(text_width(name) for name in columns) if len(columns) > 6 else 0.4
+    fig = _figure(FULL_WIDTH, 0.5 + min(upright, 2.4) + max(0.19 * len(rows), 1.1), title)
     ax = fig.subplots()
     image = ax.pcolormesh(matrix, cmap="Blues", edgecolors="white", lw=0.6, rasterized=True, **_shades(matrix))
-    known = {compound: _known_set(values.iloc[0]) for compound, values in long.groupby("compound")["known"]}
     n_boxed = _box_known(ax, rows, columns, known)
     _heat_axes(ax, rows, columns)
-    label = "nearness (1 over rank)" if by_rank else "similarity"
-    fig.colorbar(image, ax=ax, label=label, shrink=0.6 if len(rows) > 8 else 1, aspect=16, pad=0.01)
-    notes = [f"The first {max_compounds} of {len(compounds)} compounds."] if len(compounds) > max_compounds else []
-    notes += [f"The {len(columns)} most frequent of {len(weight)} mechanisms."] if len(weight) > len(columns) else []
-    notes += ["Boxed: the compound's own known mechanism."] if n_boxed else []
-    notes += ["Pale grey: not among the nearest of that compound."] if np.isnan(matrix).any() else []
-    if notes:
-        _note(fig, " ".join(notes))
+    bar = _colour_bar(fig, ax, image, label, len(rows))
+    bar.ax.set_ylim(np.nanmin(matrix), max(np.nanmax(matrix), np.nanmin(matrix) + 1e-6))
+    if label.startswith("rank"):
+        bar.ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+        bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{-value:.0f}"))
+    n_mechanisms = shown["mechanism"].nunique()
+    notes = {
+        f"The first {max_compounds} of {len(compounds)} compounds.": len(compounds) > max_compounds,
+        f"{len(columns)} of {n_mechanisms} mechanisms: nearest to most, or known.": n_mechanisms > len(columns),
+        "Boxed: the compound's own known mechanism.": n_boxed > 0,
+        "Pale grey: not among the nearest of that compound.": np.isnan(matrix).any(),
+    }
+    if any(notes.values()):
+        _note(fig, " ".join(words for words, needed in notes.items() if needed))
     return fig
+
+
+def _leading_mechanisms(shown: pd.DataFrame, known: dict[str, set[str]], n: int) -> list[str]:
+    """The mechanisms that rank first for most compounds; being a compound's own counts half a first rank."""
+    own = [name in known[one] for one, name in zip(shown["compound"], shown["mechanism"], strict=True)]
+    weight = (1.0 / shown["rank"].astype(float) + 0.5 * np.asarray(own)).groupby(shown["mechanism"]).sum()
+    return sorted(weight.index, key=lambda name: (-weight[name], name))[:n]
+
+
+def _mechanism_matrix(shown: pd.DataFrame, rows: list[str], columns: list[str]) -> tuple[np.ndarray, str]:
+    """What is drawn, larger is nearer, NaN where nothing is known of a pair; and its name."""
+    by_rank = not _finite(shown["similarity"]).any()
+    shade = -shown["rank"].astype(float) if by_rank else shown["similarity"].astype(float)
+    matrix = shown.assign(shade=shade).pivot_table(index="compound", columns="mechanism", values="shade", aggfunc="max")
+    matrix = matrix.reindex(index=rows, columns=columns).to_numpy(dtype=float)
+    if not by_rank and np.nanmin(matrix) < 0 < np.nanmax(matrix):
+        return np.where(matrix < 0, 0.0, matrix), "similarity, 0 or less palest"
+    return matrix, "rank, 1 is the nearest" if by_rank else "similarity"
+
+
+def _colour_bar(fig: Figure, ax: Axes, image, label: str, n_rows: int):
+    return fig.colorbar(image, ax=ax, label=label, shrink=0.6 if n_rows > 12 else 1, aspect=16, pad=0.01)
 
 
 def _shades(matrix: np.ndarray) -> dict:
@@ -1577,6 +1678,7 @@ def _block_order(shown: pd.DataFrame, compounds: list[str]) -> tuple[list[str], 
     rows.sort(key=lambda name: (-sizes[first[name]], first[name], compounds.index(name)))
     turns = best.set_index("compound").loc[rows, "mechanism"]
     leading = list(dict.fromkeys(first[rows]))
+    rows += [name for name in compounds if name not in first.index]  # none of theirs is drawn: said by an empty row
     return rows, leading + [name for name in dict.fromkeys(turns) if name not in leading]
 
 
@@ -1592,7 +1694,7 @@ def _heat_axes(ax: Axes, rows: Sequence[str], columns: Sequence[str], *, angle: 
     ax.set_ylim(len(rows), 0)
     ax.set_yticks(np.arange(len(rows)) + 0.5, [wrap_text(name, 1.6, max_lines=1) for name in rows])
     few = len(columns) <= 6
-    names = [wrap_text(name, 0.85 if few else 2.1, max_lines=3 if few else 1) for name in columns]
+    names = [wrap_text(name, 0.85 if few else 2.4, max_lines=4 if few else 1) for name in columns]
     ax.set_xticks(np.arange(len(columns)) + 0.5, names, rotation=0 if few else angle)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
@@ -1620,7 +1722,9 @@ def predicted_activity(
     table = _need(table, ["compound", "task", "family", "probability"], "predicted_activity")
     table = table[_finite(table["probability"])]
     if not len(table):
-        return _nothing(title, "no activity was predicted: the training screen has no tested task, or no compound is new")
+        return _nothing(
+            title, "no activity was predicted: the training screen has no tested task, or no compound is new"
+        )
     table["family"] = table["family"].fillna("other").astype(str)
     tasks = table[["family", "task"]].drop_duplicates("task")
     tasks = tasks.assign(last=tasks["family"] == "other").sort_values(["last", "family", "task"], kind="stable")
@@ -1630,40 +1734,48 @@ def predicted_activity(
     )
     matrix = matrix.reindex(index=everyone[:max_compounds], columns=tasks["task"])
     named = len(tasks) <= 32
-    fig = _figure(FULL_WIDTH, (3.4 if named else 2.1) + max(0.16 * len(matrix), 0.5), title)
+    flat = _flat_families(tasks["family"].tolist())
+    words = tasks["task"].astype(str) if named else []
+    below = 0.6 if len(words) <= 6 else min(max(map(text_width, words)), 2.4)
+    above = 0.5 if flat else 0.3 + min(max(map(text_width, tasks["family"])) + 0.25, 2.3)
+    fig = _figure(FULL_WIDTH, 0.3 + above + below + max(0.165 * len(matrix), 1.2), title)
     ax = fig.subplots()
     image = ax.pcolormesh(matrix.to_numpy(dtype=float), cmap="viridis", vmin=0, vmax=1, rasterized=True)
     _heat_axes(ax, list(matrix.index), list(tasks["task"].astype(str)) if named else [])
     ax.set_xlim(0, len(tasks))
     ax.set_xlabel("" if named else f"{len(tasks)} tasks, by target family")
     _family_brackets(ax, tasks["family"].tolist())
-    fig.colorbar(image, ax=ax, label=label, shrink=0.8 if len(matrix) > 12 else 1, aspect=16, pad=0.01)
+    _colour_bar(fig, ax, image, wrap_text(label, 1.2 if len(matrix) < 12 else 9), len(matrix))
     if len(everyone) > max_compounds:
         _note(fig, f"The first {max_compounds} of {len(everyone)} compounds.")
     return fig
 
 
+def _flat_families(families: list[str]) -> bool:
+    """Whether every family's run of columns is wide enough for its name to be set flat above it."""
+    return min(families.count(name) for name in set(families)) * HEAT_WIDTH / len(families) >= 0.9
+
+
 def _family_brackets(ax: Axes, families: list[str]) -> None:
-    """Name the runs of columns of one family above them: upright, moved apart, with a line to the place."""
-    starts = [0] + [i for i in range(1, len(families)) if families[i] != families[i - 1]] + [len(families)]
-    middles = [(a + b) / 2 for a, b in zip(starts[:-1], starts[1:], strict=True)]
-    pitch = 4.6 / len(families)  # inches a column: the panel is about this wide
-    places = spread(middles, 0.155 / pitch)
-    transform = ax.get_xaxis_transform()
-    for start, stop, middle, place in zip(starts[:-1], starts[1:], middles, places, strict=True):
+    """Name the runs of columns of one family above them: flat where all have room, else upright, moved apart, with
+    a line to the place."""
+    starts = [0, *[i for i in range(1, len(families)) if families[i] != families[i - 1]], len(families)]
+    runs = list(pairwise(starts))
+    pitch = HEAT_WIDTH / len(families)
+    flat = _flat_families(families)
+    middles = [(start + stop) / 2 for start, stop in runs]
+    places = middles if flat else spread(middles, 0.155 / pitch)
+    across = ax.get_xaxis_transform()
+    lifted = across + ScaledTranslation(0, (5 if flat else 14) / 72, ax.figure.dpi_scale_trans)
+    line = {"arrowstyle": "-", "color": "#AAAAAA", "lw": 0.6, "shrinkA": 0, "shrinkB": 0}
+    for (start, stop), middle, place in zip(runs, middles, places, strict=True):
         ax.axvline(stop, color="white", lw=1.2)
-        gap = 0.12 * (stop - start)
-        ax.plot([start + gap, stop - gap], [1.01] * 2, color="#555555", lw=1.4, transform=transform, clip_on=False)
-        name = wrap_text(f"{families[start]} ({stop - start})", 1.9, max_lines=1)
+        gap = min(0.03 / pitch, 0.25 * (stop - start))
+        ax.plot([start + gap, stop - gap], [1.01] * 2, color="#555555", lw=1.4, transform=across, clip_on=False)
+        wide, n_lines = ((stop - start) * pitch - 0.1, 3) if flat else (2.2, 1)
+        count = f" ({stop - start})"
+        name = wrap_text(families[start], wide - text_width(count) * (not flat), max_lines=n_lines) + count
         ax.annotate(
-            name, (middle, 1.015), (place, 1.0), xycoords=transform, textcoords=_lifted(ax, 14), rotation=90, ha="center",
-            va="bottom", size=SMALL, annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": "#AAAAAA", "lw": 0.6, "shrinkA": 0, "shrinkB": 0},
+            name, (middle, 1.015), (place, 1.0), xycoords=across, textcoords=lifted, rotation=0 if flat else 90,
+            ha="center", va="bottom", size=SMALL, annotation_clip=False, arrowprops=None if flat else line,
         )  # fmt: skip
-
-
-def _lifted(ax: Axes, points: float):
-    """Data along x, `points` above the panel along y."""
-    from matplotlib.transforms import ScaledTranslation
-
-    return ax.get_xaxis_transform() + ScaledTranslation(0, points / 72, ax.figure.dpi_scale_trans)

@@ -48,14 +48,17 @@ def normalise_plates(table: pd.DataFrame, min_controls: int = 4) -> tuple[pd.Dat
     from pycytominer import normalize
 
     features = feature_columns(table)
+    index, table = table.index, table.reset_index(drop=True)  # plates of two files may number their wells alike
+    controls_of = {plate: wells.loc[wells[CONTROL], features] for plate, wells in table.groupby(PLATE)}
+    controls_of = {plate: controls for plate, controls in controls_of.items() if len(controls) >= min_controls}
+    spread = pd.DataFrame({plate: _spread(controls) for plate, controls in controls_of.items()}, index=features)
+    usual_spread = spread.where(spread > 1e-9).median(axis=1).fillna(1.0)  # (n_features,)
     pieces, report = [], []
     for plate, wells in table.groupby(PLATE, sort=True):
-        n_controls = int(wells[CONTROL].sum())
-        enough = n_controls >= min_controls
-        report.append((plate, len(wells), n_controls, enough))
+        enough = plate in controls_of
+        report.append((plate, len(wells), int(wells[CONTROL].sum()), enough))
         if enough:
-            controls = wells.loc[wells[CONTROL], features]
-            flat = controls.columns[(controls - controls.median()).abs().median() <= 1e-9]
+            controls, flat = controls_of[plate], spread.index[spread[plate] <= 1e-9]
             normalised = normalize(
                 wells,
                 features=features,
@@ -64,12 +67,17 @@ def normalise_plates(table: pd.DataFrame, min_controls: int = 4) -> tuple[pd.Dat
                 method="mad_robustize",
                 mad_robustize_epsilon=0,
             ).set_axis(wells.index)
-            normalised[flat] = wells[flat] - controls[flat].median()
+            normalised[flat] = (wells[flat] - controls[flat].median()) / usual_spread[flat]
             wells = normalised
         pieces.append(wells)
     normalised = pd.concat(pieces).loc[table.index, METADATA_COLUMNS + features]
-    normalised = normalised.astype(dict.fromkeys(features, np.float32))
+    normalised = normalised.astype(dict.fromkeys(features, np.float32)).set_axis(index)
     return normalised, pd.DataFrame(report, columns=["plate", "n_wells", "n_controls", "normalised"])
+
+
+def _spread(controls: pd.DataFrame) -> pd.Series:
+    """Median absolute deviation of each feature, scaled to the standard deviation of normal values."""
+    return 1.4826 * (controls - controls.median()).abs().median()
 
 
 class FeaturePreparation(TransformerMixin, BaseEstimator):
@@ -85,7 +93,8 @@ class FeaturePreparation(TransformerMixin, BaseEstimator):
     max_missing
         Largest tolerated share of missing values of a feature.
     max_correlation
-        Of two features with a higher absolute correlation one is dropped; 1 keeps all.
+        Of two features with a higher correlation one is dropped; 1 keeps all. As in pycytominer the sign counts:
+        mirrored features stay.
     tame_tails
         Whether to apply the inverse hyperbolic sine; for CP, whose features are heavy-tailed.
 
@@ -106,6 +115,11 @@ class FeaturePreparation(TransformerMixin, BaseEstimator):
         from pycytominer import feature_select
 
         wells = wells.replace([np.inf, -np.inf], np.nan)
+        if not ((wells.isna().mean() <= self.max_missing) & (wells.var(ddof=0) > 1e-6)).any():
+            raise ScreenError(
+                f"none of {wells.shape[1]} features varies and is measured in at least "
+                f"{1 - self.max_missing:.0%} of the training wells; check the feature columns of this screen"
+            )
         operations = ["drop_na_columns", "variance_threshold"]
         if self.max_correlation < 1:
             operations.append("correlation_threshold")
@@ -115,14 +129,7 @@ class FeaturePreparation(TransformerMixin, BaseEstimator):
             operation=operations,
             na_cutoff=self.max_missing,
             corr_threshold=self.max_correlation,
-            unique_cut=0,
-            freq_cut=0,
         )
-        if kept.shape[1] == 0:
-            raise ScreenError(
-                f"none of {wells.shape[1]} features varies and is measured in at least "
-                f"{1 - self.max_missing:.0%} of the training wells; check the feature columns of this screen"
-            )
         self.features_ = list(kept.columns)
         self.median_ = kept.median().to_numpy(np.float64)
         filled = self._tame(kept.fillna(kept.median()).to_numpy(np.float64))

@@ -122,6 +122,11 @@ def paired_compounds(screen: Screen) -> list[str]:
     return sorted(str(compound) for compound in both)
 
 
+def wells_of(table: pd.DataFrame, compounds: list[str]) -> pd.DataFrame:
+    """Wells of the given compounds, and all negative controls."""
+    return table[table[COMPOUND].isin(compounds) | table[CONTROL].astype(bool)].reset_index(drop=True)
+
+
 def treatments(table: pd.DataFrame) -> pd.Series:
     """Treatment of each well: ``compound``, or ``compound@dose`` with the nominal dose to 3 digits.
 
@@ -355,6 +360,21 @@ def _drop_unmeasured(screen: Screen) -> Screen:
 
 
 # -------------------------------------------------------------------------------------------- testability
+
+
+def count_compounds(screen: Screen) -> pd.DataFrame:
+    """How many compounds are measured in which modality, and what is known of the paired ones: `what`, `n`."""
+    paired = paired_compounds(screen)
+    known = screen.compounds[screen.compounds[COMPOUND].isin(paired)]
+    counts = {
+        "CP measured": _treated(screen.cp)[COMPOUND].nunique(),
+        "TX measured": _treated(screen.tx)[COMPOUND].nunique(),
+        "paired": len(paired),
+        "with a structure": int((known["SMILES"] != "").sum()),
+        "with an MoA": int((known["MoA"].map(len) > 0).sum()),
+        "in any assay": int(known[COMPOUND].isin(screen.activity[COMPOUND]).sum()),
+    }
+    return pd.DataFrame({"what": list(counts), "n": list(counts.values())})
 
 
 def testability(screen: Screen, min_active: int = 25, min_inactive: int = 25) -> pd.DataFrame:

@@ -73,6 +73,20 @@ def replicate_correlations(table: pd.DataFrame, seed: int = 0, n_null: int = 100
     return pd.DataFrame({"kind": kinds, "correlation": correlations})
 
 
+def share_beyond_chance(correlations: pd.DataFrame) -> float:
+    """Share of treatments above the null's 90th percentile; NaN for a table without rows.
+
+    Parameters
+    ----------
+    correlations
+        From `replicate_correlations`. Chance is 0.1.
+    """
+    by_kind = correlations.groupby("kind")["correlation"]
+    if len(by_kind) < 2:
+        return float("nan")
+    return float((by_kind.get_group("replicates") > by_kind.get_group("null").quantile(0.9)).mean())
+
+
 def _median_correlation(units):
     return np.median((units @ units.T)[np.triu_indices(len(units), 1)])
 
@@ -128,9 +142,23 @@ def screen_statistics(correlations: dict[str, pd.DataFrame], profiles: dict[str,
     return PUBLISHED_STATISTICS.assign(here=np.asarray(here, dtype=float))
 
 
-def control_medians(table: pd.DataFrame, n_features: int = 50) -> pd.DataFrame:
-    """Median over each plate's negative controls of the first features: long, `plate`, `value`."""
-    features = feature_columns(table)[:n_features]
+def most_plate_dependent(table: pd.DataFrame) -> str:
+    """The feature whose negative controls differ most between plates, for their spread within plates.
+
+    Returns
+    -------
+    str
+        Name of a feature; the first one where no plate has controls.
+    """
+    features = feature_columns(table)
     controls = table[table[CONTROL].to_numpy(bool)]
-    medians = controls.groupby(PLATE)[features].median().stack().rename("value")
-    return medians.rename_axis(["plate", "feature"]).reset_index()
+    plates = controls.groupby(PLATE)[features]
+    if len(plates) < 2:
+        return features[0]
+    return str((plates.median().std() / plates.std().median()).fillna(0).idxmax())
+
+
+def control_values(table: pd.DataFrame, feature: str) -> pd.DataFrame:
+    """Values of one feature in every negative-control well: long, `plate`, `value`."""
+    controls = table[table[CONTROL].to_numpy(bool)]
+    return pd.DataFrame({"plate": controls[PLATE].to_numpy(), "value": controls[feature].to_numpy()})

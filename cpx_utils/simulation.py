@@ -175,7 +175,10 @@ def simulation_settings(size: str = "default", **knobs: float) -> SimulationSett
             f"the simulator has no knob {sorted(unknown)[0]!r}; knobs are "
             + ", ".join(SimulationSettings.__dataclass_fields__)
         )
-    return replace(SIZES[size], **knobs)
+    settings = replace(SIZES[size], **knobs)
+    if not settings.shared_strength >= 0:
+        raise ScreenError(f"shared_strength is {settings.shared_strength:g}; it is 0 (TX shares nothing) or positive")
+    return settings
 
 
 def simulate_truth(settings: SimulationSettings, seed: int = 0) -> dict[str, np.ndarray]:
@@ -381,6 +384,8 @@ def _structures(moa: np.ndarray, rng: np.random.Generator) -> tuple[list[str], l
         core = rng.choice(preferred[group]) if rng.random() < 0.7 else rng.integers(len(CORES))
         while True:
             core = core if by_core[core] else max(by_core, key=lambda name: len(by_core[name]))
+            if not by_core[core]:
+                raise ScreenError(f"{len(moa)} compounds are too many; structures are known for {len(seen)}")
             _, a, b = by_core[core].pop()
             molecule = Chem.MolFromSmiles(CORES[core].format(a=a, b=b))
             key = Chem.MolToInchiKey(molecule)[:14]

@@ -25,12 +25,13 @@ class Study:
 
     def __init__(self, folder):
         self.notebooks = write_study(folder / "note {books}")
-        self.figures = folder / "figures {0}"
+        self.figures_root = folder / "figures {0}"
+        self.figures = self.figures_root / "simulated"
         self.results = folder / "re{sults}"
         self.run_dir = self.results / "simulated" / "default"
 
     def arguments(self, *extra):
-        return ["--results", str(self.results), "--figures", str(self.figures), "--jobs", "2", *extra]
+        return ["--results", str(self.results), "--figures", str(self.figures_root), "--jobs", "2", *extra]
 
     def run(self, capsys, *extra):
         """Return exit status, the stages that ran, and what was printed."""

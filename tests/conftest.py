@@ -1,0 +1,34 @@
+"""What several test modules share: one thread for torch, and the tiny simulated screen, prepared once a session.
+
+Tests must not change these objects; they copy what they spoil.
+"""
+
+import pytest
+import torch
+
+from cpx_utils import crossfit, preprocessing, simulation, splits
+from cpx_utils.profiles import compound_groups
+
+# Many small matrices: more threads only wait for each other, and the runners of one machine share its cores.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_screen():
+    """The tiny simulated screen: 72 compounds, 2 doses, 3 CP and 2 TX replicates."""
+    return simulation.simulate_screen("tiny", seed=0)
+
+
+@pytest.fixture(scope="session")
+def tiny_tables(tiny_screen):
+    """Its plate-normalised wells and its folds: cp, tx, compounds, folds, as `prepare_folds` takes them."""
+    cp, tx = (preprocessing.normalise_plates(table)[0] for table in (tiny_screen.cp, tiny_screen.tx))
+    groups = compound_groups(tiny_screen.compounds)
+    folds = splits.compound_folds(tiny_screen.compounds, groups, n_folds=3, n_repeats=1, seed=0)
+    return cp, tx, tiny_screen.compounds, folds
+
+
+@pytest.fixture(scope="session")
+def tiny_folds(tiny_tables):
+    """Its three prepared folds, and at last the one that trains on all compounds."""
+    return list(crossfit.prepare_folds(*tiny_tables, with_all=True))

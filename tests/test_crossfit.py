@@ -1,0 +1,479 @@
+"""The strict regime: what test compounds are cannot reach anything that is fitted; and what the controls are."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cpx_utils import crossfit
+from cpx_utils.encoders import METHODS, LdaIdentity, RawCP, RidgeTX, load_encoder
+from cpx_utils.preprocessing import FeaturePreparation
+from cpx_utils.profiles import (
+    COMPOUND,
+    CONTROL,
+    DOSE,
+    KEYS,
+    METADATA_COLUMNS,
+    ScreenError,
+    compound_groups,
+    embedding_table,
+    embedding_values,
+    feature_columns,
+)
+
+QUICK = {"max_epochs": 5, "n_members": 1}
+DRAWS = {"true_pairs": 1, "deranged": 2}
+TX_METHODS = [method for method, encoder in METHODS.items() if encoder.uses_tx]
+FOLD = 1  # the fold whose test compounds are spoiled
+
+
+def maker(method):
+    quick = QUICK if method in ("contrastive", "autoencoder") else {}
+    return lambda seed: METHODS[method](**quick, **({"seed": seed} if quick else {}))
+
+
+def run(method, folds, controls=DRAWS):
+    return crossfit.crossfit(method, maker(method), folds, controls=controls, progress=False)
+
+
+@pytest.fixture(scope="module")
+def results(tiny_folds):
+    return {method: run(method, tiny_folds) for method in METHODS}
+
+
+def spoiled_fold(tiny_tables, cp=False, tx=False):
+    """The same fold prepared again, with garbage in place of its test compounds' profiles."""
+    cp_table, tx_table, compounds, folds = tiny_tables
+    test = folds.loc[folds["fold"] == FOLD, COMPOUND]
+    rng = np.random.default_rng(77)
+
+    def garbage(table, spoil):
+        table = table.copy()
+        rows = table[COMPOUND].isin(test)
+        if spoil:
+            names = feature_columns(table)
+            wild = 50 * rng.standard_cauchy((rows.sum(), len(names))) + np.linspace(-9, 9, len(names))
+            table.loc[rows, names] = wild.astype(np.float32)
+        return table
+
+    tables = garbage(cp_table, cp), garbage(tx_table, tx), compounds, folds
+    return next(one for one in crossfit.prepare_folds(*tables) if one.fold == FOLD)
+
+
+@pytest.fixture(scope="module")
+def spoiled(tiny_tables):
+    return {name: spoiled_fold(tiny_tables, cp="cp" in name, tx="tx" in name) for name in ("cp", "tx", "cp and tx")}
+
+
+def same_rows(one, other, rows):
+    pd.testing.assert_frame_equal(one[rows(one)], other[rows(other)], check_exact=True)
+
+
+# -------------------------------------------------------------------------------------------------- folds
+
+
+def test_folds_hold_every_compound_once_and_no_test_compound_in_training(tiny_folds, tiny_tables):
+    cp, tx, compounds, folds = tiny_tables
+    assert [fold.name for fold in tiny_folds] == ["random-0-0", "random-0-1", "random-0-2", "all"]
+    for fold in tiny_folds:
+        names = fold.cp_wells[COMPOUND].to_numpy()
+        test = set(folds.loc[folds["fold"] == fold.fold, COMPOUND])
+        assert set(names[fold.is_test]) == test
+        assert set(names[fold.is_training]) == set(compounds[COMPOUND]) - test
+        assert not (fold.is_training | fold.is_test)[fold.cp_wells[CONTROL]].any()
+        assert set(fold.tx_treatments.loc[fold.tx_is_training, COMPOUND]) == set(compounds[COMPOUND]) - test
+        assert len(fold.cp) == len(cp)
+        assert len(fold.tx) == 2 * len(compounds)
+        own = fold.tx_treatments.iloc[fold.partner[fold.is_training]]
+        assert (own[COMPOUND].to_numpy() == names[fold.is_training]).all()
+        assert (own[DOSE].to_numpy() == fold.cp_wells.loc[fold.is_training, DOSE]).all()
+        assert (fold.partner[fold.cp_wells[CONTROL]] == -1).all()
+        keys = compound_groups(compounds)
+        assert (fold.groups[fold.is_training] == keys.loc[names[fold.is_training]].to_numpy()).all()
+        np.testing.assert_array_equal(fold.controls, fold.cp[fold.cp_wells[CONTROL]])
+
+
+def test_features_are_prepared_on_training_wells_alone(tiny_folds, tiny_tables):
+    cp, tx, _, folds = tiny_tables
+    fold = tiny_folds[0]
+    training = cp[COMPOUND].isin(folds.loc[folds["fold"] != 0, COMPOUND])
+    expected = FeaturePreparation().fit(cp.loc[training, feature_columns(cp)])
+    np.testing.assert_array_equal(fold.cp, expected.transform(cp))
+    np.testing.assert_allclose(fold.cp[fold.is_training].mean(axis=0), 0, atol=1e-4)
+    np.testing.assert_allclose(fold.cp[fold.is_training].std(axis=0), 1, rtol=1e-3)
+    # TX: standardised on training wells, then averaged over a treatment's wells.
+    genes = feature_columns(tx)
+    training = tx[COMPOUND].isin(folds.loc[folds["fold"] != 0, COMPOUND])
+    mean, deviation = tx.loc[training, genes].mean(), tx.loc[training, genes].std(ddof=0)
+    for row in (0, 17, 100):
+        compound, dose = fold.tx_treatments.loc[row, [COMPOUND, DOSE]]
+        wells = tx.loc[(tx[COMPOUND] == compound) & (tx[DOSE] == dose), genes]
+        np.testing.assert_allclose(fold.tx[row], ((wells - mean) / deviation).mean(), rtol=1e-3, atol=1e-4)
+
+
+def test_preparation_parameters_reach_the_preparation(tiny_tables):
+    fold = next(crossfit.prepare_folds(*tiny_tables, max_correlation=0.5, tame_tails=False))
+    assert fold.preparation.get_params() == {"max_missing": 0.05, "max_correlation": 0.5, "tame_tails": False}
+    assert fold.cp.shape[1] < 60
+
+
+def test_compounds_without_a_fold_take_no_part_in_training(tiny_tables):
+    cp, tx, compounds, folds = tiny_tables
+    left_out = folds.loc[folds["fold"] == 2, COMPOUND].iloc[:3]
+    fold = next(crossfit.prepare_folds(cp, tx, compounds, folds[~folds[COMPOUND].isin(left_out)]))
+    wells = fold.cp_wells[COMPOUND].isin(left_out).to_numpy()
+    assert not (fold.is_training | fold.is_test)[wells].any()
+    assert not fold.tx_is_training[fold.tx_treatments[COMPOUND].isin(left_out)].any()
+
+
+def test_doses_that_never_agree_are_said_in_one_line(tiny_tables):
+    cp, tx, compounds, folds = tiny_tables
+    tx = tx.assign(**{DOSE: tx[DOSE] * 1.5})
+    with pytest.raises(ScreenError, match="at the same dose") as error:
+        next(crossfit.prepare_folds(cp, tx, compounds, folds))
+    assert "\n" not in str(error.value)
+
+
+# ------------------------------------------------------------------------------------------- strict regime
+
+
+@pytest.mark.parametrize("what", ["cp", "tx", "cp and tx"])
+def test_garbage_in_test_compounds_leaves_preparation_and_training_pairs_alone(what, tiny_folds, spoiled):
+    clean, dirty = tiny_folds[FOLD], spoiled[what]
+    assert clean.preparation.features_ == dirty.preparation.features_
+    for name in ("median_", "mean_", "scale_"):
+        np.testing.assert_array_equal(getattr(clean.preparation, name), getattr(dirty.preparation, name))
+    np.testing.assert_array_equal(clean.cp[~clean.is_test], dirty.cp[~dirty.is_test])
+    np.testing.assert_array_equal(clean.tx[clean.tx_is_training], dirty.tx[dirty.tx_is_training])
+    assert ("cp" in what) != np.array_equal(clean.cp, dirty.cp)
+    assert ("tx" in what) != np.array_equal(clean.tx, dirty.tx)
+    for control in crossfit.CONTROLS:
+        pairs = [crossfit.training_tx(one, control, 3) for one in (clean, dirty)]
+        np.testing.assert_array_equal(*pairs)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_garbage_in_test_compounds_changes_nothing_that_is_fitted(method, tiny_folds, spoiled, results):
+    clean = results[method].encoders[f"random-0-{FOLD}"]._arrays()
+    dirty_result = run(method, [spoiled["cp and tx"]])
+    dirty = dirty_result.encoders[f"random-0-{FOLD}"]._arrays()
+    assert clean.keys() == dirty.keys()
+    for name in clean:
+        np.testing.assert_array_equal(clean[name], dirty[name], err_msg=name)
+    one = results[method]
+    consensus = one.consensus[one.consensus["fold"] == FOLD].reset_index(drop=True)
+    same_rows(consensus, dirty_result.consensus, lambda table: table["role"] == "train")
+    wells = one.wells[one.wells["fold"] == FOLD].reset_index(drop=True)
+    same_rows(wells, dirty_result.wells, lambda table: table[CONTROL])
+    changed = [embedding_values(table[table["role"] == "test"]) for table in (consensus, dirty_result.consensus)]
+    assert not np.allclose(*changed)  # the garbage did arrive where it may
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_tx_of_test_compounds_changes_no_embedding(method, tiny_folds, spoiled, results):
+    dirty = run(method, [spoiled["tx"]])
+    for name in ("wells", "consensus", "history"):
+        clean = getattr(results[method], name)
+        if len(clean):
+            clean = clean[clean["fold"] == FOLD].reset_index(drop=True)
+            pd.testing.assert_frame_equal(clean, getattr(dirty, name), check_exact=True)
+
+
+def test_tx_of_test_compounds_does_change_their_retrieval(results, spoiled):
+    clean = results["ridge_tx"].retrieval
+    clean = clean[clean["fold"] == FOLD].reset_index(drop=True)
+    assert not clean["rank"].equals(run("ridge_tx", [spoiled["tx"]]).retrieval["rank"])
+
+
+# ------------------------------------------------------------------------------------------------ controls
+
+
+def labelled_tx(fold):
+    """The fold with TX profiles that say which treatment they are of."""
+    return replace(fold, tx=np.arange(len(fold.tx), dtype=np.float32)[:, None] * np.ones((1, 3), np.float32))
+
+
+def test_true_pairs_are_the_wells_own(tiny_folds):
+    fold = tiny_folds[0]
+    np.testing.assert_array_equal(crossfit.training_tx(fold, "true_pairs", 0), fold.tx[fold.partner[fold.is_training]])
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("fold_number", [0, 3])
+def test_deranged_pairs_give_each_compound_all_of_one_other(seed, fold_number, tiny_folds):
+    fold = labelled_tx(tiny_folds[fold_number])
+    given = crossfit.training_tx(fold, "deranged", seed)[:, 0].astype(int)
+    wells = fold.cp_wells[fold.is_training]
+    table = pd.DataFrame(
+        {
+            "compound": wells[COMPOUND].to_numpy(),
+            "dose": wells[DOSE].to_numpy(),
+            "given": fold.tx_treatments[COMPOUND].to_numpy()[given],
+            "given_dose": fold.tx_treatments[DOSE].to_numpy()[given],
+            "row": given,
+        }
+    )
+    assert (table["compound"] != table["given"]).all()
+    assert (table["dose"] == table["given_dose"]).all()
+    assert (table.groupby("compound")["given"].nunique() == 1).all()
+    assert (table.groupby(["compound", "dose"])["row"].nunique() == 1).all()  # replicates stay together
+    partner = table.groupby("compound")["given"].first()
+    assert partner.is_unique  # a permutation of the training compounds
+    assert set(partner) == set(wells[COMPOUND])
+
+
+def test_deranged_pairs_respect_compound_groups(tiny_tables):
+    cp, tx, compounds, folds = tiny_tables
+    rng = np.random.default_rng(0)
+    salts = compounds.assign(InChIKey14=rng.permutation(np.repeat([f"KEY{i:02d}" for i in range(24)], 3)))
+    group = compound_groups(salts)
+    fold = labelled_tx(next(crossfit.prepare_folds(cp, tx, salts, folds)))
+    wells = fold.cp_wells.loc[fold.is_training, COMPOUND].map(group).to_numpy()
+    assert (fold.groups[fold.is_training] == wells).all()
+    for seed in range(5):
+        given = crossfit.training_tx(fold, "deranged", seed)[:, 0].astype(int)
+        donors = fold.tx_treatments[COMPOUND].map(group).to_numpy()[given]
+        assert (donors != wells).all()
+        assert pd.DataFrame({"own": wells, "given": donors}).groupby("own")["given"].nunique().eq(1).all()
+
+
+def test_random_codes_are_one_vector_a_compound(tiny_folds):
+    fold = tiny_folds[1]
+    codes = crossfit.training_tx(fold, "random_codes", 0)
+    compound = fold.cp_wells.loc[fold.is_training, COMPOUND].to_numpy()
+    assert codes.shape == (fold.is_training.sum(), fold.tx.shape[1])
+    assert codes.dtype == np.float32
+    first = {name: codes[compound == name][0] for name in np.unique(compound)}
+    for name, code in first.items():
+        assert (codes[compound == name] == code).all()
+    assert len(np.unique(np.array(list(first.values())), axis=0)) == len(first)
+    assert abs(codes.mean()) < 0.1
+    assert abs(codes.std() - 1) < 0.1
+    other_tx = replace(fold, tx=np.zeros_like(fold.tx))
+    np.testing.assert_array_equal(crossfit.training_tx(other_tx, "random_codes", 0), codes)
+
+
+def test_shuffled_rows_tear_replicates_apart(tiny_folds):
+    fold = labelled_tx(tiny_folds[0])
+    given = crossfit.training_tx(fold, "rows_shuffled", 0)[:, 0]
+    assert sorted(given) == sorted(fold.partner[fold.is_training])
+    compound = fold.cp_wells.loc[fold.is_training, COMPOUND].to_numpy()
+    assert pd.Series(given).groupby(compound).nunique().median() >= 5  # of six wells
+
+
+@pytest.mark.parametrize("control", crossfit.CONTROLS[1:])
+def test_draws_differ_by_seed_and_fold_and_repeat_themselves(control, tiny_folds):
+    fold = tiny_folds[3]
+    draws = [crossfit.training_tx(fold, control, seed) for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(draws[0], draws[1])
+    assert not np.array_equal(draws[0], draws[2])
+    elsewhere = crossfit.training_tx(replace(fold, repeat=1), control, 0)
+    assert not np.array_equal(draws[0], elsewhere)
+
+
+# -------------------------------------------------------------------------------------------------- tables
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_tables_have_the_columns_of_the_stage_contract(method, results, tiny_tables):
+    result, n_compounds = results[method], len(tiny_tables[2])
+    width = result.n_dimensions
+    z = [f"z{i:03d}" for i in range(width)]
+    assert list(result.wells.columns) == [*METADATA_COLUMNS, *KEYS, *z]
+    assert list(result.consensus.columns) == [COMPOUND, "role", *KEYS, *z]
+    assert KEYS == ["split", "repeat", "fold", "seed", "method", "control"]
+    assert set(result.wells["method"]) == {method}
+    drawn = result.consensus[["control", "seed"]].drop_duplicates().to_numpy().tolist()
+    expected = [["true_pairs", 0], ["deranged", 0], ["deranged", 1]] if METHODS[method].uses_tx else [["", 0]]
+    assert drawn == expected
+    for key, part in result.consensus.groupby(KEYS):
+        assert (part["role"] == "test").sum() == n_compounds / 3
+        assert part[COMPOUND].is_unique
+        assert len(part) == n_compounds
+        assert key[2] in (0, 1, 2)  # the fold that trains on all has no test compounds, and no embeddings
+    assert set(result.wells["fold"]) == {0, 1, 2}
+    assert sorted(result.encoders) == ["all", "random-0-0", "random-0-1", "random-0-2"]
+    assert result.n_fits == 3 * len(expected) + 1
+    if METHODS[method].cross_modal:
+        assert list(result.retrieval.columns) == [*KEYS, "compound", "rank", "n_candidates"]
+        assert len(result.retrieval) == n_compounds * len(expected)
+    else:
+        assert len(result.retrieval) == 0
+    if method in ("contrastive", "autoencoder"):
+        assert list(result.history.columns) == [*KEYS, "member", "epoch", "training", "validation"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_embeddings_are_centred_on_the_controls_and_averaged_dose_by_dose(method, results, tiny_folds):
+    result, fold = results[method], tiny_folds[2]
+    for _, part in result.wells.groupby(KEYS):
+        centre = embedding_values(part[part[CONTROL]]).mean(axis=0)
+        np.testing.assert_allclose(centre, 0, atol=1e-4)
+    codes = result.encoders[fold.name].transform(fold.cp)
+    control = fold.cp_wells[CONTROL].to_numpy()
+    codes = codes - codes[control].mean(axis=0)
+    first = result.wells.query("fold == 2 and seed == 0 and control in ('', 'true_pairs')")
+    np.testing.assert_allclose(embedding_values(first), codes[fold.is_test | control], rtol=1e-4, atol=1e-5)
+    consensus = result.consensus.query("fold == 2 and seed == 0 and control in ('', 'true_pairs')").set_index(COMPOUND)
+    for compound in consensus.index[::13]:
+        rows = (fold.cp_wells[COMPOUND] == compound).to_numpy()
+        doses = fold.cp_wells.loc[rows, DOSE].to_numpy()
+        means = [codes[rows][doses == dose].mean(axis=0) for dose in np.unique(doses)]
+        mine = embedding_values(consensus.loc[[compound]])[0]
+        np.testing.assert_allclose(mine, np.mean(means, axis=0), rtol=1e-4, atol=1e-5)
+
+
+def test_without_controls_embeddings_are_centred_on_the_training_wells(tiny_folds):
+    fold = tiny_folds[0]
+    treated = ~fold.cp_wells[CONTROL].to_numpy()
+    bare = replace(
+        fold,
+        cp_wells=fold.cp_wells[treated].reset_index(drop=True),
+        **{name: getattr(fold, name)[treated] for name in ("cp", "is_training", "is_test", "partner", "groups")},
+    )
+    result = run("raw_cp", [bare])
+    assert len(result.wells) == bare.is_test.sum()
+    expected = bare.cp[bare.is_test] - bare.cp[bare.is_training].mean(axis=0)
+    np.testing.assert_allclose(embedding_values(result.wells), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", TX_METHODS)
+def test_retrieval_ranks_equal_a_loop(method, results, tiny_folds):
+    result, fold = results[method], tiny_folds[0]
+    encoder = result.encoders[fold.name]
+    cp, tx = encoder.transform(fold.cp).astype(float), encoder.transform_tx(fold.tx).astype(float)
+    test = sorted(set(fold.cp_wells.loc[fold.is_test, COMPOUND]))
+
+    def mean_over_doses(table, codes, compound):
+        rows = (table[COMPOUND] == compound).to_numpy()
+        doses = table.loc[rows, DOSE].to_numpy()
+        return np.mean([codes[rows][doses == dose].mean(axis=0) for dose in np.unique(doses)], axis=0)
+
+    query = {one: mean_over_doses(fold.cp_wells, cp, one) for one in test}
+    target = {one: mean_over_doses(fold.tx_treatments, tx, one) for one in test}
+    retrieval = result.retrieval.query("fold == 0 and control == 'true_pairs'").set_index("compound")
+    assert retrieval.index.tolist() == test
+    assert (retrieval["n_candidates"] == len(test)).all()
+    for one in test:
+        cosine = {
+            other: query[one] @ profile / np.linalg.norm(query[one]) / np.linalg.norm(profile)
+            for other, profile in target.items()
+        }
+        assert retrieval.loc[one, "rank"] == sum(value > cosine[one] for value in cosine.values())
+
+
+def test_true_pairs_are_found_more_often_than_deranged_ones(results):
+    ranks = results["ridge_tx"].retrieval.groupby("control")["rank"].mean()
+    assert ranks["true_pairs"] < ranks["deranged"] - 2
+    assert abs(ranks["deranged"] - 11.5) < 2.5  # chance among 24
+
+
+def test_other_first_seeds_share_no_draw(tiny_folds):
+    def codes(first_seed):
+        result = crossfit.crossfit(
+            "ridge_tx", maker("ridge_tx"), tiny_folds[:1], controls=DRAWS, first_seed=first_seed, progress=False
+        )
+        return {key: embedding_values(part) for key, part in result.consensus.groupby(["control", "seed"])}
+
+    first, second = codes(0), codes(1)
+    assert first.keys() == second.keys()
+    np.testing.assert_array_equal(first["true_pairs", 0], second["true_pairs", 0])
+    deranged = [one["deranged", seed] for one in (first, second) for seed in (0, 1)]
+    for i in range(4):
+        for j in range(i):
+            assert not np.allclose(deranged[i], deranged[j])
+
+
+def test_folds_of_unequal_length_stay_apart(tiny_folds):
+    folds = [replace(tiny_folds[0], cp=tiny_folds[0].cp[:, :50]), tiny_folds[1]]
+    result = run("raw_cp", folds)
+    assert result.n_dimensions == 60
+    for number, width in ((0, 50), (1, 60)):
+        for table in (result.wells, result.consensus):
+            values = embedding_values(table[table["fold"] == number])
+            assert values.shape[1] == width
+            assert np.isfinite(values).all()
+    oracle = crossfit.oracle_consensus(folds, result.consensus)["cp_tx"]
+    assert embedding_values(oracle[oracle["fold"] == 0]).shape[1] == 50 + tiny_folds[0].tx.shape[1]
+
+
+def test_oracles_are_tx_itself_and_both_blocks_at_equal_weight(results, tiny_folds):
+    oracles = crossfit.oracle_consensus(tiny_folds, results["raw_cp"].consensus)
+    assert set(oracles) == {"tx", "cp_tx"}
+    n_genes = tiny_folds[0].tx.shape[1]
+    for method, table in oracles.items():
+        assert list(table.columns[:8]) == [COMPOUND, "role", *KEYS]
+        assert set(table["method"]) == {method}
+        assert set(table["fold"]) == {0, 1, 2}
+        assert set(table["control"]) == {""}
+    for fold in tiny_folds[:3]:
+        tx, both = (table[table["fold"] == fold.fold].set_index(COMPOUND) for table in oracles.values())
+        raw = results["raw_cp"].consensus.query("fold == @fold.fold").set_index(COMPOUND)
+        assert (tx["role"] == raw["role"].loc[tx.index]).all()
+        for compound in tx.index[::11]:
+            rows = (fold.tx_treatments[COMPOUND] == compound).to_numpy()
+            expected = fold.tx[rows].mean(axis=0)
+            np.testing.assert_allclose(embedding_values(tx.loc[[compound]])[0], expected, rtol=1e-4, atol=1e-5)
+        values, training = embedding_values(both), (both["role"] == "train").to_numpy()
+        for block, source in ((values[:, :-n_genes], raw.loc[both.index]), (values[:, -n_genes:], tx)):
+            assert block[training].var(axis=0).sum() == pytest.approx(1, rel=1e-4)
+            ratio = block / embedding_values(source)
+            np.testing.assert_allclose(ratio, np.median(ratio), rtol=1e-3)
+
+
+# ----------------------------------------------------------------------------------------- several methods
+
+
+def test_saved_encoders_embed_a_fold_as_before(results, tiny_folds, tiny_tables, tmp_path):
+    cp = tiny_tables[0]
+    crossfit.save_encoders(results["contrastive"], tiny_folds, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["all", "random-0-0", "random-0-1", "random-0-2"]
+    for fold in tiny_folds:
+        folder = tmp_path / fold.name
+        assert {path.suffix for path in folder.iterdir()} == {".json", ".safetensors"}
+        preparation = FeaturePreparation.load(folder / "preparation.json")
+        codes = load_encoder(folder).transform(preparation.transform(cp))
+        np.testing.assert_array_equal(codes, results["contrastive"].encoders[fold.name].transform(fold.cp))
+
+
+def test_methods_that_a_screen_does_not_allow_are_left_out_with_their_reason(tiny_folds):
+    fold = tiny_folds[0]
+    first = ~pd.Series(fold.groups).duplicated().to_numpy() | fold.cp_wells[CONTROL].to_numpy()
+    single = replace(fold, is_training=fold.is_training & first)
+    encoders = {"raw_cp": RawCP(), "lda_identity": LdaIdentity(), "ridge_tx": RidgeTX(n_tx_components=4)}
+    results, left_out = crossfit.crossfit_all(encoders, [single], {"true_pairs": 1, "deranged": 1})
+    assert list(results) == ["raw_cp", "ridge_tx"]
+    assert "needs replicates" in left_out["lda_identity"]
+    assert not hasattr(encoders["ridge_tx"], "weights_")  # the ones passed in stay unfitted
+    table = crossfit.method_table(results, left_out).set_index("method")
+    assert table["kind"].tolist() == ["CP only", "with TX", ""]
+    assert table["dimensions"].tolist() == [60, 4, 0]
+    assert table.loc["lda_identity", "left_out"] == left_out["lda_identity"]
+
+
+def test_seeds_reach_networks_and_pass_other_methods_by(tiny_folds):
+    encoders = {"contrastive": METHODS["contrastive"](**QUICK), "rcca": METHODS["rcca"]()}
+    results, _ = crossfit.crossfit_all(encoders, tiny_folds[:1], {"true_pairs": 2})
+    for method, differ in (("contrastive", True), ("rcca", False)):
+        one, two = (embedding_values(part) for _, part in results[method].consensus.groupby("seed"))
+        assert np.allclose(one, two) != differ
+
+
+def test_retrieval_curves_are_the_share_found_so_far():
+    rng = np.random.default_rng(0)
+    shares = rng.integers(0, 20, size=40) / 19
+    retrieval = pd.DataFrame({"method": "rcca", "control": np.repeat(["true_pairs", "deranged"], 20), "rank_share": shares})
+    curves = crossfit.retrieval_curves(retrieval, n_points=11)
+    assert list(curves.columns) == ["method", "control", "rank_share", "share_of_compounds"]
+    for control, part in curves.groupby("control"):
+        mine = shares[:20] if control == "true_pairs" else shares[20:]
+        expected = [np.mean(mine <= point) for point in part["rank_share"]]
+        np.testing.assert_allclose(part["share_of_compounds"], expected)
+        assert part["share_of_compounds"].iloc[-1] == 1
+
+
+def test_embedding_columns_are_read_back_in_order():
+    values = np.random.default_rng(0).normal(size=(4, 1003)).astype(np.float32)
+    table = embedding_table(values).assign(**{COMPOUND: "a", "zone": 1.0})
+    np.testing.assert_array_equal(embedding_values(table), values)

@@ -1,0 +1,105 @@
+"""The torch modules: shapes, what a missing modality means, and that every weight learns."""
+
+import pytest
+import torch
+
+from cpx_utils.losses import info_nce, reconstruction
+from cpx_utils.networks import BimodalAutoencoder, TwoTower, head
+
+N, N_CP, N_TX, N_DIMENSIONS = 9, 6, 11, 4
+
+
+@pytest.fixture
+def profiles():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(N, N_CP, generator=generator), torch.randn(N, N_TX, generator=generator)
+
+
+def autoencoder(hidden=(), dropout=0.0):
+    torch.manual_seed(1)
+    return BimodalAutoencoder(N_CP, N_TX, N_DIMENSIONS, hidden, dropout)
+
+
+def test_a_head_without_hidden_layers_is_linear(profiles):
+    cp, _ = profiles
+    linear = head(N_CP, N_DIMENSIONS, (), 0.5)
+    assert [type(layer) for layer in linear] == [torch.nn.Linear]
+    assert linear(cp).shape == (N, N_DIMENSIONS)
+    torch.testing.assert_close(linear(cp), cp @ linear[0].weight.T + linear[0].bias)
+
+
+def test_hidden_layers_have_the_widths_asked_for(profiles):
+    cp, _ = profiles
+    deep = head(N_CP, N_DIMENSIONS, [13, 7], 0.5)
+    assert [tuple(layer.weight.shape) for layer in deep if isinstance(layer, torch.nn.Linear)] == [(13, 6), (7, 13), (4, 7)]
+    assert sum(isinstance(layer, torch.nn.Dropout) and layer.p == 0.5 for layer in deep) == 2
+    assert deep(cp).shape == (N, N_DIMENSIONS)
+    deep.eval()
+    torch.testing.assert_close(deep(cp), deep(cp))
+
+
+@pytest.mark.parametrize("hidden", [(), (8,), [8, 5]])
+def test_both_towers_end_in_one_space(profiles, hidden):
+    network = TwoTower(N_CP, N_TX, N_DIMENSIONS, hidden, 0.0, 0.2, False)
+    codes = network(*profiles)
+    assert [code.shape for code in codes] == [(N, N_DIMENSIONS)] * 2
+    assert network.temperature.item() == pytest.approx(0.2)
+    assert not network.log_temperature.requires_grad
+
+
+def test_temperature_stays_within_its_bounds():
+    for start, kept in ((1e-6, 0.01), (1e6, 10.0), (1, 1.0)):
+        network = TwoTower(N_CP, N_TX, N_DIMENSIONS, (), 0.0, start, True)
+        assert network.temperature.item() == pytest.approx(kept)
+        assert network.log_temperature.requires_grad
+
+
+@pytest.mark.parametrize("hidden", [(), (8, 5)])
+def test_autoencoder_rebuilds_both_modalities(profiles, hidden):
+    ones = torch.ones(N, 1)
+    cp_out, tx_out = autoencoder(hidden)(*profiles, ones, ones)
+    assert cp_out.shape == (N, N_CP)
+    assert tx_out.shape == (N, N_TX)
+
+
+def test_a_missing_modality_leaves_the_code_to_the_other(profiles):
+    cp, tx = profiles
+    network = autoencoder().eval()
+    yes, no = torch.ones(N, 1), torch.zeros(N, 1)
+    for has_cp, has_tx, code in (
+        (yes, no, network.encode_cp(cp)),
+        (no, yes, network.encode_tx(tx)),
+        (yes, yes, (network.encode_cp(cp) + network.encode_tx(tx)) / 2),
+    ):
+        for out, decode in zip(network(cp, tx, has_cp, has_tx), (network.decode_cp, network.decode_tx), strict=True):
+            torch.testing.assert_close(out, decode(code))
+    # Whatever stands in the place of a missing profile doesn't matter, row by row.
+    mixed = (torch.arange(N)[:, None] % 2).float()
+    wild = torch.where(mixed == 1, tx, torch.full_like(tx, 1e3))
+    for one, other in zip(network(cp, tx, yes, mixed), network(cp, wild, yes, mixed), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_gradients_reach_every_weight_of_the_towers(profiles):
+    network = TwoTower(N_CP, N_TX, N_DIMENSIONS, (8, 5), 0.0, 0.2, True)
+    info_nce(*network(*profiles), network.temperature).backward()
+    for name, weight in network.named_parameters():
+        assert weight.grad is not None and weight.grad.abs().sum() > 0, name
+
+
+def test_gradients_reach_every_weight_of_the_autoencoder(profiles):
+    network = autoencoder((8, 5))
+    cp, tx = profiles
+    outputs = network(cp, tx, torch.ones(N, 1), torch.ones(N, 1))
+    sum(reconstruction(out, given) for out, given in zip(outputs, (cp, tx), strict=True)).backward()
+    for name, weight in network.named_parameters():
+        assert weight.grad is not None and weight.grad.abs().sum() > 0, name
+
+
+def test_without_tx_no_gradient_reaches_its_encoder(profiles):
+    network = autoencoder()
+    cp, tx = profiles
+    outputs = network(cp, tx, torch.ones(N, 1), torch.zeros(N, 1))
+    sum(reconstruction(out, given) for out, given in zip(outputs, (cp, tx), strict=True)).backward()
+    assert all(weight.grad.abs().sum() == 0 for weight in network.encode_tx.parameters())
+    assert all(weight.grad.abs().sum() > 0 for weight in network.decode_tx.parameters())

@@ -1,0 +1,323 @@
+"""Normalisation, in-fold preparation, consensus and pairing, against loops that are too simple to be wrong."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import clone
+from sklearn.preprocessing import StandardScaler
+
+from cpx_utils import preprocessing
+from cpx_utils.preprocessing import FeaturePreparation, consensus, normalise_plates, pair_rows
+from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, METADATA_COLUMNS, PLATE, WELL, ScreenError
+
+
+def plate_table(n_controls=(8, 6, 3, 0), n_treated=10, n_features=5, seed=0):
+    """Wells of one plate for each number of controls, each plate with its own offset and scale."""
+    rng = np.random.default_rng(seed)
+    tables = []
+    for number, controls in enumerate(n_controls):
+        n = controls + n_treated
+        metadata = pd.DataFrame(
+            {
+                PLATE: f"P{number}",
+                WELL: [f"A{well:02d}" for well in range(n)],
+                COMPOUND: ["DMSO"] * controls + [f"c{well}" for well in range(n_treated)],
+                DOSE: [0.0] * controls + [1.0] * n_treated,
+                CONTROL: [True] * controls + [False] * n_treated,
+            }
+        )
+        values = rng.normal(10 * number, 1 + number, size=(n, n_features)).astype(np.float32)
+        features = pd.DataFrame(values, columns=[f"Cells_f{i}" for i in range(n_features)])
+        tables.append(pd.concat([metadata, features], axis=1))
+    return pd.concat(tables).sample(frac=1, random_state=seed).reset_index(drop=True)
+
+
+FEATURES = [f"Cells_f{i}" for i in range(5)]
+
+
+def naive_normalisation(table, feature, plate):
+    wells = table[table[PLATE] == plate]
+    controls = wells.loc[wells[CONTROL], feature].to_numpy(float)
+    controls = controls[~np.isnan(controls)]
+    median = np.median(controls)
+    deviation = 1.4826 * np.median(np.abs(controls - median))
+    return (wells[feature].to_numpy(float) - median) / deviation
+
+
+def test_plates_are_normalised_to_median_and_mad_of_their_own_controls():
+    table = plate_table()
+    table.loc[table.index[table[CONTROL]][0], "Cells_f1"] = np.nan
+    table.loc[table.index[~table[CONTROL]][0], "Cells_f2"] = np.nan
+    normalised, report = normalise_plates(table)
+    for plate in ("P0", "P1"):
+        for feature in FEATURES:
+            mine = normalised.loc[normalised[PLATE] == plate, feature]
+            np.testing.assert_allclose(mine, naive_normalisation(table, feature, plate), rtol=1e-4, atol=1e-4)
+    pd.testing.assert_frame_equal(normalised[METADATA_COLUMNS], table[METADATA_COLUMNS])
+    assert set(normalised[FEATURES].dtypes) == {np.dtype(np.float32)}
+    assert report.columns.tolist() == ["plate", "n_wells", "n_controls", "normalised"]
+    assert report["n_controls"].tolist() == [8, 6, 3, 0]
+    assert report["n_wells"].tolist() == [18, 16, 13, 10]
+    assert report["normalised"].tolist() == [True, True, False, False]
+
+
+def test_plates_with_too_few_controls_are_left_as_they_are():
+    table = plate_table()
+    normalised, _ = normalise_plates(table)
+    few = table[PLATE].isin(["P2", "P3"])
+    pd.testing.assert_frame_equal(normalised[few], table[few])
+    assert not np.allclose(normalised.loc[~few, FEATURES], table.loc[~few, FEATURES])
+    strict, report = normalise_plates(table, min_controls=9)
+    pd.testing.assert_frame_equal(strict, table)
+    assert not report["normalised"].any()
+    loose, report = normalise_plates(table, min_controls=3)
+    assert report["normalised"].tolist() == [True, True, True, False]
+    assert not np.allclose(loose.loc[table[PLATE] == "P2", FEATURES], table.loc[table[PLATE] == "P2", FEATURES])
+
+
+def test_normalisation_looks_at_nothing_but_controls():
+    table = plate_table()
+    spoiled = table.copy()
+    treated = ~table[CONTROL]
+    one = table.index[treated][0]
+    spoiled.loc[treated & (table.index != one), FEATURES] = 1e6
+    before, after = (normalise_plates(one_table)[0] for one_table in (table, spoiled))
+    unchanged = table[CONTROL] | (table.index == one)
+    pd.testing.assert_frame_equal(before[unchanged], after[unchanged], check_exact=True)
+
+
+def test_flat_controls_do_not_blow_a_feature_up():
+    table = plate_table(n_controls=(8, 8, 8))
+    table.loc[table[CONTROL] & (table[PLATE] == "P0"), "Cells_f0"] = 2.0  # flat on one plate
+    table.loc[table[CONTROL], "Cells_f1"] = 7.0  # flat everywhere
+    normalised, _ = normalise_plates(table)
+    spread = []
+    for plate in ("P1", "P2"):
+        controls = table.loc[table[CONTROL] & (table[PLATE] == plate), "Cells_f0"].to_numpy(float)
+        spread.append(1.4826 * np.median(np.abs(controls - np.median(controls))))
+    plate = table[PLATE] == "P0"
+    expected = (table.loc[plate, "Cells_f0"] - 2.0) / np.median(spread)
+    np.testing.assert_allclose(normalised.loc[plate, "Cells_f0"], expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(normalised["Cells_f1"], table["Cells_f1"] - 7.0, rtol=1e-5, atol=1e-5)
+    assert np.isfinite(normalised[FEATURES]).all().all()
+
+
+def test_wells_that_share_row_labels_stay_apart():
+    table = plate_table()
+    doubled = table.set_axis(np.arange(len(table)) % 7)
+    normalised, _ = normalise_plates(doubled)
+    assert normalised.index.equals(doubled.index)
+    expected, _ = normalise_plates(table)
+    np.testing.assert_array_equal(normalised[FEATURES], expected[FEATURES])
+
+
+def training_wells(n=200, seed=1):
+    """Features that stay, and one of each kind that must go."""
+    rng = np.random.default_rng(seed)
+    wells = pd.DataFrame(rng.standard_t(3, size=(n, 6)), columns=[f"kept{i}" for i in range(6)])
+    wells["constant"] = 3.0
+    wells["mostly missing"] = np.where(rng.random(n) < 0.5, np.nan, rng.normal(size=n))
+    wells["twin"] = 2 * wells["kept0"] + 0.01 * rng.normal(size=n)
+    wells.loc[3, "kept1"] = np.nan
+    wells.loc[4, "kept2"] = np.inf
+    return wells
+
+
+def naive_preparation(wells, tame):
+    """Kept features, median, mean and standard deviation by loops."""
+    wells = wells.replace([np.inf, -np.inf], np.nan)
+    names = [
+        name for name in wells if wells[name].isna().mean() <= 0.05 and np.nanvar(wells[name].to_numpy(float)) > 1e-6
+    ]
+    correlation = {(a, b): wells[a].corr(wells[b]) for a in names for b in names}
+    total = {a: sum(abs(correlation[a, b]) for b in names) for a in names}
+    dropped = {
+        max((a, b), key=total.get) for i, a in enumerate(names) for b in names[:i] if correlation[a, b] > 0.95
+    }
+    numbers = {}
+    for name in [name for name in names if name not in dropped]:
+        median = np.nanmedian(wells[name])
+        values = wells[name].fillna(median).to_numpy(float)
+        values = np.arcsinh(values) if tame else values
+        numbers[name] = (median, values.mean(), np.sqrt(((values - values.mean()) ** 2).mean()))
+    return numbers
+
+
+@pytest.mark.parametrize("tame", [True, False])
+def test_preparation_equals_loops_and_scikit_learn(tame):
+    wells = training_wells()
+    preparation = FeaturePreparation(tame_tails=tame).fit(wells)
+    numbers = naive_preparation(wells, tame)
+    assert preparation.features_ == list(numbers)
+    assert len(preparation.features_) == 6  # one of the twins goes
+    assert {"kept0", "twin"} - set(numbers)
+    expected = np.array(list(numbers.values()))
+    np.testing.assert_allclose(preparation.median_, expected[:, 0])
+    np.testing.assert_allclose(preparation.mean_, expected[:, 1])
+    np.testing.assert_allclose(preparation.scale_, expected[:, 2])
+    prepared = preparation.transform(wells)
+    kept = wells[list(numbers)].replace([np.inf, -np.inf], np.nan)
+    kept = kept.fillna(kept.median()).to_numpy(float)
+    reference = StandardScaler().fit_transform(np.arcsinh(kept) if tame else kept)
+    assert prepared.dtype == np.float32
+    np.testing.assert_allclose(prepared, reference, rtol=1e-5, atol=1e-5)
+
+
+def test_limits_of_missing_values_and_correlation_are_parameters():
+    wells = training_wells()
+    assert "twin" in FeaturePreparation(max_correlation=1).fit(wells).features_
+    assert "kept0" in FeaturePreparation(max_correlation=1).fit(wells).features_
+    assert "mostly missing" in FeaturePreparation(max_missing=0.7).fit(wells).features_
+    assert "kept1" not in FeaturePreparation(max_missing=0.0).fit(wells).features_
+    wells["mirror"] = -wells["kept3"]
+    assert {"mirror", "kept3"} <= set(FeaturePreparation().fit(wells).features_)  # as documented: the sign counts
+
+
+def test_other_wells_teach_a_fitted_preparation_nothing():
+    wells = training_wells()
+    preparation = FeaturePreparation().fit(wells)
+    learned = [preparation.median_.copy(), preparation.mean_.copy(), preparation.scale_.copy()]
+    first = preparation.transform(wells)
+    wild = wells * 1e6
+    wild.iloc[0] = np.nan
+    wild.iloc[1] = -np.inf
+    out = preparation.transform(wild)
+    assert np.isfinite(out).all()
+    for before, after in zip(learned, (preparation.median_, preparation.mean_, preparation.scale_), strict=True):
+        np.testing.assert_array_equal(before, after)
+    np.testing.assert_array_equal(preparation.transform(wells), first)
+    # A missing or infinite value becomes the training median.
+    median = (np.arcsinh(preparation.median_) - preparation.mean_) / preparation.scale_
+    np.testing.assert_allclose(out[:2], np.tile(median, (2, 1)), rtol=1e-5, atol=1e-6)
+
+
+def test_features_are_found_by_name_and_their_absence_is_one_line():
+    wells = training_wells()
+    preparation = FeaturePreparation().fit(wells)
+    shuffled = wells[wells.columns[::-1]].assign(unknown=1.0)
+    np.testing.assert_array_equal(preparation.transform(shuffled), preparation.transform(wells))
+    with pytest.raises(ScreenError, match="'kept3'") as error:
+        preparation.transform(wells.drop(columns=["kept3", "kept4"]))
+    assert "2 of 6 features" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("spoil", [0.0, np.nan, np.inf])
+def test_a_table_without_a_usable_feature_is_refused_in_one_line(spoil):
+    with pytest.raises(ScreenError, match="none of 9 features varies") as error:
+        FeaturePreparation().fit(training_wells() * 0 + spoil)
+    assert "\n" not in str(error.value)
+
+
+def test_preparation_is_saved_as_json_and_read_back_exactly(tmp_path):
+    wells = training_wells()
+    preparation = FeaturePreparation(max_missing=0.2, max_correlation=0.9, tame_tails=False).fit(wells)
+    preparation.save(tmp_path / "preparation.json")
+    assert json.loads((tmp_path / "preparation.json").read_text())["features"] == preparation.features_
+    again = FeaturePreparation.load(tmp_path / "preparation.json")
+    assert again.get_params() == preparation.get_params()
+    np.testing.assert_array_equal(again.transform(wells), preparation.transform(wells))
+    copy = clone(preparation)
+    assert copy.get_params() == preparation.get_params()
+    assert not hasattr(copy, "features_")
+
+
+def wells_with_doses():
+    """Compound a has one well at a low dose and three at a high one; b has one dose, c none; and a control."""
+    rows = [("a", 0.1), ("a", 10.0), ("a", 10.0), ("a", 10.0), ("b", 3.33), ("c", np.nan), ("c", np.nan), ("DMSO", 0.0)]
+    wells = pd.DataFrame(rows, columns=[COMPOUND, DOSE])
+    wells[PLATE], wells[WELL], wells[CONTROL] = "P", "", wells[COMPOUND] == "DMSO"
+    wells = wells.sample(frac=1, random_state=2)
+    return wells, np.random.default_rng(3).normal(size=(len(wells), 4)).astype(np.float32)
+
+
+def test_consensus_by_treatment_averages_the_wells_of_a_dose():
+    wells, values = wells_with_doses()
+    metadata, averages = consensus(wells, values)
+    assert metadata[COMPOUND].tolist() == ["a", "a", "b", "c"]
+    np.testing.assert_array_equal(metadata[DOSE], [0.1, 10.0, 3.33, np.nan])
+    for row, (compound, dose) in enumerate(metadata[[COMPOUND, DOSE]].itertuples(index=False)):
+        same = [
+            values[i]
+            for i in range(len(wells))
+            if wells[COMPOUND].iloc[i] == compound and (np.isnan(dose) or wells[DOSE].iloc[i] == dose)
+        ]
+        np.testing.assert_allclose(averages[row], np.mean(same, axis=0), rtol=1e-5)
+
+
+def test_consensus_by_compound_weighs_doses_the_same_and_leaves_controls_out():
+    wells, values = wells_with_doses()
+    metadata, averages = consensus(wells, values, by="compound")
+    assert metadata[COMPOUND].tolist() == ["a", "b", "c"]
+    assert metadata[DOSE].isna().all()
+    low, high = (values[(wells[COMPOUND] == "a") & (wells[DOSE] == dose)] for dose in (0.1, 10.0))
+    assert (len(low), len(high)) == (1, 3)
+    np.testing.assert_allclose(averages[0], (low.mean(axis=0) + high.mean(axis=0)) / 2, rtol=1e-5)
+    assert not np.allclose(averages[0], values[wells[COMPOUND] == "a"].mean(axis=0))
+    assert averages.dtype == np.float32
+
+
+def naive_partner(cp, tx, use_dose):
+    """First TX row of the same compound (and dose to three digits), by a double loop."""
+    partner = []
+    for compound, dose, control in cp[[COMPOUND, DOSE, CONTROL]].itertuples(index=False):
+        found = -1
+        for row, (other, other_dose) in enumerate(tx[[COMPOUND, DOSE]].itertuples(index=False)):
+            same_dose = not use_dose or f"{dose:.2e}" == f"{other_dose:.2e}"
+            if found < 0 and not control and compound == other and same_dose:
+                found = row
+        partner.append(found)
+    return partner
+
+
+def test_pairs_agree_in_compound_and_dose():
+    cp = pd.DataFrame(
+        [
+            ("a", 3.33, False), ("a", 3.3333, False), ("a", 10.0, False), ("b", 3.34, False), ("b", 3.33, False),
+            ("c", 1.0, False), ("DMSO", 0.0, True), ("d", 0.123, False),
+        ],
+        columns=[COMPOUND, DOSE, CONTROL],
+    )  # fmt: skip
+    tx = pd.DataFrame(
+        [("a", 10.0), ("a", 3.334), ("b", 3.333), ("b", 10.0), ("DMSO", 0.0), ("d", 0.124)], columns=[COMPOUND, DOSE]
+    )
+    partner = pair_rows(cp, tx)
+    assert partner.tolist() == naive_partner(cp, tx, True)
+    # 3.33 and 3.3333 are one nominal dose; 3.34 (third digit) is another, as are 0.123 and 0.124; controls have none.
+    assert partner.tolist() == [1, 1, 0, -1, 2, -1, -1, -1]
+
+
+@pytest.mark.parametrize("lacking", ["cp", "tx", "both"])
+def test_the_compound_alone_decides_where_a_modality_has_no_doses(lacking):
+    rng = np.random.default_rng(4)
+    tables = {
+        name: pd.DataFrame(
+            {
+                COMPOUND: rng.choice(list("abcdef"), 20),
+                DOSE: rng.choice([1.0, 10.0], 20),
+                CONTROL: np.arange(20) % 6 == 0,
+            }
+        )
+        for name in ("cp", "tx")
+    }
+    for name in ("cp", "tx"):
+        if lacking in (name, "both"):
+            tables[name][DOSE] = np.nan
+    tx = tables["tx"].drop_duplicates(COMPOUND).reset_index(drop=True)
+    partner = pair_rows(tables["cp"], tx)
+    assert partner.tolist() == naive_partner(tables["cp"], tx, False)
+    assert (partner[tables["cp"][CONTROL]] == -1).all()
+    assert (partner >= 0).sum() > 10
+
+
+def test_pairing_does_not_change_its_tables():
+    wells, _ = wells_with_doses()
+    before = wells.copy()
+    treatments, _ = consensus(wells, np.zeros((len(wells), 1), np.float32))
+    partner = preprocessing.pair_rows(wells, treatments)
+    pd.testing.assert_frame_equal(wells, before)
+    paired = ~wells[CONTROL].to_numpy(bool)
+    assert (treatments[COMPOUND].to_numpy()[partner[paired]] == wells.loc[paired, COMPOUND]).all()
+    assert (partner[~paired] == -1).all()

@@ -1,0 +1,301 @@
+"""The simulated screen keeps its promises: what was put in can be found, and what was left out cannot."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from rdkit import Chem
+from sklearn.linear_model import Ridge
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import cross_val_predict
+
+from cpx_utils import preprocessing, simulation
+from cpx_utils.profiles import (
+    COMPOUND,
+    CONTROL,
+    DOSE,
+    METADATA_COLUMNS,
+    PLATE,
+    WELL,
+    ScreenError,
+    feature_columns,
+    feature_matrix,
+    require_valid,
+)
+
+TABLES = ("cp", "tx", "compounds", "activity", "tasks")
+
+
+@pytest.fixture(scope="module")
+def default_screen():
+    return simulation.simulate_screen("default", seed=0)
+
+
+@pytest.fixture(scope="module")
+def default_truth():
+    return simulation.simulate_truth(simulation.simulation_settings("default"), seed=0)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tiny_screen):
+    again, other = (simulation.simulate_screen("tiny", seed=seed) for seed in (0, 1))
+    for name in TABLES:
+        pd.testing.assert_frame_equal(getattr(tiny_screen, name), getattr(again, name), check_exact=True)
+    for name in ("cp", "tx"):
+        assert feature_matrix(getattr(tiny_screen, name)).tobytes() == feature_matrix(getattr(again, name)).tobytes()
+        assert not np.allclose(feature_matrix(getattr(tiny_screen, name)), feature_matrix(getattr(other, name)))
+    assert list(tiny_screen.compounds["SMILES"]) != list(other.compounds["SMILES"])
+    assert not tiny_screen.activity["active"].equals(other.activity["active"])
+
+
+@pytest.mark.parametrize("size", simulation.SIZES)
+def test_sizes_and_shapes(size):
+    settings = simulation.simulation_settings(size)
+    screen = simulation.simulate_screen(size, seed=1)
+    n_treatments = settings.n_compounds * len(settings.doses)
+    n_maps = int(np.ceil(n_treatments / settings.n_treatments_per_plate))
+    cases = (
+        (screen.cp, settings.n_cp_replicates, settings.n_cp_features),
+        (screen.tx, settings.n_tx_replicates, settings.n_genes),
+    )
+    for table, n_replicates, n_features in cases:
+        assert list(table.columns[:5]) == METADATA_COLUMNS
+        assert len(table) == n_replicates * (n_treatments + n_maps * settings.n_control_wells)
+        assert table[PLATE].nunique() == n_replicates * n_maps
+        assert len(feature_columns(table)) == n_features == len(set(feature_columns(table)))
+        assert set(table[feature_columns(table)].dtypes) == {np.dtype(np.float32)}
+        assert np.isfinite(feature_matrix(table)).all()
+    assert len(screen.compounds) == settings.n_compounds
+    assert len(screen.tasks) == settings.n_tasks == screen.activity["task"].nunique()
+    assert screen.tasks["family"].nunique() == 8
+    assert all(name.startswith(simulation.COMPARTMENTS) for name in feature_columns(screen.cp))
+    assert screen.name == ("simulated" if size == "default" else f"simulated-{size}")
+    assert require_valid(screen) is not None
+
+
+def test_default_size_is_the_issues():
+    settings = simulation.simulation_settings("default")
+    assert (settings.n_compounds, settings.n_moas, settings.n_cp_replicates, settings.n_tx_replicates) == (600, 40, 4, 2)
+    assert len(settings.doses) == 2
+    assert 55 <= settings.n_tasks <= 65
+
+
+def test_every_treatment_has_its_replicates_and_every_plate_its_controls(tiny_screen):
+    settings = simulation.simulation_settings("tiny")
+    for table, n_replicates in ((tiny_screen.cp, settings.n_cp_replicates), (tiny_screen.tx, settings.n_tx_replicates)):
+        treated, controls = table[~table[CONTROL]], table[table[CONTROL]]
+        assert set(treated[DOSE]) == set(settings.doses)
+        plates = treated.groupby([COMPOUND, DOSE])[PLATE].agg(["size", "nunique"])
+        assert len(plates) == settings.n_compounds * len(settings.doses)
+        assert (plates == n_replicates).all().all()
+        assert set(treated[COMPOUND]) == set(tiny_screen.compounds[COMPOUND])
+        assert set(controls[COMPOUND]) == {simulation.CONTROL_NAME}
+        assert (controls[DOSE] == 0).all()
+        per_plate = controls.groupby(PLATE).size().reindex(table[PLATE].unique(), fill_value=0)
+        assert (per_plate == settings.n_control_wells).all()
+        assert not table.duplicated([PLATE, WELL]).any()
+        # One plate map: a treatment sits in the same well on all of its replicate plates.
+        assert (treated.groupby([COMPOUND, DOSE])[WELL].nunique() == 1).all()
+
+
+def test_labels_are_missing_as_often_as_asked_and_mechanisms_are_balanced(default_screen):
+    settings = simulation.simulation_settings("default")
+    n_labels = settings.n_compounds * settings.n_tasks
+    share = len(default_screen.activity) / n_labels
+    standard_error = np.sqrt(settings.missing_labels * (1 - settings.missing_labels) / n_labels)
+    assert abs(share - (1 - settings.missing_labels)) < 4 * standard_error
+    assert not default_screen.activity.duplicated([COMPOUND, "task"]).any()
+    active = default_screen.activity.groupby("task")["active"].mean()
+    assert set(default_screen.activity["active"]) == {0, 1}
+    assert active.between(0.07, 0.37).all()
+    assert active.max() - active.min() > 0.1
+    counts = default_screen.compounds["MoA"].explode().value_counts()
+    assert len(counts) == settings.n_moas
+    assert set(counts) == {settings.n_compounds // settings.n_moas}
+
+
+def test_structures_are_real_and_unique(tiny_screen):
+    compounds = tiny_screen.compounds
+    for smiles, key in zip(compounds["SMILES"], compounds["InChIKey14"], strict=True):
+        assert Chem.MolToInchiKey(Chem.MolFromSmiles(smiles))[:14] == key
+        assert len(key) == 14
+    assert compounds["InChIKey14"].is_unique
+    assert compounds["SMILES"].is_unique
+
+
+def test_the_hill_equation_holds():
+    doses = (0.1, 1.0, 3.0, 10.0, 30.0)
+    settings = simulation.simulation_settings("tiny", doses=doses, hill_slope=1.7)
+    truth = simulation.simulate_truth(settings, seed=3)
+    response = truth["response"]
+    assert response.shape == (settings.n_compounds, len(doses))
+    assert (np.diff(response, axis=1) > 0).all()
+    assert ((response > 0) & (response < 1)).all()
+    # Hill's plot: the logit of the response is a line over log dose, with the Hill slope.
+    logit = np.log(response / (1 - response))
+    np.testing.assert_allclose(np.diff(logit, axis=1), 1.7 * np.tile(np.diff(np.log(doses)), (len(response), 1)))
+
+
+def test_without_noise_wells_show_exactly_the_truth():
+    quiet = {"tx_noise": 0.0, "cp_noise": 0.0, "plate_strength": 0.0, "position_strength": 0.0, "tail": 0.0}
+    for strength in (0.0, 0.6):
+        settings = simulation.simulation_settings("tiny", shared_strength=strength, **quiet)
+        screen = simulation.simulate_screen("tiny", seed=2, shared_strength=strength, **quiet)
+        truth = simulation.simulate_truth(settings, seed=2)
+        row_of = {compound: row for row, compound in enumerate(truth["compound"])}
+        parts = (
+            (screen.cp, "amplitude", "response", "cp_from_shared", settings.cp_shared, "cp_only", settings.cp_only),
+            (screen.tx, "tx_amplitude", "tx_response", "tx_from_shared", strength, "tx_only", settings.tx_only),
+        )
+        for table, amplitude, response, shared_loadings, shared, own, own_strength in parts:
+            values = feature_matrix(table.drop(columns=simulation.CELL_COUNT, errors="ignore"))
+            modality = own.split("_")[0]
+            for well in range(0, len(table), 17):
+                expected = np.zeros(values.shape[1])
+                if not table[CONTROL].iloc[well]:
+                    row, dose = row_of[table[COMPOUND].iloc[well]], settings.doses.index(table[DOSE].iloc[well])
+                    signal = shared * truth["shared"][row] @ truth[shared_loadings]
+                    signal = signal + own_strength * truth[own][row] @ truth[f"{modality}_from_{own}"]
+                    expected = (truth[amplitude][row] * truth[response][row, dose] * signal)[: values.shape[1]]
+                np.testing.assert_allclose(values[well], expected, atol=1e-5)
+
+
+def test_inactive_compounds_have_no_effect_and_kill_no_cells(tiny_screen):
+    truth = simulation.simulate_truth(simulation.simulation_settings("tiny"), seed=0)
+    settings = simulation.simulation_settings("default")
+    large = simulation.simulate_truth(settings, seed=0)
+    assert abs((large["amplitude"] == 0).mean() - settings.inactive_share) < 0.06
+    highest = tiny_screen.cp[tiny_screen.cp[DOSE] == 10.0]
+    count = highest.groupby(COMPOUND)[simulation.CELL_COUNT].mean().loc[truth["compound"]].to_numpy()
+    assert np.corrcoef(count, truth["amplitude"])[0, 1] < -0.5
+    control_count = tiny_screen.cp.loc[tiny_screen.cp[CONTROL], simulation.CELL_COUNT].mean()
+    assert abs(count[truth["amplitude"] == 0].mean() / control_count - 1) < 0.1
+
+
+def test_plates_differ_until_they_are_normalised(tiny_screen):
+    for table in (tiny_screen.cp, tiny_screen.tx):
+        features = [name for name in feature_columns(table) if name != simulation.CELL_COUNT]
+        normalised, _ = preprocessing.normalise_plates(table)
+        spread = [
+            one[one[CONTROL]].groupby(PLATE)[features].median().std().median() for one in (table, normalised)
+        ]
+        assert spread[0] > 0.3
+        assert spread[1] < 1e-6
+    flat = simulation.simulate_screen("tiny", plate_strength=0.0).tx
+    medians = flat[flat[CONTROL]].groupby(PLATE)[feature_columns(flat)].median().std().median()
+    assert medians < spread[0]
+
+
+def readout_auc(screen, truth, latents, kind):
+    """Mean ROC-AUC of the families of a kind: a direction in the latents, found on one half, judged on the other."""
+    aucs = []
+    for family in [name for name, one in simulation.FAMILIES if one == kind]:
+        for task in screen.tasks.loc[screen.tasks["family"] == family, "task"]:
+            label = screen.activity[screen.activity["task"] == task].set_index(COMPOUND)["active"]
+            label = label.reindex(truth["compound"]).to_numpy(float)
+            known = np.flatnonzero(~np.isnan(label))
+            first, second = known[::2], known[1::2]
+            model = Ridge(alpha=1.0).fit(latents[first], label[first])
+            aucs.append(roc_auc_score(label[second], model.predict(latents[second])))
+    return np.mean(aucs)
+
+
+def test_families_read_the_effects_they_should(default_screen, default_truth):
+    amplitude = default_truth["amplitude"][:, None]
+    latents = {name: amplitude * default_truth[name] for name in ("shared", "cp_only", "tx_only")}
+    everything = np.hstack(list(latents.values()))
+    auc = {kind: readout_auc(default_screen, default_truth, values, kind) for kind, values in latents.items()}
+    assert auc["shared"] > 0.8
+    assert auc["cp_only"] > 0.8
+    assert auc["tx_only"] > 0.7  # 60 effects from 225 labels are harder to find
+    assert readout_auc(default_screen, default_truth, everything, "all") > 0.65
+    assert abs(readout_auc(default_screen, default_truth, everything, "none") - 0.5) < 0.04
+    for kind, other in (("shared", "cp_only"), ("cp_only", "shared"), ("tx_only", "shared")):
+        assert abs(readout_auc(default_screen, default_truth, latents[other], kind) - 0.5) < 0.06
+
+
+def noise_free(truth, settings):
+    """TX profile of each compound at full response (n_compounds, n_genes)."""
+    signal = settings.shared_strength * truth["shared"] @ truth["tx_from_shared"]
+    return truth["tx_amplitude"][:, None] * (signal + settings.tx_only * truth["tx_only"] @ truth["tx_from_tx_only"])
+
+
+def predictability(tx, target):
+    """Cross-validated R2 of each column of the target by ridge regression on TX."""
+    predicted = cross_val_predict(Ridge(alpha=tx.var(axis=0).sum()), tx, target, cv=10)
+    return 1 - ((target - predicted) ** 2).sum(axis=0) / ((target - target.mean(axis=0)) ** 2).sum(axis=0)
+
+
+def moa_map(profiles, moa):
+    """Naive mean average precision of finding the compounds of one's own MoA by cosine similarity."""
+    unit = profiles / np.maximum(np.linalg.norm(profiles, axis=1, keepdims=True), 1e-12)
+    scores = []
+    for query in np.flatnonzero(np.linalg.norm(profiles, axis=1) > 0):
+        others = np.delete(np.arange(len(moa)), query)
+        hits = (moa[others] == moa[query])[np.argsort(-(unit[others] @ unit[query]), kind="stable")]
+        scores.append((np.cumsum(hits) / np.arange(1, len(hits) + 1))[hits].mean())
+    return np.mean(scores)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_without_shared_strength_tx_knows_compounds_and_nothing_else(seed):
+    measured = {}
+    for strength in (0.0, 0.6):
+        settings = simulation.simulation_settings("default", shared_strength=strength)
+        truth = simulation.simulate_truth(settings, seed)
+        tx, amplitude = noise_free(truth, settings), truth["amplitude"]
+        rng = np.random.default_rng(seed)
+        chance = [moa_map(tx, rng.permutation(truth["moa"])) for _ in range(3)]
+        measured[strength] = {
+            "shared": predictability(tx, amplitude[:, None] * truth["shared"]).max(),
+            "cp only": predictability(tx, amplitude[:, None] * truth["cp_only"]).max(),
+            "activity": np.corrcoef(np.linalg.norm(tx, axis=1), amplitude)[0, 1],
+            "potency": np.corrcoef(truth["tx_response"][:, 0], truth["response"][:, 0])[0, 1],
+            "MoA": moa_map(tx, truth["moa"]) / np.mean(chance),
+        }
+    nothing, something = measured[0.0], measured[0.6]
+    assert nothing["shared"] < 0.02
+    assert something["shared"] > 0.5
+    assert nothing["cp only"] < 0.02
+    assert abs(nothing["activity"]) < 0.12  # 3 standard errors
+    assert something["activity"] > 0.9
+    assert abs(nothing["potency"]) < 0.12
+    assert something["potency"] == pytest.approx(1)
+    assert 0.9 < nothing["MoA"] < 1.1
+    assert something["MoA"] > 2
+
+
+def test_shared_strength_changes_nothing_but_tx(tiny_screen):
+    null = simulation.simulate_screen("tiny", seed=0, shared_strength=0.0)
+    pd.testing.assert_frame_equal(null.cp, tiny_screen.cp, check_exact=True)
+    pd.testing.assert_frame_equal(null.compounds, tiny_screen.compounds)
+    assert not np.allclose(feature_matrix(null.tx), feature_matrix(tiny_screen.tx))
+    kinds = dict(simulation.FAMILIES)
+    for task, family in null.tasks[["task", "family"]].itertuples(index=False):
+        same = [
+            one.activity.loc[one.activity["task"] == task, [COMPOUND, "active"]].reset_index(drop=True)
+            for one in (null, tiny_screen)
+        ]
+        if kinds[family] in ("shared", "cp_only", "none"):
+            pd.testing.assert_frame_equal(*same)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"size": "huge"}, ("huge", "tiny")),
+        ({"size": "tiny", "shared_strenght": 0.5}, ("shared_strenght", "shared_strength")),
+        ({"size": "tiny", "shared_strength": -1.0}, ("shared_strength", "-1")),
+        ({"size": "tiny", "n_treatments_per_plate": 5000, "n_compounds": 1000}, ("n_treatments_per_plate", "1536")),
+    ],
+)
+def test_what_the_simulator_cannot_do_is_said_in_one_line(arguments, words):
+    with pytest.raises(ScreenError) as error:
+        simulation.simulate_screen(**arguments)
+    message = str(error.value)
+    assert "\n" not in message
+    assert all(word in message for word in words)
+
+
+def test_more_compounds_than_structures_are_refused(monkeypatch):
+    monkeypatch.setattr(simulation, "SUBSTITUENTS", simulation.SUBSTITUENTS[:2])
+    with pytest.raises(ScreenError, match="72 compounds are too many; structures are known for"):
+        simulation.simulate_screen("tiny")
