@@ -125,21 +125,22 @@ def summarise_bootstrap(distribution: np.ndarray, *, level: float = 0.95) -> Com
 
 def holm(p_values: np.ndarray) -> np.ndarray:
     """Holm's step-down adjustment (1979); NaN stays NaN and does not count."""
-    return _adjusted(p_values, lambda p, n: np.maximum.accumulate(p * (n - np.arange(n))))
+    return _adjusted(p_values, "holm")
 
 
 def benjamini_hochberg(p_values: np.ndarray) -> np.ndarray:
     """Benjamini and Hochberg's false discovery rate (1995); NaN stays NaN and does not count."""
-    return _adjusted(p_values, lambda p, n: np.minimum.accumulate((p * n / np.arange(1, n + 1))[::-1])[::-1])
+    return _adjusted(p_values, "fdr_bh")
 
 
-def _adjusted(p_values: np.ndarray, rule) -> np.ndarray:
+def _adjusted(p_values: np.ndarray, method: str) -> np.ndarray:
+    from statsmodels.stats.multitest import multipletests
+
     p_values = np.asarray(p_values, dtype=float)
     adjusted = np.full(p_values.shape, np.nan)
-    known = np.flatnonzero(~np.isnan(p_values))
-    order = known[np.argsort(p_values[known], kind="stable")]
-    if len(order):
-        adjusted[order] = np.minimum(rule(p_values[order], len(order)), 1.0)
+    known = ~np.isnan(p_values)
+    if known.any():
+        adjusted[known] = multipletests(p_values[known], method=method)[1]
     return adjusted
 
 

@@ -207,7 +207,7 @@ class LdaIdentity(Encoder):
         classes, counts = np.unique(groups, return_counts=True)
         if len(classes) < 3 or np.median(counts) < 2:
             raise ScreenError("LDA on compound identity needs replicates, and this screen has one profile a compound")
-        # Of the pooled deviations: in scikit-learn's "auto" each class shrinks by itself, and two replicates not at all.
+        # Of the pooled deviations: scikit-learn's "auto" shrinks each class by itself, and two replicates not at all.
         _, of_well = np.unique(groups, return_inverse=True)
         means = np.stack([cp[of_well == one].mean(axis=0) for one in range(len(classes))])
         shrinkage = ledoit_wolf_shrinkage(cp - means[of_well], assume_centered=True)
@@ -541,6 +541,8 @@ class ContrastiveEncoder(NetworkEncoder):
     def _network(self, n_cp, n_tx):
         from cpx_utils.networks import TwoTower
 
+        if not self.temperature > 0:
+            raise ScreenError(f"temperature is {self.temperature:g}; it divides similarities and must be above 0")
         return TwoTower(
             n_cp, n_tx, self.n_dimensions, self.hidden, self.dropout, self.temperature, self.learn_temperature
         )

@@ -163,12 +163,15 @@ class FeaturePreparation(TransformerMixin, BaseEstimator):
 
     @classmethod
     def load(cls, path: str | Path) -> "FeaturePreparation":
-        """Read what `save` wrote."""
-        stored = json.loads(Path(path).read_text(encoding="utf-8"))
-        preparation = cls(**stored["parameters"])
-        preparation.features_ = stored["features"]
-        for name in ("median_", "mean_", "scale_"):
-            setattr(preparation, name, np.asarray(stored[name]))
+        """Read what `save` wrote; raises ScreenError for a file that holds no preparation."""
+        try:
+            stored = json.loads(Path(path).read_text(encoding="utf-8"))
+            preparation = cls(**stored["parameters"])
+            preparation.features_ = stored["features"]
+            for name in ("median_", "mean_", "scale_"):
+                setattr(preparation, name, np.asarray(stored[name]))
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise ScreenError(f"{path} holds no feature preparation of this version of cpx ({error})") from error
         return preparation
 
 

@@ -12,6 +12,7 @@ import html
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -169,16 +170,15 @@ def project_root() -> Path:
     )
 
 
-def peak_memory_mb(children: bool = False) -> float:
-    """Return the highest resident memory of this process so far (or of its ended children), in MB.
+def peak_memory_mb() -> float:
+    """Return the highest resident memory of this process so far, in MB.
 
     The operating system only keeps the highest value of a whole process: a step's peak is "up to its end".
     """
     if resource is None:
         return float("nan")
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN if children else resource.RUSAGE_SELF)
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kilobytes
-    return round(usage.ru_maxrss * unit / 1e6, 1)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
 
 
 # --- the record of a stage ----------------------------------------------------------------------------------
@@ -219,8 +219,6 @@ class Workspace:
         project, so a notebook opened in JupyterLab works on the files of `python run_all.py`.
     dataset
         Name in the registry, or the path of a screen's TOML file.
-    parameters
-        The notebook's parameters, kept in the record.
 
     Attributes
     ----------
@@ -228,14 +226,7 @@ class Workspace:
         Absolute folders, made if they weren't there.
     """
 
-    def __init__(
-        self,
-        stage: str,
-        run_dir: str = "",
-        figures_dir: str = "",
-        dataset: str = "simulated",
-        parameters: dict | None = None,
-    ):
+    def __init__(self, stage: str, run_dir: str = "", figures_dir: str = "", dataset: str = "simulated"):
         self.stage = stage
         if not (run_dir and figures_dir):
             name = _dataset_name(dataset)
@@ -245,11 +236,9 @@ class Workspace:
         self.figures_dir = Path(figures_dir).resolve()
         self.run_dir.mkdir(parents=True, exist_ok=True)
         self.figures_dir.mkdir(parents=True, exist_ok=True)
-        self.parameters = dict(parameters or {})
         self._reads: dict[str, str] = {}
         self._writes: dict[str, str] = {}
-        self._files: list[str] = []
-        self._folders: list[str] = []
+        self._outputs: list[Path] = []
         self._figures: dict[str, dict] = {}
         self._steps: list[dict] = []
         self._learned: list[str] = []
@@ -271,12 +260,10 @@ class Workspace:
             The table is missing (the line names the stage that makes it), its writer didn't finish, or its
             bytes aren't what the writer recorded.
         """
-        path = self._verified(name)
+        path = self.input_file(name)
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
-        if path.suffix == ".csv":
-            return pd.read_csv(path, float_precision="round_trip")
-        raise ValueError(f"{name}: tables end in .parquet or .csv")
+        return pd.read_csv(path, float_precision="round_trip")
 
     def input_folder(self, name: str) -> Path:
         """Return a folder that an earlier stage filled through `output_folder`, all its files checked.
@@ -296,12 +283,8 @@ class Workspace:
         if not files:
             raise ScreenError(f"{self.stage} needs the folder {name}, which {self._maker(name)} makes: run that first")
         for file in files:
-            self._verified(file)
+            self.input_file(file)
         return self.run_dir / name
-
-    def input_file(self, name: str) -> Path:
-        """Return a file of this run that is no table, such as screen.json, checked as `read` does."""
-        return self._verified(name)
 
     def record_input(self, path: str | Path) -> Path:
         """Record a file from outside the run (a user's screen, a download) as read; return it, absolute."""
@@ -312,8 +295,14 @@ class Workspace:
         self._reads[name] = sha256_file(path)
         return path
 
-    def _verified(self, name: str) -> Path:
-        """Return the path of a run's file whose bytes are what its writer recorded; record it as read."""
+    def input_file(self, name: str) -> Path:
+        """Return a file of this run, checked to be what its writer recorded; record it as read.
+
+        Raises
+        ------
+        ScreenError
+            As `read` does.
+        """
         path = self.run_dir / name
         if name in self._writes:  # written by this very stage
             return path
@@ -381,7 +370,7 @@ class Workspace:
         """Return where to write a file of this run that is no table; `finish` records it."""
         path = self.run_dir / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._files.append(Path(name).as_posix())
+        self._outputs.append(path)
         return path
 
     def output_folder(self, name: str) -> Path:
@@ -393,16 +382,18 @@ class Workspace:
         if folder.exists():
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
-        self._folders.append(name)
+        self._outputs.append(folder)
         return folder
 
     def figure(self, fig: Any, name: str, table: pd.DataFrame, caption: str) -> None:
-        """Save a figure as PNG and SVG with the table behind it as CSV; the same figure gives the same bytes.
+        """Save a figure as PNG and SVG with the table behind it as CSV, and show it if this is a notebook.
+
+        The same figure gives the same bytes.
 
         Parameters
         ----------
         fig
-            A matplotlib figure, Axes or seaborn grid. It stays open: the notebook shows it.
+            A matplotlib figure. In a notebook it is closed, so that it isn't shown a second time.
         name
             File name without suffix, such as "05_moa_map".
         table
@@ -412,8 +403,6 @@ class Workspace:
         """
         import matplotlib
 
-        if not hasattr(fig, "savefig"):  # an Axes
-            fig = fig.figure
         # Without these, matplotlib writes the date, its own version and random identifiers into the files.
         formats = {
             ".png": {"dpi": FIGURE_DPI, "metadata": {"Software": None}},
@@ -428,6 +417,14 @@ class Workspace:
         for suffix in (*formats, ".csv"):
             self._writes[f"{FIGURE_PREFIX}{name}{suffix}"] = sha256_file(self.figures_dir / (name + suffix))
         self._figures[name] = {"name": name, "caption": " ".join(caption.split())}
+        if _in_notebook():
+            from IPython.display import display
+            from matplotlib import pyplot
+
+            # Not left to pyplot, which shows no figure once a style's context has put back the setting
+            # "interactive" that it found before the notebook's backend was there.
+            display(fig)
+            pyplot.close(fig)
 
     # telling
 
@@ -451,7 +448,7 @@ class Workspace:
             Computed from the run's own numbers; Markdown emphasis is kept, HTML is shown as text.
         """
         self._learned.append(" ".join(text.split()))
-        if "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None:
+        if _in_notebook():
             from IPython.display import Markdown, display
 
             display(Markdown(html.escape(text, quote=False)))
@@ -466,15 +463,12 @@ class Workspace:
         pandas.DataFrame
             What was saved: columns file (pictures with their folder's name) and kB.
         """
-        for name in self._files:
-            self._writes[name] = sha256_file(self.run_dir / name)
-        for folder in self._folders:
-            for path in sorted((self.run_dir / folder).rglob("*")):
+        for output in self._outputs:
+            for path in output.rglob("*") if output.is_dir() else [output]:
                 if path.is_file():
                     self._writes[path.relative_to(self.run_dir).as_posix()] = sha256_file(path)
         record = {
             "stage": self.stage,
-            "parameters": self.parameters,
             "reads": dict(sorted(self._reads.items())),
             "writes": dict(sorted(self._writes.items())),
             "figures": list(self._figures.values()),
@@ -488,6 +482,11 @@ class Workspace:
         sizes = [locate(name, self.run_dir, self.figures_dir).stat().st_size for name in record["writes"]]
         shown = [name.replace(FIGURE_PREFIX, "figures/") for name in record["writes"]]
         return pd.DataFrame({"file": shown, "kB": [round(size / 1000, 1) for size in sizes]})
+
+
+def _in_notebook() -> bool:
+    """Say whether a kernel runs this, without importing IPython for it."""
+    return "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None
 
 
 def _write_csv(table: pd.DataFrame, path: Path) -> None:
@@ -522,21 +521,11 @@ def _device() -> str:
 def package_versions() -> dict[str, str]:
     """Return the versions of cpx and of the packages it depends on directly, by name."""
     try:
-        requirements = metadata.requires("cpx") or []
+        requirements = [line for line in metadata.requires("cpx") if "extra ==" not in line]
     except metadata.PackageNotFoundError:  # run from a checkout that was never installed
-        requirements = ["numpy", "pandas", "scipy", "scikit-learn", "torch", "papermill", "matplotlib"]
-    names = {
-        "".join(c if c.isalnum() or c in "-_." else " " for c in line).split()[0]
-        for line in requirements
-        if "extra ==" not in line
-    }
-    versions = {}
-    for name in sorted({*names, "cpx"}):
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
+        return {name: metadata.version(name) for name in ("numpy", "pandas", "scikit-learn", "scipy", "torch")}
+    names = ["cpx", *(re.match(r"[\w.-]+", line)[0] for line in requirements)]
+    return {name: metadata.version(name) for name in names}
 
 
 def git_state(folder: str | Path) -> dict:
@@ -577,14 +566,14 @@ def run_manifest(
     records = stage_records(run_dir)
     screen = read_json(run_dir / "screen.json") if (run_dir / "screen.json").is_file() else {}
     sources = screen.get("sources", [])
-    devices = {record.get("device", "cpu") for record in records.values()} or {"cpu"}
+    runs = {stage: record.get("run", {}) for stage, record in records.items()}
     return {
         "dataset": dataset,
         "profile": profile,
         "seed": seed,
         "unverified": unverified or any(not source.get("verified", True) for source in sources),
         "threads_per_stage": threads,
-        "device": ", ".join(sorted(devices)),
+        "device": ", ".join(sorted({record["device"] for record in records.values()})),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": package_versions(),
@@ -592,10 +581,10 @@ def run_manifest(
         "inputs": sources,
         "stages": {
             stage: {
-                "parameters": record.get("run", {}).get("fingerprint", record)["parameters"],
-                "seconds": record.get("run", {}).get("seconds", record.get("seconds")),
-                "peak_mb": record.get("run", {}).get("peak_mb", record.get("peak_mb")),
-                "git": record.get("run", {}).get("git", {}),
+                "parameters": runs[stage].get("fingerprint", {}).get("parameters", {}),
+                "seconds": runs[stage].get("seconds", record["seconds"]),
+                "peak_mb": record["peak_mb"],
+                "git": runs[stage].get("git", {}),
                 "inputs": {name: digest for name, digest in record["reads"].items() if os.path.isabs(name)},
             }
             for stage, record in records.items()

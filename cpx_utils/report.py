@@ -4,10 +4,11 @@
 from; each executed notebook is a page of its own. Formulas become MathML, which browsers show by themselves.
 """
 
+import copy
+import functools
 import os
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,14 @@ body { margin: 0 auto; max-width: 62rem; padding: 1.5rem 1.2rem 4rem; background
 h1 { font-size: 1.7rem; line-height: 1.25; } h2 { font-size: 1.25rem; margin-top: 2.4rem; }
 h1, h2, h3 { text-wrap: balance; } a { color: var(--link); } .soft { color: var(--soft); }
 nav { display: flex; justify-content: space-between; gap: .3rem 1rem; flex-wrap: wrap; margin: 1rem 0; }
-nav.pages { justify-content: flex-start; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
-th, td { padding: .3rem .7rem; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
+nav.sections { justify-content: flex-start; } ul.plain { list-style: none; padding: 0; } .plain li { margin: .3rem 0; }
+.wide, main > .jp-Cell, .rendered_html { overflow-x: auto; }
+table, table.dataframe { border-collapse: collapse; border: 0; font-size: .9rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .7rem; border: 0; border-bottom: 1px solid var(--line); vertical-align: top;
+  text-align: left !important; max-width: 26rem; overflow-wrap: break-word; }
 th { color: var(--soft); font-weight: 600; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; }
-td.long { overflow-wrap: anywhere; min-width: 12rem; }
-tr.primary td { font-weight: 600; }
+.claim { margin: .8rem 0; padding: .7rem 1rem; background: var(--card); border-radius: .5rem; }
+.claim p { margin: .2rem 0; } .verdict { font-weight: 700; } .claim .verdict { float: right; margin-left: 1rem; }
 figure { margin: 1.5rem 0; padding: 1rem; background: var(--card); border-radius: .5rem; }
 figure img { background: #fff; border-radius: .3rem; } img { max-width: 100%; height: auto; }
 figcaption { margin-top: .6rem; font-size: .92rem; }
@@ -46,7 +48,7 @@ code { font-size: .9em; } details { margin: .6rem 0; } summary { cursor: pointer
 .anchor-link { visibility: hidden; text-decoration: none; margin-left: .3rem; }
 h1:hover .anchor-link, h2:hover .anchor-link, h3:hover .anchor-link { visibility: visible; }
 .prompt { color: var(--soft); font: .75rem ui-monospace, monospace; }
-.output_area { overflow-x: auto; margin: .5rem 0; } .output_stderr pre { color: var(--soft); }
+.output_area { overflow-x: auto; margin: .8rem 0; } .output_stderr pre { color: var(--soft); }
 .output_png img { background: #fff; border-radius: .3rem; } math[display="block"] { margin: .8rem 0; }
 @media print { nav { display: none; } body { max-width: none; } }
 """
@@ -78,12 +80,6 @@ NOTEBOOK_PAGE = """{% extends "page" %}{% block body %}
 """
 
 INDEX_PAGE = """{% extends "page" %}{% block body %}
-{% macro table(frame, primary=none) %}<div class="wide"><table>
-<tr>{% for name in frame.columns %}<th>{{ name }}</th>{% endfor %}</tr>
-{% for row in frame.rows -%}
-<tr{% if primary and row[frame.columns.index(primary)] %} class="primary"{% endif %}>
-{%- for value in row %}<td{{ value | cell_class }}>{{ value | cell_text }}</td>{% endfor %}</tr>
-{% endfor %}</table></div>{% endmacro %}
 <h1>{{ title }}</h1>
 <p class="soft">Does training on paired Cell Painting (CP) and transcriptomics (TX) profiles make the CP
 profile of a new compound, for which no TX exists, more useful? Profile {{ manifest.profile }},
@@ -92,12 +88,16 @@ seed {{ manifest.seed if manifest.seed is not none else "by notebook" }}.</p>
 about biology.</p>{% endif %}
 {% if manifest.unverified %}<p class="notice">This run used files whose hash isn't the registry's
 (<code>--unverified</code>): its numbers may differ from those of the published files.</p>{% endif %}
-<nav class="pages">{% for page in pages %}<a href="notebooks/{{ page }}.html">{{ page }}</a>
-{% endfor %}</nav>
-{% if claims %}<h2 id="claims">Claims</h2>
-<p>A claim's verdict stands on its primary row (bold); effects are differences to the reference, with 95%
-intervals.</p>
-{{ table(claims, "verdict") }}{% endif %}
+<nav class="sections">{% if verdicts %}<a href="#claims">Claims</a>{% endif %}
+{% if learned %}<a href="#learned">What we learn</a>{% endif %}
+<a href="#figures">Figures</a> <a href="#notebooks">Notebooks</a> <a href="#provenance">Where it comes from</a></nav>
+{% if verdicts %}<h2 id="claims">Claims</h2>
+<p>The gain of training with TX over the reference, with a 95% interval, and what follows from it.</p>
+{% for claim in verdicts %}<div class="claim"><p class="verdict">{{ claim.verdict }}</p>
+<p><b>{{ claim.claim }}.</b> {{ claim.text }}</p>
+<p>{{ claim.numbers }}</p>{% if claim.reason %}<p class="soft">{{ claim.reason }}</p>{% endif %}</div>
+{% endfor %}
+<details><summary>All comparisons</summary>{{ comparisons | table }}</details>{% endif %}
 {% if untestable %}<h2 id="testability">Not testable on this screen</h2>
 <ul>{% for row in untestable %}<li>{{ row.endpoint }}: {{ row.reason }}</li>
 {% endfor %}</ul>{% endif %}
@@ -113,14 +113,18 @@ intervals.</p>
 {{ figure.caption }}</figcaption>
 </figure>
 {% else %}<p>This run made none.</p>{% endfor %}
+<h2 id="notebooks">Notebooks</h2>
+<ul class="plain">
+{% for stage, question in questions.items() %}<li><a href="notebooks/{{ stage }}.html">{{ question }}</a></li>
+{% endfor %}</ul>
 <h2 id="provenance">Where it comes from</h2>
 {% if notes %}<ul>{% for note in notes %}<li>{{ note }}</li>
 {% endfor %}</ul>{% endif %}
-{% if sources %}{{ table(sources) }}{% endif %}
+{% if sources is not none %}{{ sources | table }}{% endif %}
 <p>Python {{ manifest.python }}, {{ manifest.platform }}, device {{ manifest.device }},
 {{ manifest.threads_per_stage }} thread a notebook{% if manifest.git %}, commit {{ manifest.git.commit }}
 {%- if manifest.git.dirty %} with uncommitted changes{% endif %}{% endif %}.</p>
-{{ table(timings) }}
+{{ timings | table }}
 <details><summary>Parameters of each notebook</summary>
 {% for stage, part in manifest.stages.items() %}<h3>{{ stage }}</h3>
 <pre>{% for name, value in part.parameters.items() %}{{ name }} = {{ value | literal }}
@@ -173,9 +177,8 @@ def write_report(run_dir: str | Path, figures_dir: str | Path) -> Path:
         name = figure["name"] + ".png"
         shutil.copyfile(figures_dir / name, report / FIGURES_FOLDER / name)
     templates = _templates()
-    stages = [stage for stage in records if (run_dir / "notebooks" / f"{stage}.ipynb").is_file()]
-    _write_notebook_pages(run_dir, report / PAGES_FOLDER, stages, templates)
-    content = _index_content(run_dir, records) | {"figures": figures, "pages": stages}
+    questions = _write_notebook_pages(run_dir, report / PAGES_FOLDER, templates)
+    content = _index_content(run_dir, records) | {"figures": figures, "questions": questions}
     with atomic_path(index) as temporary:
         page = templates.get_template("index").render(style=Markup(STYLE), **content)
         temporary.write_text(page, encoding="utf-8")
@@ -200,78 +203,72 @@ def _templates() -> Any:
         trim_blocks=False,
         loader=jinja2.DictLoader({"page": PAGE, "notebook": NOTEBOOK_PAGE, "index": INDEX_PAGE}),
     )
-    environment.filters["cell_text"] = _cell_text
-    environment.filters["cell_class"] = _cell_class
+    environment.filters["table"] = _table
     environment.filters["literal"] = repr
     return environment
 
 
-def _cell_text(value: Any) -> str:
-    """Show a table's value: numbers with three or four digits, missing ones as nothing."""
-    if isinstance(value, float):
-        return "" if value != value else f"{value:.4g}"
-    return "" if value is None else str(value)
-
-
-def _cell_class(value: Any) -> Any:
-    """Return the class attribute of a table's cell: numbers stand right, long words may break."""
+def _table(frame: pd.DataFrame) -> Any:
+    """Return a table as HTML: numbers with three or four digits, missing ones as nothing."""
     from markupsafe import Markup
 
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return Markup(' class="number"')
-    return Markup(' class="long"') if len(str(value)) > 60 else ""
-
-
-def _rows(frame: pd.DataFrame) -> dict:
-    """Return a table as {"columns", "rows"} of plain values for the template."""
-    return {"columns": list(frame.columns), "rows": frame.astype(object).values.tolist()}
+    text = frame.to_html(index=False, na_rep="", float_format="%.4g", border=0, classes="", escape=True)
+    return Markup(f'<div class="wide">{text}</div>')
 
 
 def _index_content(run_dir: Path, records: dict[str, dict]) -> dict:
     """Gather what the index shows besides figures."""
     manifest = read_json(run_dir / "manifest.json")
     screen = read_json(run_dir / "screen.json") if (run_dir / "screen.json").is_file() else {}
-    tables = run_dir / "tables"
-    claims = tables / "claims.csv"
-    testability = tables / "testability.csv"
+    testability = run_dir / "tables" / "testability.csv"
     untestable = []
     if testability.is_file():
-        frame = pd.read_csv(testability, keep_default_na=False)
-        untestable = frame[~frame["testable"].astype(str).str.lower().eq("true")].to_dict("records")
-    timings = pd.DataFrame(
-        [
-            {"notebook": stage, "seconds": part["seconds"], "peak MB": part["peak_mb"]}
-            for stage, part in manifest["stages"].items()
-        ],
-        columns=["notebook", "seconds", "peak MB"],
-    )
-    columns = ("file", "address", "sha256", "bytes", "verified", "licence", "citation")
-    sources = pd.DataFrame([{name: source.get(name, "") for name in columns} for source in screen.get("sources", [])])
+        frame = pd.read_csv(testability)
+        untestable = frame[~frame["testable"]].to_dict("records")
+    timings = [
+        {"notebook": stage, "seconds": part["seconds"], "peak MB": part["peak_mb"]}
+        for stage, part in manifest["stages"].items()
+    ]
+    columns = ["file", "address", "bytes", "sha256", "verified", "licence", "citation"]
+    sources = screen.get("sources", [])
     return {
-        "title": f"cpx on {manifest['dataset']}",
+        "title": f"cpx on the screen {manifest['dataset']}",
         "manifest": manifest,
         "simulated": manifest["dataset"] == "simulated",
-        "claims": _rows(_without_empty_text(claims)) if claims.is_file() else None,
         "untestable": untestable,
         "learned": [(stage, record["learned"]) for stage, record in records.items() if record["learned"]],
         "notes": screen.get("notes", []),
-        "sources": _rows(sources) if len(sources) else None,
-        "timings": _rows(timings),
+        "sources": pd.DataFrame(sources).reindex(columns=columns) if sources else None,
+        "timings": pd.DataFrame(timings),
+        **_claims(run_dir / "tables" / "claims.csv"),
     }
 
 
-def _without_empty_text(path: Path) -> pd.DataFrame:
-    """Read a table, its empty texts as "" and its empty numbers as NaN."""
-    frame = pd.read_csv(path)
-    texts = [name for name in frame.columns if not pd.api.types.is_numeric_dtype(frame[name])]
-    return frame.assign(**{name: frame[name].astype(object).fillna("") for name in texts})
+def _claims(path: Path) -> dict:
+    """Return the claims' verdicts, each with its primary comparison in words, and all comparisons."""
+    from cpx_utils.claims import CLAIM_TEXTS
+
+    if not path.is_file():
+        return {"verdicts": [], "comparisons": None}
+    claims = pd.read_csv(path)
+    verdicts = []
+    for row in claims[claims["verdict"].notna()].fillna({"reason": "", "reference": ""}).itertuples():
+        numbers = f"{row.endpoint}: {row.method}"
+        if row.reference:
+            numbers += f" against {row.reference}"
+        if not pd.isna(row.effect):
+            numbers += f" {row.effect:+.3f} [{row.ci_low:+.3f}, {row.ci_high:+.3f}]"
+        text = CLAIM_TEXTS.get(row.claim, "")
+        verdict = {"claim": row.claim, "text": text, "verdict": row.verdict, "numbers": numbers, "reason": row.reason}
+        verdicts.append(verdict)
+    return {"verdicts": verdicts, "comparisons": claims.drop(columns=["screen", "reason"])}
 
 
 # --- notebooks as pages -------------------------------------------------------------------------------------
 
 
-def _write_notebook_pages(run_dir: Path, folder: Path, stages: list[str], templates: Any) -> None:
-    """Write each executed notebook as a page that leads to the one before and after."""
+def _write_notebook_pages(run_dir: Path, folder: Path, templates: Any) -> dict[str, str]:
+    """Write each executed notebook as a page that leads to those beside it; return stage to first heading."""
     import nbformat
     from markupsafe import Markup
     from pygments.formatters import HtmlFormatter
@@ -288,56 +285,62 @@ def _write_notebook_pages(run_dir: Path, folder: Path, stages: list[str], templa
             ".highlight, .highlight pre { background: var(--card); }",
         ]
     )
-    export = _exporter()
-    for number, stage in enumerate(stages):
+    paths = [run_dir / "notebooks" / f"{stage}.ipynb" for stage in stage_records(run_dir)]
+    stages = [path.stem for path in paths if path.is_file()]
+    questions = {}
+    for before, stage, after in zip(["", *stages], stages, [*stages[1:], ""], strict=False):
         notebook = nbformat.read(run_dir / "notebooks" / f"{stage}.ipynb", as_version=4)
+        headings = [cell.source for cell in notebook.cells if cell.source.startswith("# ")]
+        questions[stage] = headings[0].partition("\n")[0].lstrip("# ") if headings else stage
         page = templates.get_template("notebook").render(
-            title=stage,
+            title=questions[stage],
             style=Markup(style),
-            content=Markup(notebook_html(notebook, export)),
-            before=stages[number - 1] if number else "",
-            after=stages[number + 1] if number + 1 < len(stages) else "",
+            content=Markup(notebook_html(notebook)),
+            before=before,
+            after=after,
         )
         (folder / f"{stage}.html").write_text(page, encoding="utf-8")
+    return questions
 
 
-def _exporter() -> Callable[[Any], str]:
-    """Return a function that turns a notebook into a piece of HTML without page, scripts or styles."""
+@functools.cache
+def _exporter() -> Any:
+    """Return what turns a notebook into a piece of HTML without page, scripts or styles."""
     from nbconvert import HTMLExporter
 
-    exporter = HTMLExporter(template_name="basic")
-    return lambda notebook: exporter.from_notebook_node(notebook)[0]
+    return HTMLExporter(template_name="basic")
 
 
-def notebook_html(notebook: Any, export: Callable[[Any], str] | None = None) -> str:
+def notebook_html(notebook: Any) -> str:
     """Return an executed notebook as a piece of HTML that needs no network and no JavaScript.
 
     Parameters
     ----------
     notebook
         An nbformat version 4 notebook; it isn't changed.
-    export
-        What turns it into HTML; None takes nbconvert's.
 
     Returns
     -------
     str
-        Formulas are MathML; scripts, widgets and pictures from elsewhere are left out.
+        Formulas are MathML; scripts, widgets, progress bars and pictures from elsewhere are left out.
     """
-    from copy import deepcopy
-
-    notebook = deepcopy(notebook)
+    notebook = copy.deepcopy(notebook)
     formulas: list[str] = []
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = _hide_formulas(cell.source, formulas)
         for output in cell.get("outputs", ()):
+            if output.get("name") == "stderr":
+                lines = re.split(r"[\r\n]+", output.text)
+                output.text = "\n".join(line for line in lines if "%|" not in line).strip()
             data = output.get("data", {})
             for kind in [kind for kind in data if "javascript" in kind or "widget" in kind]:
                 del data[kind]
             if "text/markdown" in data:
                 data["text/markdown"] = _hide_formulas("".join(data["text/markdown"]), formulas)
-    page = (export or _exporter())(notebook)
+        if "outputs" in cell:
+            cell.outputs = [output for output in cell.outputs if output.get("text") != ""]
+    page, _ = _exporter().from_notebook_node(notebook)
     page = re.sub(r"<script\b.*?</script\s*>", "", page, flags=re.IGNORECASE | re.DOTALL)
     page = re.sub(r"<link\b[^>]*>", "", page, flags=re.IGNORECASE)
     page = re.sub(

@@ -188,8 +188,9 @@ def simulate_truth(settings: SimulationSettings, seed: int = 0) -> dict[str, np.
     -------
     dict
         `compound` (n,) ids; `moa` (n,) index; `amplitude` (n,), 0 for inactive compounds; `response` (n, n_doses) of
-        the Hill equation; `tx_amplitude` and `tx_response`, which are the same unless TX shares nothing; `shared` (n, n_shared), `cp_only`, `tx_only` likewise; the loadings `cp_from_shared`
-        (n_shared, n_cp_features), `cp_from_cp_only`, `tx_from_shared`, `tx_from_tx_only`.
+        the Hill equation; `tx_amplitude` and `tx_response`, which are the same unless TX shares nothing; `shared`
+        (n, n_shared), `cp_only`, `tx_only` likewise; the loadings `cp_from_shared` (n_shared, n_cp_features),
+        `cp_from_cp_only`, `tx_from_shared`, `tx_from_tx_only`.
     """
     rng = np.random.default_rng([seed, 0])
     n = settings.n_compounds

@@ -1,4 +1,4 @@
-"""What several test modules share: one thread for torch, and the tiny simulated screen, prepared once a session.
+"""What test modules share: one thread for torch, and the tiny simulated screen, prepared once a session.
 
 Tests must not change these objects; they copy what they spoil.
 """

@@ -38,18 +38,25 @@ folder = workspace.output_folder("models/contrastive")
     sys.executable, os.environ["OMP_NUM_THREADS"], os.environ["PYTHONHASHSEED"], 
     str(os.environ["IPYTHONDIR"].startswith(tempfile.gettempdir()))]))
 """
-CLUSTER = """import matplotlib.pyplot as plt
+CLUSTER = """import sys
+import matplotlib.pyplot as plt
 import pandas as pd
 baseline = workspace.read("embeddings/baseline.parquet")
 (workspace.input_folder("models/contrastive") / "kernel.txt").read_text()
-fig, ax = plt.subplots(figsize=(2, 2))
+print("shown:  50%|##   | 1/2 [00:00<?, ?it/s]", file=sys.stderr)
+with plt.rc_context({"font.size": 5}):
+    fig, ax = plt.subplots(figsize=(2, 2))
 ax.plot(baseline["x"])
 workspace.figure(fig, "05_baseline", baseline, "The baseline <b>grows</b>.")
+"""
+STYLED = """with plt.rc_context({"font.size": 5}):
+    other, ax = plt.subplots(figsize=(2, 2))
+workspace.figure(other, "05_again", baseline, "Again.")
 """
 CLAIM = """claims = pd.DataFrame({"screen": "s", "claim": ["clusters <script>alert(1)</script>", "clusters"],
     "endpoint": "moa_map", "method": ["contrastive", "autoencoder"], "reference": "pca_cp",
     "effect": [0.1, None], "ci_low": [0.05, None], "ci_high": [0.15, None], "p_adjusted": [0.01, None],
-    "verdict": ["supported", ""]})
+    "verdict": ["supported", ""], "reason": ["<i>clear</i>", ""]})
 workspace.write(claims, "tables/claims.csv")
 workspace.say(f"The largest value is {baseline['x'].max():.2f} & <i>that</i> is it.")
 claims
@@ -65,7 +72,7 @@ CODE = {
     "01_prepare": [PREPARE],
     "02_baselines": [ENCODE, BASELINE],
     "03_contrastive": [ENCODE, CONTRASTIVE],
-    "05_cluster": [CLUSTER, CLAIM],
+    "05_cluster": [CLUSTER, STYLED, STYLED.replace("again", "third"), CLAIM],
 }
 PROSE = (
     "Similarity is $s_{ij} / \\tau$, so\n\n$$\\mathcal{L} = -\\frac{1}{n} \\sum_i \\log p_{ii}$$\n\n"

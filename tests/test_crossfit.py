@@ -74,7 +74,7 @@ def same_rows(one, other, rows):
 
 
 def test_folds_hold_every_compound_once_and_no_test_compound_in_training(tiny_folds, tiny_tables):
-    cp, tx, compounds, folds = tiny_tables
+    cp, _, compounds, folds = tiny_tables
     assert [fold.name for fold in tiny_folds] == ["random-0-0", "random-0-1", "random-0-2", "all"]
     for fold in tiny_folds:
         names = fold.cp_wells[COMPOUND].to_numpy()
@@ -463,7 +463,8 @@ def test_seeds_reach_networks_and_pass_other_methods_by(tiny_folds):
 def test_retrieval_curves_are_the_share_found_so_far():
     rng = np.random.default_rng(0)
     shares = rng.integers(0, 20, size=40) / 19
-    retrieval = pd.DataFrame({"method": "rcca", "control": np.repeat(["true_pairs", "deranged"], 20), "rank_share": shares})
+    control = np.repeat(["true_pairs", "deranged"], 20)
+    retrieval = pd.DataFrame({"method": "rcca", "control": control, "rank_share": shares})
     curves = crossfit.retrieval_curves(retrieval, n_points=11)
     assert list(curves.columns) == ["method", "control", "rank_share", "share_of_compounds"]
     for control, part in curves.groupby("control"):

@@ -133,9 +133,7 @@ def naive_preparation(wells, tame):
     ]
     correlation = {(a, b): wells[a].corr(wells[b]) for a in names for b in names}
     total = {a: sum(abs(correlation[a, b]) for b in names) for a in names}
-    dropped = {
-        max((a, b), key=total.get) for i, a in enumerate(names) for b in names[:i] if correlation[a, b] > 0.95
-    }
+    dropped = {max((a, b), key=total.get) for i, a in enumerate(names) for b in names[:i] if correlation[a, b] > 0.95}
     numbers = {}
     for name in [name for name in names if name not in dropped]:
         median = np.nanmedian(wells[name])
@@ -222,6 +220,10 @@ def test_preparation_is_saved_as_json_and_read_back_exactly(tmp_path):
     copy = clone(preparation)
     assert copy.get_params() == preparation.get_params()
     assert not hasattr(copy, "features_")
+    (tmp_path / "preparation.json").write_text("{}")
+    for name in ("preparation.json", "missing.json"):
+        with pytest.raises(ScreenError, match=f"{name} holds no feature preparation"):
+            FeaturePreparation.load(tmp_path / name)
 
 
 def wells_with_doses():

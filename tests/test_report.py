@@ -20,7 +20,7 @@ def run(tmp_path):
 
     run_dir, figures_dir = tmp_path / "run", tmp_path / "figures"
     for stage in ("01_prepare", "07_weigh"):
-        workspace = Workspace(stage, str(run_dir), str(figures_dir), parameters={"name": EVIL})
+        workspace = Workspace(stage, str(run_dir), str(figures_dir))
         fig = plt.figure(figsize=(1, 1))
         workspace.figure(fig, f"{stage[:2]}_map", pd.DataFrame({"x": [1]}), f"Caption {EVIL}")
         plt.close(fig)
@@ -30,7 +30,11 @@ def run(tmp_path):
             source = {"file": EVIL, "address": "https://example.org/a", "verified": False, "bytes": 3}
             write_json(workspace.output_file("screen.json"), {"notes": [EVIL], "sources": [source]})
         else:
-            claims = pd.DataFrame({"claim": [EVIL, "b"], "effect": [0.12345678, None], "verdict": ["supported", ""]})
+            claims = pd.DataFrame(
+                {"screen": EVIL, "claim": [1, 2], "endpoint": EVIL, "method": EVIL, "reference": ["raw_cp", ""],
+                 "effect": [0.12345678, None], "ci_low": 0.1, "ci_high": 0.2, "verdict": ["supported", ""],
+                 "reason": ["for " + EVIL, ""]}
+            )  # fmt: skip
             workspace.write(claims, "tables/claims.csv")
         workspace.say(f"Learned {EVIL}")
         workspace.finish()
@@ -48,7 +52,10 @@ def test_the_index_shows_everything_escaped(run):
     assert "<script" not in page and page.count("&lt;script&gt;") >= 8
     for expected in (
         "0.1235",
-        "supported",
+        'class="verdict">supported',
+        "where TX excels and CP does not",
+        "against raw_cp +0.123 [+0.100, +0.200]",
+        '<a href="notebooks/01_prepare.html">01_prepare</a>',
         "no replicates",
         "says nothing\nabout biology",
         "--unverified",
@@ -56,7 +63,7 @@ def test_the_index_shows_everything_escaped(run):
     ):
         assert expected in page
     assert ">moa:" not in page  # only what can't be tested is listed
-    assert 'class="primary"' in page and page.count('class="primary"') == 1
+    assert page.count('class="claim"') == 1  # the other row is no claim's primary comparison
     assert "prefers-color-scheme: dark" in page and '"Segoe UI"' in page
     for link in ("notebooks/01_prepare.html", "notebooks/07_weigh.html", "figures/07_map.png"):
         assert link in page and (index.parent / link).is_file()

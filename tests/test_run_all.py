@@ -69,7 +69,7 @@ def test_the_first_run_does_everything_and_says_so(study):
     lines = study.printed.splitlines()
     assert sorted(line.split()[1] for line in lines if line.startswith("[")) == ALL
     assert lines[0].startswith("[1/4] 01_prepare ... ") and lines[3].startswith("[4/4] 05_cluster ... ")
-    assert "1 figure in" in study.printed and "report:" in study.printed
+    assert "3 figures in" in study.printed and "report:" in study.printed
     assert ": supported (moa_map: contrastive vs pca_cp, +0.100 [+0.050, +0.150])" in study.printed
     assert "says nothing about biology" in lines[-1]
     assert study.complained == ""
@@ -85,8 +85,11 @@ def test_executed_notebooks_hold_parameters_and_outputs_and_no_warnings(study):
     injected = [cell for cell in notebook.cells if "injected-parameters" in cell.metadata.get("tags", [])]
     assert str(study.run_dir) in injected[0].source and "methods" not in injected[0].source
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    assert any("image/png" in output.get("data", {}) for output in outputs)
-    assert not [output for output in outputs if output.get("name") == "stderr"]
+    assert [list(output["data"]) for output in outputs if "image/png" in output.get("data", {})] == [
+        ["image/png", "text/plain"]
+    ] * 3
+    stderr = [output.text for output in outputs if output.get("name") == "stderr"]
+    assert len(stderr) == 1 and "%|" in stderr[0]
     source = nbformat.read(study.notebooks / "05_cluster.ipynb", 4)
     assert not any(cell.get("outputs") for cell in source.cells)
 
@@ -102,6 +105,7 @@ def test_manifest_timings_and_report_are_complete(study):
     report = study.run_dir / "report"
     assert sorted(path.stem for path in (report / "notebooks").iterdir()) == ALL
     assert (report / "figures" / "05_baseline.png").is_file()
+    assert "shown:" not in (report / "notebooks" / "05_cluster.html").read_text(encoding="utf-8").replace("&quot;", '"')
     assert remote_references(report) == []
 
 

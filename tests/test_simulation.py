@@ -73,8 +73,8 @@ def test_sizes_and_shapes(size):
 
 def test_default_size_is_the_issues():
     settings = simulation.simulation_settings("default")
-    assert (settings.n_compounds, settings.n_moas, settings.n_cp_replicates, settings.n_tx_replicates) == (600, 40, 4, 2)
-    assert len(settings.doses) == 2
+    assert (settings.n_compounds, settings.n_moas, len(settings.doses)) == (600, 40, 2)
+    assert (settings.n_cp_replicates, settings.n_tx_replicates) == (4, 2)
     assert 55 <= settings.n_tasks <= 65
 
 
@@ -174,9 +174,7 @@ def test_plates_differ_until_they_are_normalised(tiny_screen):
     for table in (tiny_screen.cp, tiny_screen.tx):
         features = [name for name in feature_columns(table) if name != simulation.CELL_COUNT]
         normalised, _ = preprocessing.normalise_plates(table)
-        spread = [
-            one[one[CONTROL]].groupby(PLATE)[features].median().std().median() for one in (table, normalised)
-        ]
+        spread = [one[one[CONTROL]].groupby(PLATE)[features].median().std().median() for one in (table, normalised)]
         assert spread[0] > 0.3
         assert spread[1] < 1e-6
     flat = simulation.simulate_screen("tiny", plate_strength=0.0).tx
@@ -261,6 +259,23 @@ def test_without_shared_strength_tx_knows_compounds_and_nothing_else(seed):
     assert something["potency"] == pytest.approx(1)
     assert 0.9 < nothing["MoA"] < 1.1
     assert something["MoA"] > 2
+
+
+def test_without_shared_strength_assays_of_tx_follow_the_strengths_of_tx():
+    settings = simulation.simulation_settings("small", shared_strength=0.0, n_compounds=600)
+    truth = simulation.simulate_truth(settings, seed=0)
+    screen = simulation.simulate_screen("small", seed=0, shared_strength=0.0, n_compounds=600)
+    for name, other, kind in (("tx_amplitude", "amplitude", "tx_only"), ("amplitude", "tx_amplitude", "shared")):
+        families = [family for family, one in simulation.FAMILIES if one == kind]
+        auc = {"own": [], "other": []}
+        for task in screen.tasks.loc[screen.tasks["family"].isin(families), "task"]:
+            label = screen.activity[screen.activity["task"] == task].set_index(COMPOUND)["active"]
+            rows = np.flatnonzero(np.isin(truth["compound"], label.index))
+            label = label.loc[truth["compound"][rows]]
+            auc["own"].append(roc_auc_score(label, truth[name][rows]))
+            auc["other"].append(roc_auc_score(label, truth[other][rows]))
+        assert np.mean(auc["own"]) > 0.6
+        assert abs(np.mean(auc["other"]) - 0.5) < 0.05
 
 
 def test_shared_strength_changes_nothing_but_tx(tiny_screen):

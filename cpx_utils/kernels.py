@@ -1,0 +1,267 @@
+"""One notebook in a process of its own, with a fresh kernel.
+
+A process, since papermill changes the working directory of the one it runs in. `StageProcess` is the runner's
+end of it; `python -m cpx_utils.kernels TASK` is the process. Nothing else of cpx is imported here, so that
+the process starts quickly.
+"""
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+# One thread a stage, whatever --jobs is: sums over threads round differently, so results would depend on the
+# machine's load, and side-by-side stages would fight for cores. torch follows OMP_NUM_THREADS.
+THREADS_PER_STAGE = 1
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+
+
+@contextmanager
+def jupyter_environment() -> Iterator[dict[str, str]]:
+    """Give the environment of a stage: this very Python as the kernel, nothing of the user's settings.
+
+    A temporary folder holds the kernel's description (another one called python3 may be installed, or none),
+    its connection files and its IPython profile; nothing is written into the user's home.
+
+    Yields
+    ------
+    dict
+        A complete environment for `subprocess`. The folder is its JUPYTER_PATH.
+    """
+    with tempfile.TemporaryDirectory(prefix="cpx-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        kernel = {
+            "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+            "display_name": "Python 3 (the Python of run_all.py)",
+            "language": "python",
+            "metadata": {"supported_encryption": ["curve"]},
+        }
+        (folder / "kernels" / "python3").mkdir(parents=True)
+        (folder / "kernels" / "python3" / "kernel.json").write_text(json.dumps(kernel), encoding="utf-8")
+        (folder / "matplotlibrc").touch()  # matplotlib's own defaults, so that figures are everyone's
+        root = str(Path(__file__).resolve().parent.parent)
+        yield {
+            **os.environ,
+            **dict.fromkeys(THREAD_VARIABLES, str(THREADS_PER_STAGE)),
+            "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # what CUDA asks for to give the same sums twice
+            "IPYTHONDIR": str(folder / "ipython"),
+            "JUPYTER_CONFIG_DIR": str(folder / "config"),
+            "JUPYTER_PATH": str(folder),
+            "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
+            "MATPLOTLIBRC": str(folder / "matplotlibrc"),
+            "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+            "PYTHONHASHSEED": "0",
+            "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
+        }
+
+
+# --- the runner's end ---------------------------------------------------------------------------------------
+
+
+class StageProcess:
+    """A notebook that is running.
+
+    Parameters
+    ----------
+    notebook
+        The notebook.
+    output
+        Where the executed notebook goes, when it has ended.
+    parameters
+        What to inject.
+    environment
+        Of `jupyter_environment`.
+
+    Attributes
+    ----------
+    name : str
+        Of the notebook.
+    started : float
+        Seconds since the epoch.
+    progress : str
+        The cell it is at, with its progress bar if it shows one.
+    """
+
+    def __init__(self, notebook: Path, output: Path, parameters: dict[str, Any], environment: dict[str, str]):
+        self.name = notebook.stem
+        self.started = time.time()
+        self.progress = ""
+        self._output = output
+        self._unfinished = output.with_name(f".{output.name}")
+        self._result = Path(environment["JUPYTER_PATH"], f"{self.name}.json")
+        self._complaints = self._result.with_suffix(".stderr")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        task = {
+            "notebook": str(notebook.resolve()),
+            "output": str(self._unfinished),
+            "parameters": parameters,
+            "result": str(self._result),
+        }
+        with open(self._complaints, "w", encoding="utf-8") as complaints:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "cpx_utils.kernels", json.dumps(task)],
+                env=environment,
+                # A session of its own: Ctrl-C reaches the runner alone, which then ends the stages in order
+                start_new_session=True,
+                text=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=complaints,
+            )
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        for line in self._process.stdout:
+            self.progress = line.strip()
+
+    def ended(self) -> bool:
+        """Say whether the process has ended."""
+        return self._process.poll() is not None
+
+    def result(self) -> dict:
+        """Put the executed notebook in its place and return what the ended stage left.
+
+        Returns
+        -------
+        dict
+            seconds; kernel_start, the seconds before its first cell; error: None or a dict of cell (None if
+            it isn't a cell's), name (its exception's, or "") and text.
+        """
+        self._process.stdin.close()
+        seconds = round(time.time() - self.started, 3)
+        if self._process.returncode != 0:
+            self._unfinished.unlink(missing_ok=True)
+            said = self._complaints.read_text(encoding="utf-8").strip()
+            text = f"its process ended early: {said or f'exit status {self._process.returncode}'}"
+            return {"seconds": seconds, "error": {"cell": None, "name": "", "text": text}}
+        self._unfinished.replace(self._output)
+        left = json.loads(self._result.read_text(encoding="utf-8"))
+        kernel_start = round(left["first_cell"] - self.started, 3)
+        return {"seconds": seconds, "kernel_start": kernel_start, "error": left["error"]}
+
+    def stop(self) -> None:
+        """End the process and its kernel; leave no half-written notebook."""
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._unfinished.unlink(missing_ok=True)
+
+
+# --- the process --------------------------------------------------------------------------------------------
+
+
+def skip_slow_imports(*names: str) -> None:
+    """Make imports of optional packages fail, where whoever tries them takes their absence in its stride."""
+    for name in names:
+        sys.modules.setdefault(name, None)
+
+
+def execute_notebook(task: dict) -> None:
+    """Execute one notebook by papermill.
+
+    Parameters
+    ----------
+    task
+        notebook, output, parameters, and result: the JSON file to write error (as `StageProcess.result` has
+        it) and first_cell (seconds since the epoch) to.
+    """
+    _end_with_runner()
+    # The grammar of international addresses, for jsonschema, and Hadoop's file system, for papermill: together
+    # more than half of what papermill takes to start.
+    skip_slow_imports("rfc3987_syntax", "pyarrow.fs")
+    import papermill
+    import zmq
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
+
+    progress = _Progress()
+    # Encrypted where it can be: ipykernel warns in every executed notebook of a kernel that talks in plain
+    # text.
+    encryption = Config({"KernelManager": {"transport_encryption": "auto" if zmq.has("curve") else "disabled"}})
+    error = None
+    try:
+        papermill.execute_notebook(
+            # papermill takes braces in paths for templates
+            *(task[key].replace("{", "{{").replace("}", "}}") for key in ("notebook", "output")),
+            parameters=task["parameters"],
+            kernel_name="python3",
+            language="python",
+            progress_bar=False,
+            cwd=str(Path(task["notebook"]).parent),
+            config=encryption,
+            shutdown_kernel="immediate",
+            on_cell_start=progress.cell_started,
+            stderr_file=progress,
+        )
+    except PapermillExecutionError as failure:
+        error = {"cell": failure.exec_count, "name": failure.ename, "text": failure.evalue}
+    except DeadKernelError:
+        error = {"cell": progress.cell, "name": "", "text": "the kernel died, most often for want of memory"}
+    answer = {"error": error, "first_cell": progress.first}
+    Path(task["result"]).write_text(json.dumps(answer), encoding="utf-8")
+
+
+class _Progress(io.TextIOBase):
+    """Tells the runner, by lines on stdout, which cell runs and what the progress bar on stderr shows."""
+
+    def __init__(self):
+        self.cell = 0
+        self.first = time.time()
+
+    def cell_started(self, cell: Any, cell_index: int) -> None:
+        if cell_index == 0:
+            self.first = time.time()
+        if cell.cell_type == "code":
+            self.cell += 1
+            print(f"cell {self.cell}", flush=True)
+
+    def write(self, text: str) -> int:
+        bars = [line.strip() for line in re.split(r"[\r\n]", text) if "%|" in line]
+        if bars:
+            print(f"cell {self.cell}: {bars[-1]}", flush=True)
+        return len(text)
+
+
+def _end_with_runner() -> None:
+    """End this process and its kernel when told to, or when the runner is gone (our stdin closes)."""
+    import psutil
+
+    def stop(*_: object) -> None:
+        for process in psutil.Process().children(recursive=True):
+            try:
+                process.kill()
+            except psutil.Error:
+                continue  # it ended by itself
+        os._exit(128 + signal.SIGTERM)
+
+    def wait_for_runner() -> None:
+        os.read(0, 1)  # not sys.stdin: a thread that holds its lock is fatal when the interpreter ends
+        stop()
+
+    signal.signal(signal.SIGTERM, stop)
+    threading.Thread(target=wait_for_runner, daemon=True).start()
+
+
+if __name__ == "__main__":
+    execute_notebook(json.loads(sys.argv[1]))
