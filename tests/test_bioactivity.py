@@ -9,7 +9,7 @@ from sklearn.base import clone
 from sklearn.linear_model import Ridge
 
 from cpx_utils import bioactivity
-from cpx_utils.profiles import COMPOUND, ScreenError
+from cpx_utils.profiles import COMPOUND, KEYS, ScreenError, embedding_table, embedding_values
 from cpx_utils.splits import halves
 
 
@@ -211,3 +211,88 @@ def test_choose_and_measure_measures_on_the_other_half():
         False,
         False,
     ]
+
+
+def consensus_table(values, method="raw_cp", control="", seed=0, folds=2):
+    """Consensus embeddings of two folds, with the keys of the stage contract."""
+    ids = [f"c{row:03d}" for row in range(len(values))]
+    tables = []
+    for fold in range(folds):
+        role = np.where(np.arange(len(values)) % folds == fold, "test", "train")
+        keys = pd.DataFrame([("random", 0, fold, seed, method, control)] * len(values), columns=KEYS)
+        head = pd.DataFrame({COMPOUND: ids, "role": role})
+        tables.append(pd.concat([head, keys, embedding_table(values)], axis=1))
+    return pd.concat(tables, ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def fold_data():
+    values, labels = labelled_data(120, 5, 3)
+    labels = pd.DataFrame(labels, index=[f"c{row:03d}" for row in range(120)], columns=["t0", "t1", "t2"])
+    return values.astype(np.float32), labels
+
+
+def test_folds_are_predicted_from_their_training_compounds(fold_data):
+    values, labels = fold_data
+    predictions = bioactivity.predict_folds(consensus_table(values), labels)
+    assert list(predictions.columns) == [*KEYS, "model", "compound", "task", "label", "score"]
+    assert len(predictions) == labels.notna().sum().sum()  # every label is predicted once a repeat
+    test = np.arange(120) % 2 == 1
+    model = bioactivity.ManyTaskRidgeClassifier().fit(values[~test], labels.to_numpy()[~test])
+    expected = pd.DataFrame(model.decision_function(values[test]), index=labels.index[test], columns=labels.columns)
+    mine = predictions[predictions["fold"] == 1].pivot(index="compound", columns="task", values="score")
+    known = labels[test].notna()
+    np.testing.assert_allclose(mine.to_numpy()[known.to_numpy()], expected.to_numpy()[known.to_numpy()], rtol=1e-5)
+    forests = bioactivity.predict_folds(consensus_table(values), labels[["t0"]], model="random_forest", seed=3)
+    assert set(forests["model"]) == {"random_forest"} and forests["score"].between(0, 1).all()
+
+
+def test_folds_are_evaluated_as_scikit_learn_does(fold_data):
+    values, labels = fold_data
+    predictions = bioactivity.predict_folds(consensus_table(values), labels)
+    table = bioactivity.evaluate_folds(predictions)
+    for key, part in predictions.groupby(["fold", "task"]):
+        mine = table[(table["fold"] == key[0]) & (table["task"] == key[1])].set_index("metric")
+        assert mine.loc["roc_auc", "value"] == pytest.approx(sk.roc_auc_score(part["label"], part["score"]))
+        assert mine.loc["pr_auc", "value"] == pytest.approx(sk.average_precision_score(part["label"], part["score"]))
+        assert mine.loc["roc_auc", "n_active"] == part["label"].sum()
+    nothing = bioactivity.predict_folds(consensus_table(values), labels[[]])
+    assert len(nothing) == 0 and len(bioactivity.evaluate_folds(nothing)) == 0
+    assert len(bioactivity.task_gains(nothing)) == 0
+    assert len(bioactivity.chosen_gains(nothing, pd.Series(dtype=bool))) == 0
+
+
+def test_side_by_side_representations_weigh_the_same(fold_data):
+    values, _ = fold_data
+    first = consensus_table(values * 100, "sphered_cp")
+    second = consensus_table(np.hstack([values, values])[:, :7], "rcca", "deranged", seed=2)
+    both = bioactivity.concatenate(first, second)
+    assert set(both["method"]) == {"concat:rcca"} and set(both["control"]) == {"deranged"} and set(both["seed"]) == {2}
+    part = both[both["fold"] == 0]
+    codes, training = embedding_values(part), (part["role"] == "train").to_numpy()
+    variances = [codes[training][:, block].var(axis=0).sum() for block in (slice(0, 5), slice(5, 12))]
+    assert variances == pytest.approx([1.0, 1.0], rel=1e-4)
+    np.testing.assert_allclose(np.corrcoef(codes[:, 0], values[:, 0])[0, 1], 1, atol=1e-5)
+
+
+def test_gains_are_differences_of_the_same_task():
+    predictions = null_predictions(2, n_tasks=6)
+    gains = bioactivity.task_gains(predictions)
+    auc = bioactivity.fold_auc(predictions).set_index(["method", "task"])["roc_auc"]
+    assert "raw_cp" not in set(gains["method"])
+    for row in gains.itertuples():
+        assert row.gain == pytest.approx(auc[row.method, row.task] - auc["raw_cp", row.task])
+
+
+def test_chosen_gains_show_regression_to_the_mean():
+    predictions = null_predictions(3)
+    names = predictions["compound"].unique()
+    first = pd.Series(halves(names, 0), index=names)
+    table = bioactivity.chosen_gains(predictions, first, n_bootstrap=200).set_index(["method", "how"])
+    measured = bioactivity.choose_and_measure(predictions, first)
+    chosen = measured[measured["chosen"]].pivot_table(index=["half", "task"], columns="method", values="roc_auc")
+    expected = (chosen["contrastive"] - chosen["raw_cp"]).mean()
+    honest, biased = (table.loc[("contrastive", how)] for how in ("other half", "same compounds"))
+    assert honest["mean"] == pytest.approx(expected) and honest["n_tasks"] == len(chosen)
+    assert honest["ci_low"] <= honest["mean"] <= honest["ci_high"]
+    assert biased["mean"] > honest["mean"]

@@ -391,3 +391,59 @@ def test_interval_table_gives_means_with_intervals():
         if row["control"] == "":
             half_width = 1.96 * naive.loc[key, "sem"]
             assert row["ci_high"] - row["ci_low"] == pytest.approx(2 * half_width, rel=0.2)
+
+
+def compound_values(seed=0):
+    """Values of 80 compounds: raw CP, and a method whose gain is half without TX and half from it."""
+    rng = np.random.default_rng(seed)
+    base = rng.normal(0.3, 0.1, 80)
+    rows = []
+    draws = [("raw_cp", "", 0, 0.0), ("rcca", "true_pairs", 0, 0.2)]
+    draws += [("rcca", "deranged", draw, 0.1) for draw in range(4)]
+    for method, control, draw, gain in draws:
+        noise = rng.normal(0, 0.02, 80)
+        rows.append(pd.DataFrame({
+            "repeat": 0, "fold": 0, "seed": draw, "method": method, "control": control,
+            "compound": [f"c{row}" for row in range(80)], "value": base + gain + noise,
+        }))  # fmt: skip
+    return pd.concat(rows, ignore_index=True)
+
+
+def test_a_gain_is_split_into_its_parts():
+    table = compound_values()
+    parts = claims.gain_parts([("endpoint", table, "value"), ("empty", table.iloc[:0], "value")], n_bootstrap=300)
+    assert parts["endpoint"].unique().tolist() == ["endpoint"]
+    by_part = parts.set_index("part")
+    means = table.groupby(["method", "control"])["value"].mean()
+    expected = {
+        "without TX": means["rcca", "deranged"] - means["raw_cp", ""],
+        "from TX": means["rcca", "true_pairs"] - means["rcca", "deranged"],
+    }
+    for part, effect in expected.items():
+        row = by_part.loc[part]
+        assert row["effect"] == pytest.approx(effect) and 0 < row["ci_low"] < effect < row["ci_high"]
+
+
+def test_family_gains_are_means_of_task_gains():
+    rng = np.random.default_rng(5)
+    rows = []
+    labels = rng.random((120, 5)) < 0.4
+    for method, control, signal in (("raw_cp", "", 0.3), ("rcca", "true_pairs", 1.0)):
+        scores = signal * labels + rng.normal(size=labels.shape)
+        for task in range(5):
+            rows.append(pd.DataFrame({
+                "split": "random", "repeat": 0, "fold": 0, "seed": 0, "method": method, "control": control,
+                "compound": [f"c{row:03d}" for row in range(120)], "task": f"t{task}",
+                "label": labels[:, task].astype(int), "score": scores[:, task],
+            }))  # fmt: skip
+    predictions = pd.concat(rows, ignore_index=True)
+    tasks = pd.DataFrame({"task": [f"t{task}" for task in range(5)], "family": ["a", "a", "a", "b", "other"]})
+    gains = claims.family_gains(predictions, tasks, n_bootstrap=200).set_index("family")
+    auc = predictions.groupby(["method", "task"]).apply(lambda one: roc_auc_score(one["label"], one["score"]))
+    for family, members in tasks.groupby("family")["task"]:
+        expected = (auc["rcca"][members] - auc["raw_cp"][members]).mean()
+        assert gains.loc[family, "effect"] == pytest.approx(expected)
+        assert gains.loc[family, "n_tasks"] == len(members)
+    assert gains["tested"].to_dict() == {"a": True, "b": False, "other": False}
+    assert len(claims.family_gains(predictions.iloc[:0], tasks)) == 0
+    assert len(claims.interval_table(pd.DataFrame(), "value")) == 0

@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score, silhouette_samples
 
+from cpx_utils import clustering
 from cpx_utils.clustering import moa_clustering, replicate_clustering
-from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, PLATE, WELL
+from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, KEYS, PLATE, WELL, embedding_table
 
 
 def plated_wells(n_compounds=8, plates=4, signal=1.0, controls=5, seed=0):
@@ -156,3 +157,75 @@ def test_perfect_clusters_reach_one_and_nothing_to_measure_is_nan():
     # two items tied for nearest, one of them positive: half
     tied = moa_clustering(moa_table().iloc[[0, 1, 4, 3]].reset_index(drop=True), np.ones((4, 2)))[0]
     np.testing.assert_allclose(tied["nearest_shares_moa"], 1 / 3)
+
+
+def embedded_wells():
+    """Two methods' embeddings of the same plated wells, with the keys of the stage contract."""
+    tables = []
+    for method, control, signal in (("raw_cp", "", 0.5), ("rcca", "true_pairs", 2.0)):
+        wells, points = plated_wells(signal=signal)
+        keys = pd.DataFrame([("random", 0, 1, 0, method, control)] * len(wells), columns=KEYS)
+        tables.append(pd.concat([wells.reset_index(drop=True), keys, embedding_table(points)], axis=1))
+    return pd.concat(tables, ignore_index=True)
+
+
+def test_every_fitted_representation_is_clustered_by_itself():
+    wells = embedded_wells()
+    table = clustering.replicate_clustering_by_fold(wells)
+    assert list(table.columns) == list(clustering.NO_REPLICATES.columns)
+    for method, signal in (("raw_cp", 0.5), ("rcca", 2.0)):
+        expected = clustering.replicate_clustering(*plated_wells(signal=signal))
+        mine = table[table["method"] == method].reset_index(drop=True)
+        pd.testing.assert_frame_equal(mine[expected.columns], expected, check_dtype=False, atol=1e-6)
+        assert (mine["fold"] == 1).all()
+
+
+def test_mechanisms_are_clustered_among_test_compounds_only():
+    compounds = moa_table()
+    points = np.random.default_rng(4).normal(size=(len(compounds), 5)).astype(np.float32)
+    role = np.where(np.arange(len(compounds)) < 4, "train", "test")
+    keys = pd.DataFrame([("random", 0, 0, 0, "raw_cp", "")] * len(compounds), columns=KEYS)
+    head = compounds[[COMPOUND]].reset_index(drop=True).assign(role=role)
+    consensus = pd.concat([head, keys, embedding_table(points)], axis=1)
+    per_compound, summary = clustering.moa_clustering_by_fold(consensus, compounds)
+    expected, numbers = clustering.moa_clustering(
+        compounds[role == "test"].reset_index(drop=True), points[role == "test"]
+    )
+    pd.testing.assert_frame_equal(per_compound[expected.columns], expected, check_dtype=False, atol=1e-6)
+    values = summary.set_index("endpoint")["value"]
+    assert values.to_dict() == pytest.approx(numbers, nan_ok=True, abs=1e-6)
+    assert (summary["n"] == len(expected)).all()
+    table = clustering.clustering_table("here", clustering.NO_REPLICATES, summary)
+    assert list(table.columns) == ["screen", *KEYS, "endpoint", "label", "n", "value"]
+    assert set(table["label"]) == {"moa"} and len(table) == len(summary)
+
+
+def test_the_clustering_table_averages_treatments():
+    replicates = clustering.replicate_clustering_by_fold(embedded_wells())
+    empty = pd.DataFrame(columns=[*KEYS, "endpoint", "n", "value"])
+    table = clustering.clustering_table("here", replicates, empty).set_index(["method", "endpoint"])
+    mine = replicates[replicates["method"] == "rcca"]
+    assert table.loc[("rcca", "replicate_map"), "value"] == pytest.approx(mine["replicate_map"].mean())
+    assert table.loc[("rcca", "replicate_map"), "n"] == len(mine)
+    assert {"replicate_map", "activity_map", "replicate_silhouette"} == set(table.loc["raw_cp"].index)
+
+
+def test_the_map_shows_the_first_folds_test_compounds():
+    rng = np.random.default_rng(0)
+    ids = [f"c{row:02d}" for row in range(60)]
+    compounds = pd.DataFrame(
+        {COMPOUND: ids, "MoA": [[f"m{min(row // 10, 3)}"] if row < 50 else [] for row in range(60)]}
+    )
+    tables = []
+    for fold in (0, 1):
+        role = np.where(np.arange(60) % 2 == fold, "test", "train")
+        keys = pd.DataFrame([("random", 0, fold, 0, "raw_cp", "")] * 60, columns=KEYS)
+        head = pd.DataFrame({COMPOUND: ids, "role": role})
+        tables.append(pd.concat([head, keys, embedding_table(rng.normal(size=(60, 6)))], axis=1))
+    consensus = {"raw_cp": pd.concat(tables, ignore_index=True)}
+    points = clustering.umap_of_test_compounds(consensus, compounds, n_moas=2, n_neighbours=5, seed=1)
+    assert points["compound"].tolist() == ids[::2]
+    assert points["label"].value_counts().to_dict() == {"other": 15, "m3": 10, "m0": 5}
+    assert np.isfinite(points[["x", "y"]]).all().all()
+    again = clustering.umap_of_test_compounds(consensus, compounds, n_moas=2, n_neighbours=5, seed=1)
+    pd.testing.assert_frame_equal(points, again)

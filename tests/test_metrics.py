@@ -133,3 +133,10 @@ def test_silhouette_and_cluster_indices_equal_scikit_learn():
     assert got["silhouette"] == pytest.approx(expected.mean(), abs=1e-12)
     assert np.isnan(list(metrics.cluster_indices(points[:3], np.array(["a", "b", "c"])).values())).all()
     assert np.isnan(metrics.silhouette(similarity, np.zeros(42))).all()
+
+
+def test_chance_of_the_nearest_decile_is_a_share_of_ranks():
+    for n in (2, 10, 11, 32, 200):
+        ranks = np.arange(n)
+        assert metrics.chance_of_nearest_decile(n) == pytest.approx(metrics.nearest_decile(ranks, n).mean())
+    assert metrics.chance_of_nearest_decile(np.array([10, 11])) == pytest.approx((0.1 + 2 / 11) / 2)

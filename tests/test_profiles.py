@@ -250,3 +250,29 @@ def test_a_failed_save_leaves_the_old_file_whole(tmp_path):
 def test_load_names_the_missing_file(tmp_path):
     with pytest.raises(ScreenError, match=r"cp\.parquet: no such file; notebook 01"):
         profiles.load_screen(tmp_path)
+
+
+def test_compounds_are_counted_by_what_is_known_of_them():
+    screen = make_screen()
+    counts = profiles.count_compounds(screen).set_index("what")["n"]
+    paired = set(profiles.paired_compounds(screen))
+    assert counts["paired"] == len(paired) and counts["with a structure"] == 0
+    known = screen.compounds[screen.compounds[COMPOUND].isin(paired)]
+    assert counts["with an MoA"] == sum(len(names) > 0 for names in known["MoA"])
+    assert counts["in any assay"] == len(paired & set(screen.activity[COMPOUND]))
+
+
+def test_wells_of_compounds_come_with_all_controls():
+    table = make_wells("Cells_")
+    wells = profiles.wells_of(table, ["C01"])
+    assert set(wells[COMPOUND]) == {"C01", "DMSO"}
+    assert wells[CONTROL].sum() == table[CONTROL].sum() and wells.index[0] == 0
+
+
+def test_embeddings_of_unequal_length_share_a_table():
+    values = np.arange(6, dtype=np.float32).reshape(2, 3)
+    table = profiles.embedding_table(values)
+    assert list(table.columns) == ["z000", "z001", "z002"]
+    longer = pd.concat([table, profiles.embedding_table(np.ones((2, 5)))], ignore_index=True)
+    np.testing.assert_array_equal(profiles.embedding_values(longer.head(2)), values)
+    assert profiles.embedding_values(longer).shape == (4, 5)

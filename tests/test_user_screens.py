@@ -348,3 +348,19 @@ def test_text_of_ids():
     values = pd.Series([1, 2.0, "x ", None, np.nan, "007"], dtype=object)
     assert user_screens._as_text(values).tolist() == ["1", "2", "x", "", "", "007"]
     assert user_screens._as_text(pd.Series([1.0, np.nan])).tolist() == ["1", ""]
+
+
+def test_one_table_of_new_wells_is_read_by_the_same_rules(tmp_path):
+    path = tmp_path / "plate.csv"
+    path.write_text(
+        CP.replace("Metadata_Compound", "id").replace("Metadata_Control", "kind").replace(",1,0.0", ",negcon,0.0")
+    )
+    columns = {"compound": "id", "control": "kind", "plate": "Metadata_Plate"}
+    wells = user_screens.read_cell_painting(path, columns)
+    assert list(wells.columns) == [*METADATA_COLUMNS, "Cells_A", "Nuclei_B"]
+    assert wells[COMPOUND].tolist() == ["001", "002", "DMSO"] and wells[CONTROL].tolist() == [False, False, True]
+    assert feature_columns(user_screens.read_cell_painting(path, columns, "^Image_")) == ["Image_C"]
+    with pytest.raises(ScreenError, match=r"plate\.csv.*compound"):
+        user_screens.read_cell_painting(path, columns | {"compound": "name"})
+    with pytest.raises(ScreenError, match="no such file"):
+        user_screens.read_cell_painting(tmp_path / "none.csv")
