@@ -176,6 +176,22 @@ def skip_slow_imports(*names: str) -> None:
         sys.modules.setdefault(name, None)
 
 
+def _transport(stage: str) -> dict[str, str]:
+    """Say how the stage's kernel is talked to.
+
+    Kernels that start side by side may choose the same TCP port, and one of them then dies. Sockets in the runner's own
+    folder, named after the stage, can't clash; their paths must stay below the 104 characters that every Unix allows.
+    TCP is encrypted where it can be: ipykernel warns in every executed notebook of a kernel that talks in plain text.
+    """
+    import zmq
+
+    sockets = Path(os.environ["JUPYTER_RUNTIME_DIR"], stage[:2])
+    if os.name == "posix" and len(str(sockets)) < 100:
+        sockets.parent.mkdir(parents=True, exist_ok=True)
+        return {"transport": "ipc", "ip": str(sockets), "transport_encryption": "disabled"}
+    return {"transport": "tcp", "transport_encryption": "auto" if zmq.has("curve") else "disabled"}
+
+
 def execute_notebook(task: dict) -> None:
     """Execute one notebook by papermill.
 
@@ -190,15 +206,11 @@ def execute_notebook(task: dict) -> None:
     # more than half of what papermill takes to start.
     skip_slow_imports("rfc3987_syntax", "pyarrow.fs")
     import papermill
-    import zmq
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
 
     progress = _Progress()
-    # Encrypted where it can be: ipykernel warns in every executed notebook of a kernel that talks in plain
-    # text.
-    encryption = Config({"KernelManager": {"transport_encryption": "auto" if zmq.has("curve") else "disabled"}})
     error = None
     try:
         papermill.execute_notebook(
@@ -209,7 +221,7 @@ def execute_notebook(task: dict) -> None:
             language="python",
             progress_bar=False,
             cwd=str(Path(task["notebook"]).parent),
-            config=encryption,
+            config=Config({"KernelManager": _transport(Path(task["notebook"]).stem)}),
             shutdown_kernel="immediate",
             on_cell_start=progress.cell_started,
             stderr_file=progress,

@@ -9,7 +9,6 @@ import difflib
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,21 +20,6 @@ from cpx_utils.profiles import ScreenError
 from cpx_utils.provenance import project_root, run_manifest, stage_records, write_json
 from cpx_utils.running import Console, Plan, Run, forecast, require_upstream, run_lock, short_path, write_timings
 from cpx_utils.stages import PLUMBING, PROFILES, find_stage, read_stages, resolve_parameters
-
-
-class Interrupted(Exception):
-    """The user or the system asked the run to stop.
-
-    Attributes
-    ----------
-    status : int
-        Exit status: 128 + the signal's number.
-    """
-
-    def __init__(self, number: int):
-        super().__init__(number)
-        self.status = 128 + number
-
 
 # --- the call -----------------------------------------------------------------------------------------------
 
@@ -284,10 +268,8 @@ def main(arguments: Sequence[str] | None = None, notebooks: str | Path | None = 
         0 done; 1 a notebook failed; 2 the call or the screen was wrong; 130 or 143 interrupted.
     """
     console = Console()
-    # Turned into an exception, the signal lets the run end its stages and release its folder.
-    previous = {}
-    if threading.current_thread() is threading.main_thread():
-        previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    # Turned into an exception, a signal lets the run end its stages and release its folder.
+    previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         options = parse_call(arguments)
         plan = make_plan(options, Path(notebooks) if notebooks else project_root() / "notebooks")
@@ -304,9 +286,9 @@ def main(arguments: Sequence[str] | None = None, notebooks: str | Path | None = 
     except ScreenError as error:
         console.complain(" ".join(str(error).split()))
         return 2
-    except Interrupted as interruption:
+    except KeyboardInterrupt as interruption:
         console.complain("interrupted; finished notebooks are kept, and the same command goes on from there")
-        return interruption.status
+        return 128 + interruption.args[0]
     except BrokenPipeError:  # the reader of our output (head, less) has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -316,4 +298,4 @@ def main(arguments: Sequence[str] | None = None, notebooks: str | Path | None = 
 
 
 def _interrupt(number: int, frame: object) -> None:
-    raise Interrupted(number)
+    raise KeyboardInterrupt(number)

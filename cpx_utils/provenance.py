@@ -291,8 +291,7 @@ class Workspace:
         path = Path(path).resolve()
         if not path.is_file():
             raise ScreenError(f"{path} isn't there")
-        name = path.relative_to(self.run_dir).as_posix() if path.is_relative_to(self.run_dir) else str(path)
-        self._reads[name] = sha256_file(path)
+        self._reads[str(path)] = sha256_file(path)
         return path
 
     def input_file(self, name: str) -> Path:
@@ -413,7 +412,7 @@ class Workspace:
                 with atomic_path(self.figures_dir / (name + suffix)) as temporary:
                     fig.savefig(temporary, bbox_inches="tight", **options)
         with atomic_path(self.figures_dir / f"{name}.csv") as temporary:
-            _write_csv(table, temporary)
+            _write_csv(table, temporary, digits=5)  # more than a picture shows, small enough to be kept with it
         for suffix in (*formats, ".csv"):
             self._writes[f"{FIGURE_PREFIX}{name}{suffix}"] = sha256_file(self.figures_dir / (name + suffix))
         self._figures[name] = {"name": name, "caption": " ".join(caption.split())}
@@ -489,8 +488,8 @@ def _in_notebook() -> bool:
     return "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None
 
 
-def _write_csv(table: pd.DataFrame, path: Path) -> None:
-    table.to_csv(path, index=False, float_format="%.10g", lineterminator="\n")
+def _write_csv(table: pd.DataFrame, path: Path, digits: int = 10) -> None:
+    table.to_csv(path, index=False, float_format=f"%.{digits}g", lineterminator="\n")
 
 
 def _dataset_name(dataset: str) -> str:

@@ -31,11 +31,12 @@ h1 { font-size: 1.7rem; line-height: 1.25; } h2 { font-size: 1.25rem; margin-top
 h1, h2, h3 { text-wrap: balance; } a { color: var(--link); } .soft { color: var(--soft); }
 nav { display: flex; justify-content: space-between; gap: .3rem 1rem; flex-wrap: wrap; margin: 1rem 0; }
 nav.sections { justify-content: flex-start; } ul.plain { list-style: none; padding: 0; } .plain li { margin: .3rem 0; }
-.wide, main > .jp-Cell, .rendered_html { overflow-x: auto; }
+.wide, .rendered_html { overflow-x: auto; }
 table, table.dataframe { border-collapse: collapse; border: 0; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; border: 0; border-bottom: 1px solid var(--line); vertical-align: top;
   text-align: left !important; max-width: 26rem; overflow-wrap: break-word; }
 th { color: var(--soft); font-weight: 600; }
+details td { white-space: nowrap; }
 .claim { margin: .8rem 0; padding: .7rem 1rem; background: var(--card); border-radius: .5rem; }
 .claim p { margin: .2rem 0; } .verdict { font-weight: 700; } .claim .verdict { float: right; margin-left: 1rem; }
 figure { margin: 1.5rem 0; padding: 1rem; background: var(--card); border-radius: .5rem; }
@@ -102,8 +103,8 @@ about biology.</p>{% endif %}
 <ul>{% for row in untestable %}<li>{{ row.endpoint }}: {{ row.reason }}</li>
 {% endfor %}</ul>{% endif %}
 {% if learned %}<h2 id="learned">What we learn</h2>
-{% for stage, sentences in learned %}<h3><a href="notebooks/{{ stage }}.html">{{ stage }}</a></h3>
-<ul>{% for sentence in sentences %}<li>{{ sentence }}</li>
+{% for stage, sentences in learned %}<h3><a href="notebooks/{{ stage }}.html">{{ questions.get(stage, stage) }}</a></h3>
+<ul>{% for sentence in sentences %}<li>{{ sentence | emphasised }}</li>
 {% endfor %}</ul>
 {% endfor %}{% endif %}
 <h2 id="figures">Figures</h2>
@@ -204,6 +205,7 @@ def _templates() -> Any:
         loader=jinja2.DictLoader({"page": PAGE, "notebook": NOTEBOOK_PAGE, "index": INDEX_PAGE}),
     )
     environment.filters["table"] = _table
+    environment.filters["emphasised"] = _emphasised
     environment.filters["literal"] = repr
     return environment
 
@@ -214,6 +216,14 @@ def _table(frame: pd.DataFrame) -> Any:
 
     text = frame.to_html(index=False, na_rep="", float_format="%.4g", border=0, classes="", escape=True)
     return Markup(f'<div class="wide">{text}</div>')
+
+
+def _emphasised(sentence: str) -> Any:
+    """Return a sentence as HTML, escaped, with Markdown's **bold** and `code` as such."""
+    from markupsafe import Markup, escape
+
+    bold = re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", str(escape(sentence)))
+    return Markup(re.sub(r"`(.+?)`", r"<code>\1</code>", bold))
 
 
 def _index_content(run_dir: Path, records: dict[str, dict]) -> dict:
@@ -232,7 +242,7 @@ def _index_content(run_dir: Path, records: dict[str, dict]) -> dict:
     columns = ["file", "address", "bytes", "sha256", "verified", "licence", "citation"]
     sources = screen.get("sources", [])
     return {
-        "title": f"cpx on the screen {manifest['dataset']}",
+        "title": f"cpx on the {manifest['dataset']} screen",
         "manifest": manifest,
         "simulated": manifest["dataset"] == "simulated",
         "untestable": untestable,

@@ -36,7 +36,7 @@ def run(tmp_path):
                  "reason": ["for " + EVIL, ""]}
             )  # fmt: skip
             workspace.write(claims, "tables/claims.csv")
-        workspace.say(f"Learned {EVIL}")
+        workspace.say(f"**Learned** {EVIL}")
         workspace.finish()
         cells = [nbformat.v4.new_markdown_cell(f"# {stage}\n\n$x^2$"), nbformat.v4.new_code_cell("1")]
         (run_dir / "notebooks").mkdir(exist_ok=True)
@@ -54,6 +54,7 @@ def test_the_index_shows_everything_escaped(run):
         "0.1235",
         'class="verdict">supported',
         "where TX excels and CP does not",
+        "<li><b>Learned</b> &lt;script",
         "against raw_cp +0.123 [+0.100, +0.200]",
         '<a href="notebooks/01_prepare.html">01_prepare</a>',
         "no replicates",

@@ -6,12 +6,10 @@ import nbformat
 import pytest
 from stub_notebooks import write_notebook, write_study
 
-from cpx_utils.datasets import DATASETS
 from cpx_utils.profiles import ScreenError
-from cpx_utils.provenance import FileHashes, Workspace, project_root, read_json, stage_record_path, write_json
+from cpx_utils.provenance import FileHashes, Workspace, read_json, stage_record_path, write_json
 from cpx_utils.stages import (
     NEEDS,
-    PROFILES,
     checked_value,
     find_stage,
     fingerprint,
@@ -255,12 +253,6 @@ def test_prose_is_not_in_the_fingerprint_but_code_and_parameters_are(study):
     notebook.cells[2].source += "\nx = 1"
     nbformat.write(notebook, path)
     assert take()["code"] != before["code"]
-
-
-def test_profiles_and_data_sets_set_what_some_notebook_declares():
-    declared = {name for stage in read_stages(project_root() / "notebooks") for name in stage.parameters}
-    layers = [*PROFILES.values(), *(dataset.parameters for dataset in DATASETS.values())]
-    assert {name for layer in layers for name in layer} <= declared
 
 
 def test_staleness_names_its_reason(tmp_path, stages):
