@@ -1,0 +1,94 @@
+"""Whole runs of the study through the command line, and what every complete one must leave."""
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+
+from cpx_utils.provenance import read_json, stage_records
+from cpx_utils.report import remote_references
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = {path.stem: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
+# Everything as small as it can be: these runs show that the parts fit together, not what comes out.
+QUICK = ("max_epochs=15", "n_members=1", "n_derangements=1", "n_derangements_linear=2", "n_bootstrap=100")
+KEYS = ["split", "repeat", "fold", "seed", "method", "control"]
+METHODS = "raw_cp sphered_cp pca_cp lda_identity ridge_tx rcca contrastive autoencoder".split()
+WITH_TX = METHODS[4:]
+VERDICTS = {"supported", "explained without TX", "not supported", "inconclusive", "not testable"}
+
+
+class Study:
+    """Results and figures of a data set in a folder, and how to run it."""
+
+    def __init__(self, folder: Path, dataset: str | Path, name: str, *parameters: str, options=()):
+        self.run_dir = folder / "results" / name / "default"
+        self.figures = folder / "figures" / name
+        self.arguments = ["--dataset", str(dataset), "--results", str(folder / "results"),
+                          "--figures", str(folder / "figures"), "--jobs", "2", *options]  # fmt: skip
+        self.parameters = list(parameters)
+
+    def run(self, *extra: str, parameters: tuple[str, ...] = ()):
+        """Run it, and return what was printed, with `status`, `ran` (names of stages) and `seconds`."""
+        start = time.perf_counter()
+        given = [word for value in (*self.parameters, *parameters) for word in ("-p", value)]
+        done = subprocess.run([sys.executable, str(ROOT / "run_all.py"), *self.arguments, *given, *extra],
+                              capture_output=True, text=True, timeout=900)  # fmt: skip
+        done.seconds, done.status = time.perf_counter() - start, done.returncode
+        done.ran = sorted(
+            line.split()[1] for line in done.stdout.splitlines() if re.match(r"\[.* \.\.\. [\d.]+ s$", line)
+        )
+        return done
+
+    def table(self, name: str) -> pd.DataFrame:
+        path = self.run_dir / name
+        return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, keep_default_na=False)
+
+    def learned(self, number: str) -> str:
+        """Return the sentences of a notebook's What we learn."""
+        record = next(record for name, record in stage_records(self.run_dir).items() if name.startswith(number))
+        return "\n".join(record["learned"])
+
+    def files(self) -> dict[str, bytes]:
+        """Return the bytes of every table, embedding, model and picture; not of what tells of times and places."""
+        told = {"timings.csv", "manifest.json", ".hashes.json", ".lock"}
+        return {
+            f"{folder.name}/{path.relative_to(folder)}": path.read_bytes()
+            for folder in (self.run_dir, self.figures)
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+            and path.name not in told
+            and path.relative_to(folder).parts[0] not in ("stages", "notebooks", "report")
+        }
+
+
+def assert_complete(study: Study, done) -> None:
+    """Check that a run did all eight notebooks and left what every run leaves."""
+    assert done.status == 0, done.stderr
+    assert done.stderr == "" and done.ran == list(NOTEBOOKS)
+    records = stage_records(study.run_dir)
+    assert list(records) == list(NOTEBOOKS)
+    assert list(read_json(study.run_dir / "manifest.json")["stages"]) == list(NOTEBOOKS)
+    figures = [(name[:2], figure) for name, record in records.items() for figure in record["figures"]]
+    assert len(figures) >= 10
+    for number, figure in figures:
+        assert figure["name"].startswith(number + "_") and len(figure["caption"]) > 20
+        png, svg, csv = (study.figures / f"{figure['name']}.{suffix}" for suffix in ("png", "svg", "csv"))
+        assert png.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and "<svg" in svg.read_text()[:2000]
+        assert csv.is_file()
+    assert {path.stem for path in study.figures.iterdir()} == {figure["name"] for _, figure in figures}
+    for name in NOTEBOOKS:
+        executed = nbformat.read(study.run_dir / "notebooks" / f"{name}.ipynb", 4)
+        outputs = [output for cell in executed.cells for output in cell.get("outputs", [])]
+        assert not [output for output in outputs if output.output_type == "error"]
+        warned = [output.text for output in outputs if output.get("name") == "stderr" and "Warning" in output.text]
+        assert warned == [], f"{name} warns its reader"
+        assert (study.run_dir / "report" / "notebooks" / f"{name}.html").is_file()
+    assert remote_references(study.run_dir / "report") == []
+    claims = study.table("tables/claims.csv")
+    assert claims.loc[claims["verdict"] != "", "claim"].tolist() == [1, 2, 3, 4]
+    assert set(claims["verdict"]) - {""} <= VERDICTS
