@@ -80,6 +80,7 @@ class ReadOptions:
 
     size: str = "default"
     seed: int = 0
+    preset: str = "cdrp-bio"
     shared_strength: float | None = None
     mirror: str = ""
     data_dir: str = ""
@@ -190,7 +191,7 @@ def _read_simulated(dataset: Dataset, obtain: Callable[[str], LocalFile], option
     from cpx_utils.simulation import simulate_screen
 
     knobs = {} if options.shared_strength is None else {"shared_strength": options.shared_strength}
-    return simulate_screen(size=options.size, seed=options.seed, **knobs)
+    return simulate_screen(size=options.size, seed=options.seed, preset=options.preset, **knobs)
 
 
 # Symbols for which R's make.names wrote "." for "-": HLA genes, mitochondrial MT- genes, the numbered NKX and
@@ -390,6 +391,7 @@ def read_screen(
     *,
     size: str = "default",
     seed: int = 0,
+    preset: str = "cdrp-bio",
     shared_strength: float | None = None,
     mirror: str = "",
     data_dir: str = "",
@@ -401,8 +403,8 @@ def read_screen(
     ----------
     dataset : str
         Key of `DATASETS`, or the path of a ``.toml`` file.
-    size, seed, shared_strength
-        Of the simulated screen (`cpx_utils.simulation.SimulationSettings`); other screens ignore them.
+    size, seed, preset, shared_strength
+        Of the simulated screen (`cpx_utils.simulation.simulate_screen`); other screens ignore them.
     mirror : str
         Folder or address that replaces ``https://`` (see `fetch`).
     data_dir : str
@@ -418,6 +420,7 @@ def read_screen(
     options = ReadOptions(
         size=size,
         seed=seed,
+        preset=preset,
         shared_strength=shared_strength,
         mirror=mirror,
         data_dir=data_dir,

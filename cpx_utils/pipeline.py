@@ -173,7 +173,7 @@ def print_check(plan: Plan, console: Console) -> bool:
 
     first = plan.parameters[plan.stages[0].name]
     options = {"screen_size": "size"} | {
-        name: name for name in ("seed", "shared_strength", "mirror", "data_dir", "unverified")
+        name: name for name in ("seed", "preset", "shared_strength", "mirror", "data_dir", "unverified")
     }
     given = {option: first[name] for name, option in options.items() if name in first}
     screen, problems = examine_screen(first["dataset"], **given)

@@ -5,6 +5,9 @@ and *TX-only* ones. Mechanisms of action (MoA) and assays act through them. On t
 inactive compounds, doses with a Hill response, plates, well positions, correlated and heavy-tailed noise, controls,
 cell counts and missing labels. `shared_strength=0` removes the shared effects from TX: then TX still tells compounds
 apart and says nothing else, and no method may be found to gain from it.
+
+Strengths of effects and noise come in `PRESETS`, chosen such that replicates, spectra, correlations between features
+and the predictability of TX from CP resemble those of real screens (`cpx_utils.quality.PUBLISHED_STATISTICS`).
 """
 
 from dataclasses import dataclass, replace
@@ -81,26 +84,36 @@ class SimulationSettings:
     n_cp_features: int = 300
     n_genes: int = 500
     n_treatments_per_plate: int = 300
-    n_control_wells: int = 24  # on every plate
-    n_shared: int = 12  # latent effects that both modalities show
-    n_cp_only: int = 10
-    n_tx_only: int = 60
-    shared_strength: float = 0.6  # of the shared effects in TX; 0: TX carries compound identity and nothing else
-    cp_shared: float = 0.45  # of the shared effects in CP
-    cp_only: float = 1.2
-    tx_only: float = 0.6
-    moa_share: float = 0.6  # share of the variance of the shared effects that an MoA's compounds have in common
+    n_control_wells: int = 60  # on every plate
+    n_shared: int = 9  # latent effects that both modalities show
+    n_cp_only: int = 17
+    n_tx_only: int = 240
+    shared_strength: float = 1.0  # times `tx_shared`; 0: TX carries compound identity and nothing else
+    tx_shared: float = 0.35  # of the shared effects in TX
+    cp_shared: float = 0.15  # of the shared effects in CP
+    cp_only: float = 0.15
+    tx_only: float = 0.46
+    cp_only_decay: float = 0.6  # effect k is seen in proportion to k^-decay: 0 is a flat spectrum, 1 a steep one
+    tx_only_decay: float = 0.25
+    moa_share: float = 0.75  # share of the variance of the shared effects that an MoA's compounds have in common
     moa_share_private: float = 0.1  # the same of the CP-only and, where TX shares anything, the TX-only effects
-    inactive_share: float = 0.3
+    inactive_share: float = 0.25
+    amplitude_spread: float = 0.5  # of active compounds, standard deviation of the natural logarithm
     hill_slope: float = 1.2
     cp_noise: float = 1.0
     tx_noise: float = 1.0
-    noise_rank: int = 6  # of the correlated part of the replicate noise (cell density, focus, staining)
-    cp_noise_correlated: float = 0.7  # share of the noise's variance in that part
-    tx_noise_correlated: float = 0.25
+    cp_noise_correlated: float = 0.987  # share of the noise that many features have in common (cell density, focus)
+    tx_noise_correlated: float = 0.285
+    cp_noise_rank: int = 12  # directions of that part: the fewer, the more unlike wells correlate by chance
+    tx_noise_rank: int = 4
+    cp_noise_decay: float = 0.87  # of those directions, as for effects
+    tx_noise_decay: float = 0.1
+    cp_handling: float = 0.32  # of what treated wells show and controls don't, which sit elsewhere
     plate_strength: float = 0.5
-    position_strength: float = 0.15
-    tail: float = 0.25  # heaviness of the tails of CP features; 0: none
+    cp_position: float = 0.3  # of trends over rows and columns; replicates share a place, and so these
+    tx_position: float = 0.1
+    tail: float = 0.28  # heaviness of the tails of CP features; 0: none
+    n_tx_only_read: int = 6  # TX-only effects that assays read, the strongest; of hundreds no assay could be learned
     task_noise: float = 0.6
     missing_labels: float = 0.25
 
@@ -117,7 +130,30 @@ SIZES = {
 }  # fmt: skip
 
 
-def simulate_screen(size: str = "default", seed: int = 0, **knobs: float) -> Screen:
+# Knobs that make a screen resemble a real one, applied on top of a size; tests hold each to tolerances.
+# How much an MoA explains is free: no published statistic tells it.
+PRESETS: dict[str, dict[str, float]] = {
+    # CDRP-bio (Haghighi 2022) is what the defaults imitate: few treatments replicate beyond chance in CP.
+    "cdrp-bio": {},
+    # LINCS Pilot 1 (the same source): more treatments replicate in CP, and wells resemble each other more.
+    "lincs": {
+        "n_tx_replicates": 3,
+        "inactive_share": 0.52,
+        "cp_shared": 0.45,
+        "cp_only": 1.1,
+        "cp_only_decay": 1.25,
+        "cp_handling": 0.66,
+        "cp_noise_correlated": 0.99,
+        "tx_shared": 0.41,
+        "tx_only": 0.48,
+        "tx_noise_correlated": 0.15,
+    },
+}
+# The real screen that a preset imitates, as `cpx_utils.quality.PUBLISHED_STATISTICS` calls it.
+IMITATES = {"cdrp-bio": "CDRP-bio", "lincs": "LINCS Pilot 1"}
+
+
+def simulate_screen(size: str = "default", seed: int = 0, preset: str = "cdrp-bio", **knobs: float) -> Screen:
     """Draw a paired screen.
 
     Parameters
@@ -126,21 +162,23 @@ def simulate_screen(size: str = "default", seed: int = 0, **knobs: float) -> Scr
         `default` (600 compounds), `small` or `tiny`.
     seed
         Seed of every random draw; the same seed gives the same screen.
+    preset
+        What real screen it resembles in effects and noise: a key of `PRESETS`.
     **knobs
-        Any field of `SimulationSettings`, instead of the size's own value.
+        Any field of `SimulationSettings`, instead of the size's and the preset's value.
 
     Returns
     -------
     Screen
         Wells of both modalities with their controls, compounds with MoA and structure, tasks and labels. The truth
-        behind it is in `simulate_truth` with the settings of the same size and knobs.
+        behind it is in `simulate_truth` with the settings of the same size, preset and knobs.
 
     Raises
     ------
     ScreenError
-        For an unknown size or knob.
+        For an unknown size, preset or knob.
     """
-    settings = simulation_settings(size, **knobs)
+    settings = simulation_settings(size, preset, **knobs)
     truth = simulate_truth(settings, seed)
     rng = np.random.default_rng([seed, 1])
     cp = _cell_painting_wells(settings, truth, rng)
@@ -158,24 +196,27 @@ def simulate_screen(size: str = "default", seed: int = 0, **knobs: float) -> Scr
     )
     note = (
         "Simulated data: they show whether the study works, and nothing about biology. "
-        f"Shared effects reach TX with strength {settings.shared_strength:g}."
+        f"Effects and noise resemble {IMITATES[preset]}; "
+        f"shared effects reach TX with {settings.shared_strength:g} times the strength that this takes."
     )
     return Screen(
         f"simulated-{size}" if size != "default" else "simulated", cp, tx, compounds, activity, tasks, (note,)
     )
 
 
-def simulation_settings(size: str = "default", **knobs: float) -> SimulationSettings:
-    """The settings of a size with some knobs turned; raises ScreenError for an unknown size or knob."""
+def simulation_settings(size: str = "default", preset: str = "cdrp-bio", **knobs: float) -> SimulationSettings:
+    """The settings of a size and preset with some knobs turned; raises ScreenError for any that is unknown."""
     if size not in SIZES:
         raise ScreenError(f"no simulated screen has the size {size!r}; sizes are {', '.join(SIZES)}")
+    if preset not in PRESETS:
+        raise ScreenError(f"no simulated screen has the preset {preset!r}; presets are {', '.join(PRESETS)}")
     unknown = set(knobs) - set(SimulationSettings.__dataclass_fields__)
     if unknown:
         raise ScreenError(
             f"the simulator has no knob {sorted(unknown)[0]!r}; knobs are "
             + ", ".join(SimulationSettings.__dataclass_fields__)
         )
-    settings = replace(SIZES[size], **knobs)
+    settings = replace(SIZES[size], **(PRESETS[preset] | knobs))
     if not settings.shared_strength >= 0:
         raise ScreenError(f"shared_strength is {settings.shared_strength:g}; it is 0 (TX shares nothing) or positive")
     return settings
@@ -190,7 +231,8 @@ def simulate_truth(settings: SimulationSettings, seed: int = 0) -> dict[str, np.
         `compound` (n,) ids; `moa` (n,) index; `amplitude` (n,), 0 for inactive compounds; `response` (n, n_doses) of
         the Hill equation; `tx_amplitude` and `tx_response`, which are the same unless TX shares nothing; `shared`
         (n, n_shared), `cp_only`, `tx_only` likewise; the loadings `cp_from_shared` (n_shared, n_cp_features),
-        `cp_from_cp_only`, `tx_from_shared`, `tx_from_tx_only`.
+        `cp_from_cp_only`, `tx_from_shared`, `tx_from_tx_only`; and of the noise `cp_noise_loadings`,
+        `tx_noise_loadings`, `cp_from_handling`.
     """
     rng = np.random.default_rng([seed, 0])
     n = settings.n_compounds
@@ -202,7 +244,7 @@ def simulate_truth(settings: SimulationSettings, seed: int = 0) -> dict[str, np.
     ec50 = 10.0 ** rng.normal(0.4, 0.4, n)  # micromolar
     dose = np.asarray(settings.doses)
     response = dose**settings.hill_slope / (dose**settings.hill_slope + ec50[:, None] ** settings.hill_slope)
-    amplitude = active * rng.lognormal(0.0, 0.4, n)
+    amplitude = active * rng.lognormal(0.0, settings.amplitude_spread, n)
     # Which compounds act, and from which dose on, is shared knowledge too: without it TX has strengths of its own.
     same = np.arange(n) if settings.shared_strength else np.random.default_rng([seed, 2]).permutation(n)
     return {
@@ -217,11 +259,12 @@ def simulate_truth(settings: SimulationSettings, seed: int = 0) -> dict[str, np.
         "tx_only": _moa_effects(moa, settings.n_tx_only, tx_moa_share, rng),
         # A CP feature reads few processes strongly (steep spectrum), genes read many a little (flat spectrum).
         "cp_from_shared": _loadings(settings.n_shared, settings.n_cp_features, 0.3, rng),
-        "cp_from_cp_only": _loadings(settings.n_cp_only, settings.n_cp_features, 1.0, rng),
+        "cp_from_cp_only": _loadings(settings.n_cp_only, settings.n_cp_features, settings.cp_only_decay, rng),
         "tx_from_shared": _loadings(settings.n_shared, settings.n_genes, 0.2, rng),
-        "tx_from_tx_only": _loadings(settings.n_tx_only, settings.n_genes, 0.2, rng),
-        "cp_noise_loadings": _loadings(settings.noise_rank, settings.n_cp_features, 1.0, rng),
-        "tx_noise_loadings": _loadings(settings.noise_rank, settings.n_genes, 0.5, rng),
+        "tx_from_tx_only": _loadings(settings.n_tx_only, settings.n_genes, settings.tx_only_decay, rng),
+        "cp_noise_loadings": _loadings(settings.cp_noise_rank, settings.n_cp_features, settings.cp_noise_decay, rng),
+        "tx_noise_loadings": _loadings(settings.tx_noise_rank, settings.n_genes, settings.tx_noise_decay, rng),
+        "cp_from_handling": rng.normal(size=settings.n_cp_features),
     }
 
 
@@ -246,26 +289,30 @@ def _cell_painting_wells(settings: SimulationSettings, truth: dict, rng: np.rand
     values = effect + settings.cp_noise * _noise(
         truth["cp_noise_loadings"], settings.cp_noise_correlated, effect.shape, rng
     )
+    treated = ~layout[CONTROL].to_numpy()
+    values = values + settings.cp_handling * treated[:, None] * truth["cp_from_handling"]
     # Fewer cells where the treatment is strong; the count itself is a feature, as CellProfiler reports it.
-    strength = np.linalg.norm(effect, axis=1) / np.sqrt(effect.shape[1])
-    count = 200 * np.exp(-0.4 * strength + 0.15 * rng.normal(size=len(strength)))
+    # Strength is relative to the usual effect: how loud noise is beside it has no part in how many cells die.
+    usual = max(np.hypot(settings.cp_shared, settings.cp_only), 1e-12)
+    strength = np.linalg.norm(effect, axis=1) / np.sqrt(effect.shape[1]) / usual
+    count = 200 * np.exp(-0.5 * strength + 0.15 * rng.normal(size=len(strength)))
     if settings.tail:
         values = np.sinh(settings.tail * values) / settings.tail
-    values = _plate_effects(values, layout, settings, rng)
+    values = _plate_effects(values, layout, settings.plate_strength, settings.cp_position, rng)
     names = _cell_painting_names(settings.n_cp_features - 1)
     table = pd.DataFrame(values[:, : len(names)].astype(np.float32), columns=names)
     return pd.concat([layout, table, pd.Series(count.astype(np.float32), name=CELL_COUNT)], axis=1)
 
 
 def _transcriptomics_wells(settings: SimulationSettings, truth: dict, rng: np.random.Generator) -> pd.DataFrame:
-    signal = settings.shared_strength * truth["shared"] @ truth["tx_from_shared"]
+    signal = settings.shared_strength * settings.tx_shared * truth["shared"] @ truth["tx_from_shared"]
     signal = signal + settings.tx_only * truth["tx_only"] @ truth["tx_from_tx_only"]  # (n_compounds, n_genes)
     strength = truth["tx_amplitude"][:, None] * truth["tx_response"]  # (n_compounds, n_doses)
     layout, effect = _layout(settings, truth["compound"], strength, signal, settings.n_tx_replicates, "TX", rng)
     values = effect + settings.tx_noise * _noise(
         truth["tx_noise_loadings"], settings.tx_noise_correlated, effect.shape, rng
     )
-    values = _plate_effects(values, layout, settings, rng)
+    values = _plate_effects(values, layout, settings.plate_strength, settings.tx_position, rng)
     table = pd.DataFrame(values.astype(np.float32), columns=_gene_names(settings.n_genes))
     return pd.concat([layout, table], axis=1)
 
@@ -329,17 +376,17 @@ def _noise(loadings: np.ndarray, share: float, shape: tuple[int, int], rng: np.r
 
 
 def _plate_effects(
-    values: np.ndarray, layout: pd.DataFrame, settings: SimulationSettings, rng: np.random.Generator
+    values: np.ndarray, layout: pd.DataFrame, plate_strength: float, position_strength: float, rng: np.random.Generator
 ) -> np.ndarray:
     """Give each plate an offset and a scale a feature, and each well a trend over rows and columns."""
     n_features = values.shape[1]
     plate, plates = pd.factorize(layout[PLATE])
-    offset = settings.plate_strength * rng.normal(size=(len(plates), n_features))
-    scale = np.exp(0.2 * settings.plate_strength * rng.normal(size=(len(plates), n_features)))
+    offset = plate_strength * rng.normal(size=(len(plates), n_features))
+    scale = np.exp(0.2 * plate_strength * rng.normal(size=(len(plates), n_features)))
     row = layout[WELL].str.extract(r"^([A-Z]+)")[0].map(lambda name: ord(name[-1]) - 64 + 26 * (len(name) - 1))
     column = layout[WELL].str.extract(r"(\d+)$")[0].astype(int)
     trend = np.column_stack([row / row.max() - 0.5, column / column.max() - 0.5])  # (n_wells, 2)
-    position = settings.position_strength * trend @ rng.normal(size=(2, n_features))
+    position = position_strength * trend @ rng.normal(size=(2, n_features))
     return (values + position) * scale[plate] + offset[plate]
 
 
@@ -347,6 +394,7 @@ def _assays(settings: SimulationSettings, truth: dict, rng: np.random.Generator)
     """Binary assays by family: a family reads shared, CP-only, TX-only, all or none of the effects."""
     amplitudes = {"shared": "amplitude", "cp_only": "amplitude", "tx_only": "tx_amplitude"}
     expressed = {name: truth[amplitude][:, None] * truth[name] for name, amplitude in amplitudes.items()}
+    expressed["tx_only"] = expressed["tx_only"][:, : settings.n_tx_only_read]
     sources = {
         "shared": expressed["shared"],
         "cp_only": expressed["cp_only"],

@@ -76,6 +76,51 @@ def compound_folds(
     return pd.concat(tables, ignore_index=True)
 
 
+def folds_of_kinds(
+    compounds: pd.DataFrame,
+    groups: pd.Series | np.ndarray | None,
+    kinds: list[str],
+    *,
+    n_folds: int,
+    n_repeats: int,
+    seed: int = 0,
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Folds of several kinds of split, one after the other.
+
+    Parameters
+    ----------
+    compounds, groups, n_folds, seed
+        As for :func:`compound_folds`.
+    kinds : list of str
+        Of :data:`SPLITS`. The first is the study's own; it gets ``n_repeats`` repeats, the others one each.
+    n_repeats : int
+
+    Returns
+    -------
+    folds, left_out
+        ``Metadata_Compound, split, repeat, fold``; and the reason of each kind, but the first, that these compounds
+        do not allow.
+
+    Raises
+    ------
+    ScreenError
+        When the first kind is not possible, no kind is given, or one is given twice or unknown.
+    """
+    unknown = [kind for kind in kinds if kind not in SPLITS]
+    if unknown or not kinds or len(set(kinds)) < len(kinds):
+        raise ScreenError(f"split_kinds is {kinds}: name one or more of {', '.join(SPLITS)}, each once")
+    tables, left_out = [], {}
+    for number, kind in enumerate(kinds):
+        options = {"n_folds": n_folds, "n_repeats": 1 if number else n_repeats, "seed": seed, "split": kind}
+        try:
+            tables.append(compound_folds(compounds, groups, **options))
+        except ScreenError as error:
+            if number == 0:
+                raise
+            left_out[kind] = str(error)
+    return pd.concat(tables, ignore_index=True), left_out
+
+
 def _group_labels(names: np.ndarray, groups: pd.Series | np.ndarray | None) -> list[list[str]]:
     if groups is None:
         return [[str(name)] for name in names]

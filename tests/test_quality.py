@@ -68,13 +68,46 @@ def test_statistics_stand_beside_the_published_ones():
     correlations = {name: quality.replicate_correlations(table) for name in ("CP", "TX")}
     profiles = {name: np.random.default_rng(3).normal(size=(60, 30)) for name in ("CP", "TX")}
     statistics = quality.screen_statistics(correlations, profiles)
-    assert len(statistics) == len(quality.PUBLISHED_STATISTICS) and statistics["here"].notna().all()
+    assert len(statistics) == 31 and statistics[["here", "deviation"]].notna().all(axis=None)
+    assert set(statistics["source"]) == {"CDRP-bio", "cmea-u2os"}
     row = statistics.set_index(["group", "statistic"])["here"]
     replicates = correlations["CP"].loc[correlations["CP"]["kind"] == "replicates", "correlation"]
     assert row["CP replicate correlation", "median"] == pytest.approx(replicates.median())
     cumulative = quality.spectrum(profiles["TX"])
     needed = int(row["TX components for a share of the variance", "80%"])
     assert cumulative[needed - 1] >= 0.8 > cumulative[needed - 2]
+
+
+def test_deviations_are_counted_in_tolerances():
+    table = wells(n_compounds=60)
+    correlations = {name: quality.replicate_correlations(table) for name in ("CP", "TX")}
+    profiles = {name: np.random.default_rng(4).normal(size=(60, 30)) for name in ("CP", "TX")}
+    row = quality.screen_statistics(correlations, profiles, "LINCS Pilot 1").set_index(["group", "statistic"])
+    median = row.loc[("CP replicate correlation", "median")]
+    assert median["source"] == "LINCS Pilot 1" and median["reference"] == 0.53
+    assert median["deviation"] == pytest.approx(abs(median["here"] - 0.53) / 0.08)
+    needed = row.loc[("CP components for a share of the variance", "80%")]
+    assert needed["deviation"] == pytest.approx(abs(np.log(needed["here"] / 8)) / np.log(1.5))
+    genes = row.loc[("ridge CP→TX, shares", "genes, R² above 0.1")]
+    assert genes["deviation"] == pytest.approx(abs(genes["here"] - 18 / 978) / 0.05)
+
+
+def test_participation_ratio_counts_equal_components():
+    assert quality.participation_ratio(np.array([0.25, 0.5, 0.75, 1.0])) == pytest.approx(4)
+    assert quality.participation_ratio(np.array([1.0, 1.0])) == pytest.approx(1)
+
+
+def test_ridge_foretells_what_can_be_foretold_and_nothing_else():
+    rng = np.random.default_rng(5)
+    cp = rng.normal(size=(120, 10))
+    related = cp @ rng.normal(size=(10, 40)) + 0.1 * rng.normal(size=(120, 40))
+    related[:, 0] = 1.0  # a gene that never varies has no R2
+    r2, nearest = quality.predictability(cp, related)
+    assert len(r2) == 39 and np.median(r2) > 0.9 and nearest > 0.9
+    r2, nearest = quality.predictability(cp, rng.normal(size=(120, 40)))
+    assert np.quantile(r2, 0.95) < 0.05 and nearest < 0.3
+    r2, nearest = quality.predictability(cp[:8], related[:8])
+    assert np.isnan(r2).all() and np.isnan(nearest)
 
 
 def test_the_most_plate_dependent_feature_is_found():

@@ -147,3 +147,25 @@ def test_halves_are_equal_and_follow_the_compound_not_the_order():
     assert (splits.halves(np.repeat(names[order], 2), seed=3) == np.repeat(first[order], 2)).all()
     assert (splits.halves(names, seed=4) != first).any()
     assert sorted(splits.shuffled_rows(9, np.random.default_rng(0))) == list(range(9))
+
+
+def test_several_kinds_of_split_stand_one_after_the_other(tiny_screen):
+    compounds = tiny_screen.compounds
+    folds, left_out = splits.folds_of_kinds(compounds, None, ["scaffold", "random", "moa"], n_folds=3, n_repeats=2)
+    assert left_out == {} and list(dict.fromkeys(folds["split"])) == ["scaffold", "random", "moa"]
+    assert folds.groupby("split")["repeat"].nunique().to_dict() == {"scaffold": 2, "random": 1, "moa": 1}
+    for kind, part in folds.groupby("split"):
+        n_repeats = part["repeat"].nunique()
+        alone = splits.compound_folds(compounds, None, n_folds=3, n_repeats=n_repeats, split=kind)
+        pd.testing.assert_frame_equal(part.reset_index(drop=True), alone)
+
+
+def test_a_further_kind_of_split_that_is_not_possible_is_left_out_with_its_reason(tiny_screen):
+    bare = tiny_screen.compounds.assign(SMILES="")
+    folds, left_out = splits.folds_of_kinds(bare, None, ["random", "scaffold"], n_folds=3, n_repeats=1)
+    assert set(folds["split"]) == {"random"} and "needs SMILES" in left_out["scaffold"]
+    with pytest.raises(ScreenError, match="needs SMILES"):
+        splits.folds_of_kinds(bare, None, ["scaffold", "random"], n_folds=3, n_repeats=1)
+    for wrong in ([], ["random", "random"], ["random", "time"]):
+        with pytest.raises(ScreenError, match="name one or more of random, scaffold, moa, each once"):
+            splits.folds_of_kinds(bare, None, wrong, n_folds=3, n_repeats=1)
