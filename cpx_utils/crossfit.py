@@ -6,13 +6,13 @@ compounds enter through `transform` only. Notebooks 02, 03 and 04 call the same 
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 from sklearn.base import clone
 
-from cpx_utils import splits
+from cpx_utils import splits, tuning
 from cpx_utils.encoders import Encoder
 from cpx_utils.metrics import retrieval_rank
 from cpx_utils.preprocessing import FeaturePreparation, consensus, pair_rows
@@ -29,7 +29,8 @@ from cpx_utils.profiles import (
     feature_columns,
 )
 
-CONTROLS = ("true_pairs", "deranged", "rows_shuffled", "random_codes")
+REGIMES = ("strict", "transductive")
+CONTROLS = ("true_pairs", "deranged", "rows_shuffled", "random_codes", "untrained")
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class PreparedFold:
         Compound group of each well (first InChIKey block, else the id).
     preparation
         The fitted CP preparation, for saving beside the encoders.
+    regime
+        `strict`: nothing is fitted on test compounds. `transductive`: what needs no TX is fitted on their CP too.
     """
 
     split: str
@@ -70,6 +73,7 @@ class PreparedFold:
     tx_is_training: np.ndarray
     groups: np.ndarray
     preparation: FeaturePreparation
+    regime: str = "strict"
 
     @property
     def controls(self) -> np.ndarray:
@@ -89,6 +93,7 @@ def prepare_folds(
     folds: pd.DataFrame,
     *,
     with_all: bool = False,
+    regime: str = "strict",
     **preparation: float,
 ) -> Iterator[PreparedFold]:
     """Yield each fold of the study, features prepared on its training compounds.
@@ -101,18 +106,26 @@ def prepare_folds(
         Compounds, and the fold of each in each repeat (`cpx_utils.splits.compound_folds`).
     with_all
         Whether to yield at last a fold -1 that trains on all compounds, for the encoders that meet new screens.
+    regime
+        `strict`, the study's own: test compounds are absent from everything that is fitted. `transductive`: their CP
+        (never TX or labels) takes part in what needs no TX: feature selection, scaling, sphering, components,
+        discriminants. A screen that waits for all its plates could do so; a new plate next year could not.
     **preparation
         Parameters of `FeaturePreparation` for CP. TX is standardised gene by gene and otherwise left as it is.
     """
+    if regime not in REGIMES:
+        raise ScreenError(f"regime {regime!r} is unknown: choose one of {', '.join(REGIMES)}")
     group_of = compound_groups(compounds)
     cases = list(folds.groupby(["split", "repeat"], sort=False))
     for (split, repeat), rows in cases:
         fold_of = rows.set_index(COMPOUND)["fold"]
         for fold in sorted(fold_of.unique()):
-            yield _prepare(cp, tx, group_of, fold_of, (split, int(repeat), int(fold)), preparation)
+            yield _prepare(cp, tx, group_of, fold_of, (split, int(repeat), int(fold)), preparation, regime)
     if with_all:
         (split, repeat), rows = cases[0]
-        yield _prepare(cp, tx, group_of, rows.set_index(COMPOUND)["fold"], (split, int(repeat), -1), preparation)
+        yield _prepare(
+            cp, tx, group_of, rows.set_index(COMPOUND)["fold"], (split, int(repeat), -1), preparation, regime
+        )
 
 
 def fold_sizes(folds: list[PreparedFold]) -> pd.DataFrame:
@@ -127,12 +140,13 @@ def fold_sizes(folds: list[PreparedFold]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _prepare(cp, tx, group_of, fold_of, key, parameters):
+def _prepare(cp, tx, group_of, fold_of, key, parameters, regime):
     fold = key[2]
     treated = ~cp[CONTROL].to_numpy(bool)
     cp_fold = cp[COMPOUND].map(fold_of)
     in_training = treated & cp_fold.notna().to_numpy() & (cp_fold != fold).to_numpy()
-    preparation = FeaturePreparation(**parameters).fit(cp.loc[in_training, feature_columns(cp)])
+    seen = in_training if regime == "strict" else treated & cp_fold.notna().to_numpy()
+    preparation = FeaturePreparation(**parameters).fit(cp.loc[seen, feature_columns(cp)])
 
     tx = tx[~tx[CONTROL].to_numpy(bool)]
     tx_fold = tx[COMPOUND].map(fold_of)
@@ -160,6 +174,7 @@ def _prepare(cp, tx, group_of, fold_of, key, parameters):
         tx_is_training=tx_fold.notna().to_numpy() & (tx_fold != fold).to_numpy(),
         groups=cp[COMPOUND].map(group_of).fillna(cp[COMPOUND]).to_numpy(object),
         preparation=preparation,
+        regime=regime,
     )
 
 
@@ -171,7 +186,7 @@ def training_tx(prepared: PreparedFold, control: str, seed: int) -> np.ndarray:
     control
         `true_pairs`; `deranged` (each compound gets all TX profiles of one other training compound, dose by dose, and
         none its own: what pairing teaches when TX knows nothing); `rows_shuffled` (rows permuted, replicates torn
-        apart); `random_codes` (a random vector a compound).
+        apart); `random_codes` (a random vector a compound); `untrained` (true pairs, for a network at initialisation).
     seed
         Number of the draw.
     """
@@ -195,10 +210,22 @@ def training_tx(prepared: PreparedFold, control: str, seed: int) -> np.ndarray:
 
 
 def fit_encoder(encoder: Encoder, prepared: PreparedFold, control: str = "true_pairs", seed: int = 0) -> Encoder:
-    """Fit an encoder on a fold's training wells; raises ScreenError where the method can't be fitted."""
-    rows = prepared.is_training
+    """Fit an encoder on a fold's training wells; raises ScreenError where the method can't be fitted.
+
+    Under the control `untrained` a network sees its inputs scaled and takes no training step.
+    """
+    if control == "untrained":
+        if not _can_stay_untrained(encoder):
+            raise ScreenError(f"{type(encoder).__name__} takes no training steps that could be left out")
+        encoder.set_params(max_epochs=0)
+    if prepared.regime == "transductive" and not encoder.uses_tx:
+        return tuning.fit_wells(encoder, prepared, prepared.is_training | prepared.is_test)
     tx = training_tx(prepared, control, seed) if encoder.uses_tx else None
-    return encoder.fit(prepared.cp[rows], tx, groups=prepared.groups[rows], controls=prepared.controls)
+    return tuning.fit_wells(encoder, prepared, prepared.is_training, tx)
+
+
+def _can_stay_untrained(encoder):
+    return "max_epochs" in encoder.get_params()
 
 
 @dataclass
@@ -218,7 +245,9 @@ class CrossfitResult:
     encoders : dict
         Encoders fitted on true pairs (draw 0), by name of the fold.
     n_fits : int
-        Number of encoders fitted.
+        Number of encoders fitted; those of the choice among parameters don't count.
+    choices : DataFrame
+        `split`, `repeat`, `fold`, `method` and the columns of `tuning.Choice.table`; empty without a grid.
     """
 
     wells: pd.DataFrame
@@ -227,6 +256,7 @@ class CrossfitResult:
     history: pd.DataFrame
     encoders: dict[str, Encoder]
     n_fits: int
+    choices: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def n_dimensions(self) -> int:
@@ -240,6 +270,8 @@ def crossfit(
     folds: list[PreparedFold],
     *,
     controls: dict[str, int] | None = None,
+    grid: dict[str, list] | None = None,
+    draws_elsewhere: int = 3,
     first_seed: int = 0,
     progress: bool = True,
 ) -> CrossfitResult:
@@ -254,7 +286,14 @@ def crossfit(
     folds
         From `prepare_folds`.
     controls
-        Number of draws of each control, such as ``{"true_pairs": 1, "deranged": 3}``; ignored for methods without TX.
+        Number of draws of each control, such as ``{"true_pairs": 1, "deranged": 3}``; ignored for methods without TX,
+        and `untrained` for methods without training steps.
+    grid
+        Values of parameters to choose from in each fold, on its training compounds and their true pairs
+        (`tuning.choose`: by retrieval where the method has TX codes, else by replicates). Every control of the fold
+        inherits the choice, so that only the pairs differ.
+    draws_elsewhere
+        Most draws of a control on other kinds of split than the first fold's, which carries the verdicts.
     first_seed
         Draw d uses the seed ``1000 * first_seed + d``, so that other seeds share no draw.
     progress
@@ -267,19 +306,26 @@ def crossfit(
     """
     from tqdm import tqdm
 
-    uses_tx = make(0).uses_tx
-    draws = (
-        [(control, seed) for control, n in (controls or {"true_pairs": 1}).items() for seed in range(n)]
-        if uses_tx
-        else [("", 0)]
-    )
+    first = make(1000 * first_seed)
+    draws = [(control, seed) for control, n in (controls or {"true_pairs": 1}).items() for seed in range(n)]
+    draws = [draw for draw in draws if draw[0] != "untrained" or _can_stay_untrained(first)]
+    draws = draws if first.uses_tx else [("", 0)]
     jobs = [(prepared, control, seed) for prepared in folds for control, seed in draws]
+    jobs = [job for job in jobs if job[0].split == folds[0].split or job[2] < draws_elsewhere]
     jobs = [job for job in jobs if job[0].fold >= 0 or job[1:] in (("true_pairs", 0), ("", 0))]
     parts: dict[str, list] = {"wells": [], "consensus": [], "retrieval": [], "history": []}
-    encoders = {}
+    encoders, chosen, choices = {}, {}, []
+    score = "retrieval" if first.cross_modal else "replicates"
     for prepared, control, seed in tqdm(jobs, desc=method, disable=not progress, mininterval=2):
         used = 1000 * first_seed + seed
-        encoder = fit_encoder(make(used), prepared, control or "true_pairs", used)
+        if prepared.name not in chosen:
+            choice = tuning.choose(first, grid or {}, prepared, score=score, seed=first_seed)
+            chosen[prepared.name] = choice.parameters
+            if grid:
+                where = {"split": prepared.split, "repeat": prepared.repeat, "fold": prepared.fold, "method": method}
+                choices.append(pd.DataFrame([where] * len(choice.table)).join(choice.table))
+        encoder = make(used).set_params(**chosen[prepared.name])
+        encoder = fit_encoder(encoder, prepared, control or "true_pairs", used)
         if seed == 0 and control in ("", "true_pairs"):
             encoders[prepared.name] = encoder
         key = dict(zip(KEYS, (prepared.split, prepared.repeat, prepared.fold, seed, method, control), strict=True))
@@ -291,7 +337,8 @@ def crossfit(
     joined = {
         name: pd.concat(tables, ignore_index=True) if tables else pd.DataFrame() for name, tables in parts.items()
     }
-    return CrossfitResult(**joined, encoders=encoders, n_fits=len(jobs))
+    choices = pd.concat(choices, ignore_index=True) if choices else pd.DataFrame()
+    return CrossfitResult(**joined, encoders=encoders, n_fits=len(jobs), choices=choices)
 
 
 def crossfit_all(
@@ -299,8 +346,10 @@ def crossfit_all(
     folds: list[PreparedFold],
     controls: dict[str, int],
     *,
+    grids: dict[str, dict[str, list]] | None = None,
     first_seed: int = 0,
     step: Callable = nullcontext,
+    progress: bool = True,
 ) -> tuple[dict[str, CrossfitResult], dict[str, str]]:
     """`crossfit` several methods; those that the screen doesn't allow are left out with their reason.
 
@@ -310,8 +359,12 @@ def crossfit_all(
         An unfitted encoder for each method; it is cloned for every fit, with a seed of its own where it has one.
     folds, controls, first_seed
         As for `crossfit`.
+    grids
+        By method, the `grid` of `crossfit`; methods without one keep the parameters of their encoder.
     step
         Context manager that is entered with the name of each method's work, such as `Workspace.step`.
+    progress
+        Whether to show progress bars.
 
     Returns
     -------
@@ -327,7 +380,9 @@ def crossfit_all(
 
         try:
             with step(f"fit {method}"):
-                results[method] = crossfit(method, make, folds, controls=controls, first_seed=first_seed)
+                grid = (grids or {}).get(method)
+                options = {"controls": controls, "grid": grid, "first_seed": first_seed, "progress": progress}
+                results[method] = crossfit(method, make, folds, **options)
         except ScreenError as error:
             left_out[method] = str(error)
     return results, left_out
@@ -414,12 +469,8 @@ def cross_modal_codes(
     compounds, cp, tx
         Ids (n_test,), and the codes of their CP and TX consensus profiles, each (n_test, n_dimensions).
     """
-    codes = encoder.transform(prepared.cp) if codes is None else codes
     rows = prepared.is_test & (prepared.partner >= 0)
-    metadata, cp = consensus(prepared.cp_wells[rows], codes[rows], by="compound")
-    treatments = prepared.tx_treatments.assign(**{CONTROL: False})
-    tx_metadata, tx = consensus(treatments, encoder.transform_tx(prepared.tx), by="compound")
-    return metadata[COMPOUND].to_numpy(), cp, tx[tx_metadata[COMPOUND].isin(metadata[COMPOUND]).to_numpy()]
+    return tuning.paired_codes(encoder, prepared, rows, None if codes is None else codes[rows])
 
 
 def _retrieval(encoder, prepared, codes):

@@ -7,20 +7,25 @@ JSON, `load_encoder` reads it; nothing is pickled.
 """
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pandas as pd
+from scipy.linalg import eigh
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.covariance import ledoit_wolf, ledoit_wolf_shrinkage
+from sklearn.covariance import ledoit_wolf, ledoit_wolf_shrinkage, shrunk_covariance
 from sklearn.decomposition import PCA
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.model_selection import GroupKFold
 from sklearn.utils.validation import check_is_fitted
 
 from cpx_utils.profiles import ScreenError
+
+CELL_COUNT = r"Number_Object_Number|(^|_)Cells?_?Count(_|$)|(^|_)Count(_|$)"  # how CellProfiler tables call it
+CP_BASES = ("pca", "discriminants")
+CONTRASTIVE_LOSSES = ("info_nce", "siglip", "cloob", "vicreg", "barlow_twins")
 
 
 class Encoder(TransformerMixin, BaseEstimator):
@@ -67,6 +72,10 @@ class Encoder(TransformerMixin, BaseEstimator):
         groups = np.arange(len(cp)) if groups is None else np.asarray(groups)
         self.n_features_in_ = cp.shape[1]
         self._fit(cp, tx, groups, controls)
+        return self
+
+    def name_features(self, names: list[str]) -> "Encoder":
+        """Tell the encoder what its CP columns are called, in order; only `CellCount` needs to know."""
         return self
 
     def transform(self, cp: np.ndarray) -> np.ndarray:
@@ -177,7 +186,7 @@ class PcaCP(Encoder):
     def _fit(self, cp, tx, groups, controls):
         sphering = SpheredCP() if self.sphere else RawCP()
         sphered = sphering.fit(cp, controls=controls)._transform(cp)
-        pca = PCA(min(self.n_components, *sphered.shape), svd_solver="full").fit(sphered)
+        pca = leading_components(sphered, self.n_components)
         self.projection_ = pca.components_.T  # (n_features, n_components)
         self.mean_ = pca.mean_ @ self.projection_
         if self.sphere:
@@ -188,11 +197,46 @@ class PcaCP(Encoder):
         return cp @ self.projection_ - self.mean_
 
 
+class CellCount(Encoder):
+    """The number of cells alone: what toxicity tells, and nothing of what the cells look like.
+
+    Cell counts predict many assays as well as whole profiles do, so a profile has to beat them (Seal 2026).
+
+    Parameters
+    ----------
+    column
+        Which CP feature is the count, where `name_features` doesn't say.
+
+    Failure mode: cosine similarity in one dimension knows two directions only, more cells or fewer.
+    """
+
+    learned = ("column_",)
+
+    def __init__(self, column: int = 0):
+        self.column = column
+
+    def name_features(self, names):
+        """Find the count among the CP features; raises ScreenError where there is none."""
+        found = [number for number, name in enumerate(names) if re.search(CELL_COUNT, name)]
+        if not found:
+            raise ScreenError("no CP feature of this screen counts cells (such as Cells_Number_Object_Number)")
+        return self.set_params(column=found[0])
+
+    def _fit(self, cp, tx, groups, controls):
+        self.column_ = np.array([self.column])
+
+    def _transform(self, cp):
+        return cp[:, self.column_]
+
+
 class LdaIdentity(Encoder):
     r"""Linear discriminant analysis with the compound as class: what replicates alone teach, without any TX.
 
     Pairing several CP replicates with one TX profile also tells an encoder which wells belong together. This method
-    gets exactly that and nothing else, so a TX method has to beat it. Fisher 1936 (doi
+    gets exactly that and nothing else, so a TX method has to beat it. The class is the compound and not the treatment
+    (compound at a dose), because a treatment sits in one well position on all replicate plates: discriminants of
+    treatments learn positions, which a compound with several doses, and so several positions, shows to be noise. Fisher
+    1936 (doi
     10.1111/j.1469-1809.1936.tb02137.x); within-class covariance shrunk as Ledoit and Wolf (2004) propose.
 
     Failure mode: without replicates there is nothing to learn, and it says so.
@@ -204,21 +248,29 @@ class LdaIdentity(Encoder):
         self.n_components = n_components
 
     def _fit(self, cp, tx, groups, controls):
-        classes, counts = np.unique(groups, return_counts=True)
+        classes, of_well, counts = np.unique(groups, return_inverse=True, return_counts=True)
         if len(classes) < 3 or np.median(counts) < 2:
             raise ScreenError("LDA on compound identity needs replicates, and this screen has one profile a compound")
+        means = _group_means(cp, of_well)
+        deviations = cp - means[of_well]
         # Of the pooled deviations: scikit-learn's "auto" shrinks each class by itself, and two replicates not at all.
-        _, of_well = np.unique(groups, return_inverse=True)
-        means = np.stack([cp[of_well == one].mean(axis=0) for one in range(len(classes))])
-        shrinkage = ledoit_wolf_shrinkage(cp - means[of_well], assume_centered=True)
-        lda = LinearDiscriminantAnalysis(
-            solver="eigen", shrinkage=shrinkage, n_components=min(self.n_components, len(classes) - 1, cp.shape[1])
-        ).fit(cp, groups)
-        self.projection_ = lda.scalings_[:, : lda.n_components]  # (n_features, n_components)
+        shrinkage = ledoit_wolf_shrinkage(deviations, assume_centered=True)
+        within = shrunk_covariance(deviations.T @ deviations / len(cp), shrinkage)
+        total = shrunk_covariance(np.cov(cp.T, bias=True), shrinkage)
+        # scikit-learn's solver "eigen", whose loop over hundreds of classes takes most of its time.
+        vectors = eigh(total - within, within)[1][:, ::-1]
+        self.projection_ = vectors[:, : min(self.n_components, len(classes) - 1)]  # (n_features, n_components)
         self.mean_ = cp.mean(axis=0) @ self.projection_
 
     def _transform(self, cp):
         return cp @ self.projection_ - self.mean_
+
+
+def _group_means(values, of_row):
+    """Means of the rows of each group, (n_groups, n_features); `of_row` holds group numbers from 0 on."""
+    means = np.zeros((of_row.max() + 1, values.shape[1]))
+    np.add.at(means, of_row, values)
+    return means / np.bincount(of_row)[:, None]
 
 
 class RidgeTX(Encoder):
@@ -246,7 +298,7 @@ class RidgeTX(Encoder):
         self.n_inner_folds = n_inner_folds
 
     def _fit(self, cp, tx, groups, controls):
-        pca = PCA(min(self.n_tx_components, *tx.shape), svd_solver="full").fit(tx)
+        pca = leading_components(tx, self.n_tx_components)
         self.tx_mean_, self.tx_components_ = pca.mean_, pca.components_  # (n_genes,), (n_components, n_genes)
         scores = pca.transform(tx)  # (n_wells, n_components)
         error = np.zeros(len(self.alphas))
@@ -281,6 +333,18 @@ class RegularisedCCA(Encoder):
     :math:`a^\top (C_{xx} + \kappa I) a = b^\top (C_{yy} + \lambda I) b = 1`, on leading components of both modalities;
     each coordinate is scaled by its canonical correlation, so that uncorrelated directions fade.
 
+    Parameters
+    ----------
+    n_dimensions
+        Canonical variates.
+    n_cp_components, n_tx_components
+        Leading components of each modality; at most a third of the number of training compounds.
+    shrinkage
+        Of the whitening: 0 gives all components unit variance, 1 keeps their variances up to one factor.
+    cp_basis
+        What the CP side starts from: `discriminants` of LDA on identity, so that it stands on what replicates teach
+        already (features, where the screen has no replicates), or `pca` of the features.
+
     References
     ----------
     Hotelling 1936 (doi 10.1093/biomet/28.3-4.321); ridge terms as in Vinod 1976 (doi 10.1016/0304-4076(76)90010-5).
@@ -294,21 +358,27 @@ class RegularisedCCA(Encoder):
     learned = ("mean_", "projection_", "tx_mean_", "tx_projection_", "correlations_")
 
     def __init__(
-        self, n_dimensions: int = 32, n_cp_components: int = 60, n_tx_components: int = 60, shrinkage: float = 0.3
+        self,
+        n_dimensions: int = 32,
+        n_cp_components: int = 60,
+        n_tx_components: int = 60,
+        shrinkage: float = 0.3,
+        cp_basis: str = "discriminants",
     ):
         self.n_dimensions = n_dimensions
         self.n_cp_components = n_cp_components
         self.n_tx_components = n_tx_components
         self.shrinkage = shrinkage
+        self.cp_basis = cp_basis
 
     def _fit(self, cp, tx, groups, controls):
-        n_compounds = len(np.unique(groups))
-        limit = max(2, n_compounds // 3)
-        cp_pca = PCA(min(self.n_cp_components, limit, *cp.shape), svd_solver="full").fit(cp)
-        tx_pca = PCA(min(self.n_tx_components, limit, *tx.shape), svd_solver="full").fit(tx)
-        cp_white = _whitening(cp_pca, self.shrinkage)  # (n_features, n_cp_components)
+        basis = cp_basis(cp, groups, self.cp_basis, self.n_cp_components)  # (n_features, n_basis)
+        limit = component_limit(groups)
+        cp_pca = leading_components(cp @ basis, min(self.n_cp_components, limit))
+        tx_pca = leading_components(tx, min(self.n_tx_components, limit))
+        cp_white = basis @ _whitening(cp_pca, self.shrinkage)  # (n_features, n_cp_components)
         tx_white = _whitening(tx_pca, self.shrinkage)  # (n_genes, n_tx_components)
-        self.mean_, self.tx_mean_ = cp_pca.mean_, tx_pca.mean_
+        self.mean_, self.tx_mean_ = cp.mean(axis=0), tx_pca.mean_
         cross = ((cp - self.mean_) @ cp_white).T @ ((tx - self.tx_mean_) @ tx_white) / (len(cp) - 1)
         left, correlations, right = np.linalg.svd(cross, full_matrices=False)
         kept = slice(0, self.n_dimensions)
@@ -324,10 +394,121 @@ class RegularisedCCA(Encoder):
         return ((tx - self.tx_mean_) @ self.tx_projection_).astype(np.float32)
 
 
+def cp_basis(cp: np.ndarray, groups: np.ndarray, name: str, n_components: int) -> np.ndarray:
+    """What the CP side of a TX method starts from, as a linear map of the CP features.
+
+    Parameters
+    ----------
+    cp, groups
+        Training wells (n_wells, n_features) and their compounds.
+    name
+        `discriminants`: those of LDA on identity, in which replicate noise has unit variance; a screen without
+        replicates has none, and its features stay as they are. `pca`: the features as they are.
+    n_components
+        Number of discriminants.
+
+    Returns
+    -------
+    array (n_features, n_basis)
+
+    Raises
+    ------
+    ScreenError
+        For another name.
+    """
+    if name not in CP_BASES:
+        raise ScreenError(f"cp_basis {name!r} is unknown: choose one of {', '.join(CP_BASES)}")
+    if name == "discriminants":
+        try:
+            return LdaIdentity(n_components).fit(cp, groups=groups).projection_
+        except ScreenError:  # no replicates
+            pass
+    return np.eye(cp.shape[1])
+
+
+def leading_components(values: np.ndarray, n_wanted: int) -> PCA:
+    """Leading principal components of (n, n_features) values, as many as there can be."""
+    # From the covariance where rows are many: the same components, several times faster.
+    solver = "covariance_eigh" if len(values) > values.shape[1] else "full"
+    return PCA(min(n_wanted, *values.shape), svd_solver=solver).fit(values)
+
+
+def component_limit(groups: np.ndarray) -> int:
+    """A third of the number of training compounds: with more components, chance alone correlates them."""
+    return max(2, len(np.unique(groups)) // 3)
+
+
 def _whitening(pca, shrinkage):
     """Map to components of unit variance, with a ridge of `shrinkage` times their mean variance."""
     variance = pca.explained_variance_
     return pca.components_.T / np.sqrt((1 - shrinkage) * variance + shrinkage * variance.mean())
+
+
+class ReplicateCCA(Encoder):
+    r"""Directions on which the wells of a compound agree with each other and with their TX profiles.
+
+    With CP whitened by the covariance within compounds, :math:`B` the covariance between compounds and :math:`C` the
+    cross-covariance of wells with whitened TX, the embedding spans the leading eigenvectors of
+
+    .. math:: w\, B / \lVert B \rVert + (1 - w)\, C C^\top / \lVert C C^\top \rVert
+
+    At :math:`w = 1` it is LDA on identity, at :math:`w = 0` a CCA that knows the replicate noise. In between, TX helps
+    to tell weak signal from noise. Fisher 1936; Kettenring 1971 (doi 10.1093/biomet/58.3.433) for correlation among
+    more than two sets.
+
+    Parameters
+    ----------
+    n_dimensions
+        Eigenvectors kept.
+    replicate_weight
+        :math:`w`.
+    n_tx_components, shrinkage
+        Leading TX components, and how their variances are shrunk together, as in `RegularisedCCA`.
+
+    Failure mode: a TX that has nothing to do with CP draws directions away from the replicates; deranged pairs fall
+    below LDA on identity. Without replicates it cannot be fitted.
+    """
+
+    uses_tx = True
+    learned = ("mean_", "projection_")
+
+    def __init__(
+        self,
+        n_dimensions: int = 20,
+        replicate_weight: float = 0.3,
+        n_tx_components: int = 60,
+        shrinkage: float = 0.3,
+    ):
+        self.n_dimensions = n_dimensions
+        self.replicate_weight = replicate_weight
+        self.n_tx_components = n_tx_components
+        self.shrinkage = shrinkage
+
+    def _fit(self, cp, tx, groups, controls):
+        _, of_well, counts = np.unique(groups, return_inverse=True, return_counts=True)
+        if np.median(counts) < 2:
+            raise ScreenError("CCA with replicates needs replicates, and this screen has one profile a compound")
+        means = _group_means(cp, of_well)  # (n_compounds, n_features)
+        deviations = cp - means[of_well]
+        within = deviations.T @ deviations / (len(cp) - len(means))
+        within = shrunk_covariance(within, ledoit_wolf_shrinkage(deviations, assume_centered=True))
+        values, vectors = np.linalg.eigh(within)
+        whitening = vectors / np.sqrt(values)  # (n_features, n_features)
+        self.mean_ = cp.mean(axis=0)
+        whitened = (means - self.mean_) @ whitening
+        # Noise of the means is subtracted, so that only what compounds differ in is left.
+        between = whitened.T @ whitened / len(means) - np.eye(len(values)) / counts.mean()
+        tx_pca = leading_components(tx, min(self.n_tx_components, component_limit(groups)))
+        tx_codes = (tx - tx_pca.mean_) @ _whitening(tx_pca, self.shrinkage)  # (n_wells, n_tx_components)
+        cross = ((cp - self.mean_) @ whitening).T @ tx_codes / len(cp)
+        weight = self.replicate_weight
+        joint = weight * between / np.linalg.norm(between, 2)
+        joint += (1 - weight) * cross @ cross.T / np.linalg.norm(cross, 2) ** 2
+        leading = np.linalg.eigh(joint)[1][:, ::-1][:, : self.n_dimensions]  # (n_features, n_dimensions)
+        self.projection_ = whitening @ leading
+
+    def _transform(self, cp):
+        return (cp - self.mean_) @ self.projection_
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -350,6 +531,9 @@ class NetworkEncoder(Encoder):
         Widths of hidden layers; none makes the heads linear, which serves small screens best.
     n_cp_components, n_tx_components
         Leading principal components that the heads see; at most a third of the number of training compounds.
+    cp_basis
+        What the CP components are taken of: `discriminants` of LDA on identity, so that the heads start from what
+        replicates teach already (features, where the screen has no replicates), or `pca` of the features.
     whitening_shrinkage
         0 gives all components unit variance; 1 keeps their variances, up to one common factor.
     input_noise
@@ -358,7 +542,7 @@ class NetworkEncoder(Encoder):
         As usual (AdamW); `batch_size` counts compounds.
     max_epochs, patience
         An epoch shows one random well of every compound. Training ends after `max_epochs`, or after `patience` epochs
-        without a new lowest loss on the held-out compounds.
+        without a new lowest loss on the held-out compounds. With `max_epochs` 0 weights stay as they were drawn.
     validation_share
         Share of the training compounds held out for that; 0 trains for `max_epochs`.
     device
@@ -381,16 +565,17 @@ class NetworkEncoder(Encoder):
     n_members: int = 3
     n_dimensions: int = 32
     hidden: tuple[int, ...] = ()
-    n_cp_components: int = 100
+    n_cp_components: int = 50
     n_tx_components: int = 60
+    cp_basis: str = "discriminants"
     whitening_shrinkage: float = 0.5
     input_noise: float = 1.0
     dropout: float = 0.0
     weight_decay: float = 0.01
-    learning_rate: float = 0.01
+    learning_rate: float = 0.02
     batch_size: int = 512
     max_epochs: int = 400
-    patience: int = 40
+    patience: int = 20
     validation_share: float = 0.15
     device: str = "auto"
     seed: int = 0
@@ -408,21 +593,24 @@ class NetworkEncoder(Encoder):
         rngs = np.random.default_rng(self.seed).spawn(self.n_members)
         self.history_ = []
         self.best_epoch_ = self.max_epochs
-        n_validation = round(self.validation_share * len(wells))
-        if n_validation >= 2:
+        n_compounds = wells[0].shape[0]
+        n_validation = round(self.validation_share * n_compounds)
+        if n_validation >= 2 and self.max_epochs > 0:
             for member, rng in enumerate(rngs):
-                validation, training = np.split(rng.permutation(len(wells)), [n_validation])
-                parts = [[wells[i] for i in part] for part in (training, validation)]
+                validation, training = np.split(rng.permutation(n_compounds), [n_validation])
+                parts = [tuple(one[part] for one in wells) for part in (training, validation)]
                 self._train(data, *parts, self.max_epochs, rng, member)
             self.best_epoch_ = _best_epoch(self.history_)
-        self.networks_ = [self._train(data, wells, [], self.best_epoch_, rng) for rng in rngs]
+        self.networks_ = [self._train(data, wells, None, self.best_epoch_, rng) for rng in rngs]
 
     def _fit_inputs(self, cp, tx, groups):
-        limit = max(2, len(np.unique(groups)) // 3)
-        for name, values, wanted in (("cp", cp, self.n_cp_components), ("tx", tx, self.n_tx_components)):
-            pca = PCA(min(wanted, limit, *values.shape), svd_solver="full").fit(values)
-            setattr(self, f"{name}_mean_", pca.mean_)
-            setattr(self, f"{name}_components_", _whitening(pca, self.whitening_shrinkage))
+        basis = cp_basis(cp, groups, self.cp_basis, self.n_cp_components)  # (n_features, n_basis)
+        limit = component_limit(groups)
+        cp_pca = leading_components(cp @ basis, min(self.n_cp_components, limit))
+        tx_pca = leading_components(tx, min(self.n_tx_components, limit))
+        self.cp_mean_, self.tx_mean_ = cp.mean(axis=0), tx_pca.mean_
+        self.cp_components_ = basis @ _whitening(cp_pca, self.whitening_shrinkage)  # (n_features, n_cp_components)
+        self.tx_components_ = _whitening(tx_pca, self.whitening_shrinkage)  # (n_genes, n_tx_components)
 
     def _cp_inputs(self, cp):
         return (cp - self.cp_mean_) @ self.cp_components_
@@ -439,10 +627,11 @@ class NetworkEncoder(Encoder):
         import torch
 
         cp, tx = data
+        n_watched = 0 if validation is None else len(validation[0])
         noise = torch.Generator(device=self.device_).manual_seed(int(rng.integers(2**31)))
         watched = {
-            name: torch.as_tensor([rows[0] for rows in wells[: len(validation)]], dtype=torch.long, device=self.device_)
-            for name, wells in (("training", training), ("validation", validation))
+            name: torch.as_tensor(rows[:n_watched, 0], device=self.device_)
+            for name, (rows, _) in (("training", training), ("validation", validation or training))
         }
         with torch.random.fork_rng(devices=[]):  # weights and dropout are seeded; the caller's state stays
             torch.manual_seed(int(rng.integers(2**31)))
@@ -451,13 +640,13 @@ class NetworkEncoder(Encoder):
             best, waited = np.inf, 0
             for epoch in range(1, n_epochs + 1):
                 network.train()
-                for batch in _batches(training, self.batch_size, rng):
+                for batch in _batches(*training, self.batch_size, rng):
                     rows = torch.as_tensor(batch, device=self.device_)
                     loss = self._loss(network, cp[rows], tx[rows], noise)
                     optimiser.zero_grad()
                     loss.backward()
                     optimiser.step()
-                if not validation:
+                if not n_watched:
                     continue
                 network.eval()
                 with torch.no_grad():
@@ -521,8 +710,14 @@ class ContrastiveEncoder(NetworkEncoder):
 
     Parameters
     ----------
+    loss
+        `info_nce` (above), `siglip`, `cloob`, `vicreg` or `barlow_twins`, as in `cpx_utils.losses`.
+    softness
+        Share of the answer that goes to similar TX profiles instead of the own one (`losses.soft_targets`); only for
+        `info_nce`, and 0 is the equation above.
     temperature
-        :math:`\tau`; the lower, the sharper a profile must win against all others.
+        :math:`\tau`; the lower, the sharper a profile must win against all others. `vicreg` and `barlow_twins` have
+        none.
     learn_temperature
         Whether :math:`\tau` is trained along, from `temperature` on.
 
@@ -535,12 +730,20 @@ class ContrastiveEncoder(NetworkEncoder):
     with one TX profile teach replicates even where TX says nothing, which is what the deranged control shows.
     """
 
+    loss: str = "info_nce"
+    softness: float = 0.0
     temperature: float = 0.3
     learn_temperature: bool = False
 
     def _network(self, n_cp, n_tx):
         from cpx_utils.networks import TwoTower
 
+        if self.loss not in CONTRASTIVE_LOSSES:
+            raise ScreenError(f"loss {self.loss!r} is unknown: choose one of {', '.join(CONTRASTIVE_LOSSES)}")
+        if not 0 <= self.softness <= 1:
+            raise ScreenError(f"softness is {self.softness:g}; it is a share of the answer, from 0 to 1")
+        if self.softness and self.loss != "info_nce":
+            raise ScreenError(f"softness softens the targets of info_nce, and {self.loss} has none: set it to 0")
         if not self.temperature > 0:
             raise ScreenError(f"temperature is {self.temperature:g}; it divides similarities and must be above 0")
         return TwoTower(
@@ -548,17 +751,22 @@ class ContrastiveEncoder(NetworkEncoder):
         )
 
     def _loss(self, network, cp, tx, torch_rng):
-        from cpx_utils.losses import info_nce
-
-        return info_nce(
-            *network(_noisy(cp, self.input_noise, torch_rng), _noisy(tx, self.input_noise, torch_rng)),
-            network.temperature,
-        )
+        codes = network(_noisy(cp, self.input_noise, torch_rng), _noisy(tx, self.input_noise, torch_rng))
+        return self._pair_loss(network, *codes, tx)
 
     def _validation_loss(self, network, cp, tx):
-        from cpx_utils.losses import info_nce
+        return self._pair_loss(network, *network(cp, tx), tx)
 
-        return info_nce(*network(cp, tx), network.temperature)
+    def _pair_loss(self, network, cp_codes, tx_codes, tx):
+        from cpx_utils import losses
+
+        if self.softness:
+            target = losses.soft_targets(tx, self.softness)
+            return losses.soft_info_nce(cp_codes, tx_codes, network.temperature, target)
+        function = getattr(losses, self.loss)
+        if self.loss in ("vicreg", "barlow_twins"):
+            return function(cp_codes, tx_codes)
+        return function(cp_codes, tx_codes, network.temperature)
 
     def _transform(self, cp):
         return self._encode("cp", self._cp_inputs(cp))
@@ -566,6 +774,20 @@ class ContrastiveEncoder(NetworkEncoder):
     def transform_tx(self, tx: np.ndarray) -> np.ndarray:
         """TX profiles in the shared space: (n, n_genes) -> float32 (n, n_dimensions)."""
         return self._encode("tx", self._tx_inputs(tx))
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class SoftContrastiveEncoder(ContrastiveEncoder):
+    """The contrastive encoder with targets softened by TX similarity.
+
+    Inactive compounds all have nearly the same TX profile. `ContrastiveEncoder` still asks a CP profile to tell its
+    own from theirs, and learns noise by it; here they share the answer. Parameters and attributes are the same.
+    Srinivasa 2023 (CWCL, arXiv 2309.14580).
+
+    Failure mode: two mechanisms that TX cannot tell apart are no longer asked to differ in CP either.
+    """
+
+    softness: float = 0.5
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -647,14 +869,16 @@ def _device(name: str) -> str:
 
 
 def _wells_by_compound(groups):
+    """Row numbers of each compound's wells (n_compounds, most wells), padded with the first, and how many it has."""
     order = np.argsort(groups, kind="stable")
-    _, starts = np.unique(groups[order], return_index=True)
-    return np.split(order, starts[1:])
+    _, starts, counts = np.unique(groups[order], return_index=True, return_counts=True)
+    place = np.arange(counts.max())
+    return order[starts[:, None] + np.where(place < counts[:, None], place, 0)], counts
 
 
-def _batches(wells, batch_size, rng):
+def _batches(rows, counts, batch_size, rng):
     """Row numbers of an epoch in batches: one random well of every compound."""
-    chosen = np.array([rows[rng.integers(len(rows))] for rows in wells])
+    chosen = rows[np.arange(len(rows)), (rng.random(len(rows)) * counts).astype(int)]
     rng.shuffle(chosen)
     return np.array_split(chosen, -(-len(chosen) // batch_size))
 
@@ -672,9 +896,12 @@ METHODS: dict[str, type[Encoder]] = {
     "raw_cp": RawCP,
     "sphered_cp": SpheredCP,
     "pca_cp": PcaCP,
+    "cell_count": CellCount,
     "lda_identity": LdaIdentity,
     "ridge_tx": RidgeTX,
     "rcca": RegularisedCCA,
-    "contrastive": ContrastiveEncoder,
+    "rcca_replicates": ReplicateCCA,
     "autoencoder": AutoencoderEncoder,
+    "contrastive": ContrastiveEncoder,
+    "contrastive_soft": SoftContrastiveEncoder,
 }

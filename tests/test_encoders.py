@@ -17,11 +17,23 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import GroupKFold, KFold
 
 from cpx_utils import encoders
-from cpx_utils.encoders import METHODS, LdaIdentity, PcaCP, RegularisedCCA, RidgeTX, SpheredCP, load_encoder
+from cpx_utils.encoders import (
+    METHODS,
+    CellCount,
+    LdaIdentity,
+    PcaCP,
+    RegularisedCCA,
+    ReplicateCCA,
+    RidgeTX,
+    SpheredCP,
+    cp_basis,
+    leading_components,
+    load_encoder,
+)
 from cpx_utils.metrics import retrieval_rank
 from cpx_utils.profiles import ScreenError
 
-NETWORKS = ("contrastive", "autoencoder")
+NETWORKS = ("autoencoder", "contrastive", "contrastive_soft")
 QUICK = {"max_epochs": 20, "n_members": 1}
 N_TRAINING = 80  # compounds of the planted pairs; 40 more are unseen
 
@@ -31,9 +43,9 @@ def make(method, **parameters):
 
 
 class Pairs:
-    """Planted pairs: 5 latent effects that both modalities show, own effects, 3 wells a compound."""
+    """Planted pairs: 5 latent effects that both modalities show, own effects, 4 wells a compound."""
 
-    def __init__(self, seed=0, n_compounds=120, n_wells=3):
+    def __init__(self, seed=0, n_compounds=120, n_wells=4):
         rng = np.random.default_rng(seed)
         shared = rng.normal(size=(n_compounds, 5))
         loadings = [rng.normal(size=(5, n)) for n in (20, 30)]
@@ -117,9 +129,10 @@ def test_tx_is_ignored_or_asked_for(method, pairs, fitted):
     if encoder.uses_tx:
         with pytest.raises(ScreenError, match="needs the TX profile of every row"):
             encoder.fit(pairs.cp[rows], groups=pairs.groups[rows])
-        with pytest.raises(ScreenError, match="240 CP rows and 3 TX rows"):
+        with pytest.raises(ScreenError, match="320 CP rows and 3 TX rows"):
             encoder.fit(pairs.cp[rows], pairs.tx[:3], groups=pairs.groups[rows])
-        assert fitted[method].transform_tx(pairs.tx).shape == fitted[method].transform(pairs.cp).shape
+        if encoder.cross_modal:
+            assert fitted[method].transform_tx(pairs.tx).shape == fitted[method].transform(pairs.cp).shape
     else:
         encoder.fit(pairs.cp[rows], groups=pairs.groups[rows], controls=pairs.controls)
         np.testing.assert_array_equal(encoder.transform(pairs.cp), fitted[method].transform(pairs.cp))
@@ -317,6 +330,85 @@ def test_discriminants_refuse_a_screen_without_replicates(pairs):
     assert np.isfinite(LdaIdentity(3).fit(pairs.cp[:30], groups=some_single).transform(pairs.cp)).all()
 
 
+def test_discriminants_of_compounds_take_well_positions_for_noise():
+    """A treatment sits in one place on all plates, a compound's doses in several: only the former learn the place."""
+    rng = np.random.default_rng(4)
+    compound, position = np.repeat(np.arange(40), 6), np.repeat(rng.normal(size=80), 3)  # a place for each dose
+    cp = rng.normal(size=(240, 8))
+    cp[:, 0] += 4 * position
+    cp[:, 1] += 2 * rng.normal(size=40)[compound]
+    treatment = np.repeat(np.arange(80), 3)
+    kept = {}
+    for name, classes in (("compound", compound), ("treatment", treatment)):
+        directions = np.linalg.qr(LdaIdentity(1).fit(cp, groups=classes).projection_)[0]
+        kept[name] = np.abs(directions[:2, 0])  # of the position, of the compound
+    assert kept["compound"][1] > 0.95 and kept["treatment"][0] > 0.95
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.2, 1.0])
+def test_cca_with_replicates_equals_its_formula(weight, pairs):
+    mine = pairs.fit(ReplicateCCA(n_dimensions=3, replicate_weight=weight)).projection_
+    rows = pairs.training
+    cp, tx, names = pairs.cp[rows].astype(float), pairs.tx[rows].astype(float), pairs.groups[rows].astype(str)
+    distinct = np.unique(names)
+    means = np.array([cp[names == name].mean(axis=0) for name in distinct])
+    deviations = np.vstack([cp[names == name] - cp[names == name].mean(axis=0) for name in distinct])
+    shrinkage = LedoitWolf(assume_centered=True).fit(deviations).shrinkage_
+    within = shrunk_covariance(deviations.T @ deviations / (len(cp) - len(distinct)), shrinkage)
+    whitening = np.linalg.inv(np.linalg.cholesky(within)).T  # any square root: they differ by a rotation
+    whitened = (means - cp.mean(axis=0)) @ whitening
+    between = whitened.T @ whitened / len(distinct) - np.eye(20) / 4
+    pca = PCA(N_TRAINING // 3, svd_solver="full").fit(tx)
+    variance = pca.explained_variance_
+    ridged = pca.transform(tx) / np.sqrt(0.7 * variance + 0.3 * variance.mean())
+    cross = ((cp - cp.mean(axis=0)) @ whitening).T @ ridged / len(cp)
+    agreement = cross @ cross.T
+    joint = weight * between / np.linalg.norm(between, 2) + (1 - weight) * agreement / np.linalg.norm(agreement, 2)
+    expected = whitening @ np.linalg.eigh(joint)[1][:, ::-1][:, :3]
+    for column in range(3):
+        ours, theirs = pairs.cp @ mine[:, column], pairs.cp @ expected[:, column]
+        assert abs(np.corrcoef(ours, theirs)[0, 1]) > 1 - 1e-5
+        assert ours.std() == pytest.approx(theirs.std(), rel=1e-4)
+
+
+def test_cca_with_replicates_needs_them(pairs):
+    with pytest.raises(ScreenError, match="needs replicates"):
+        ReplicateCCA().fit(pairs.cp[::4], pairs.tx[::4], groups=pairs.groups[::4])
+
+
+def test_the_cell_count_is_found_by_its_name(pairs):
+    names = [f"Cells_AreaShape_{number}" for number in range(19)] + ["Cells_Number_Object_Number"]
+    codes = pairs.fit(CellCount().name_features(names)).transform(pairs.cp)
+    np.testing.assert_array_equal(codes, pairs.cp[:, [19]])
+    with pytest.raises(ScreenError, match="no CP feature of this screen counts cells"):
+        CellCount().name_features(names[:19])
+    for name in ("Cells_Count", "Metadata_CellCount", "Count_Nuclei", "Nuclei_Number_Object_Number"):
+        assert CellCount().name_features(["Cells_AreaShape_Area", name]).column == 1
+    for name in ("Cells_Neighbors_NumberOfNeighbors_1", "Nuclei_Texture_Variance_Ph_golgi_3", "Cells_AreaShape_Count2"):
+        with pytest.raises(ScreenError):
+            CellCount().name_features([name])
+
+
+def test_tx_methods_start_from_discriminants_where_there_are_replicates(pairs):
+    rows, single = pairs.training, np.flatnonzero(pairs.training)[::4]
+    basis = cp_basis(pairs.cp[rows].astype(float), pairs.groups[rows], "discriminants", 5)
+    np.testing.assert_array_equal(basis, pairs.fit(LdaIdentity(5)).projection_)
+    alone = cp_basis(pairs.cp[single].astype(float), pairs.groups[single], "discriminants", 5)
+    for unchanged in (alone, cp_basis(pairs.cp[rows], pairs.groups[rows], "pca", 5)):
+        np.testing.assert_array_equal(unchanged, np.eye(20))
+    with pytest.raises(ScreenError, match="cp_basis 'umap' is unknown: choose one of pca, discriminants"):
+        pairs.fit(RegularisedCCA(cp_basis="umap"))
+
+
+def test_leading_components_do_not_depend_on_the_solver():
+    values = linked_blocks()[1]
+    few, many = leading_components(values[:9], 3), leading_components(values, 3)
+    for pca, rows in ((few, values[:9]), (many, values)):
+        reference = PCA(3, svd_solver="full").fit(rows)
+        np.testing.assert_allclose(pca.explained_variance_, reference.explained_variance_, rtol=1e-8)
+        np.testing.assert_allclose(np.abs(pca.components_), np.abs(reference.components_), atol=1e-8)
+
+
 def test_ridge_equals_scikit_learns_and_its_penalty_is_chosen_by_compounds(pairs):
     rows = pairs.training
     cp, tx, groups = pairs.cp[rows].astype(float), pairs.tx[rows].astype(float), pairs.groups[rows]
@@ -498,26 +590,31 @@ def test_the_number_of_epochs_is_the_members_common_choice():
     assert encoders._best_epoch(history) == 1 + int(np.argmin(smooth)) == 4
 
 
-def test_an_epoch_shows_one_well_of_every_compound():
+def test_an_epoch_shows_one_well_of_every_compound_and_all_wells_equally_often():
     groups = np.array(list("bacabbcaad"), dtype=object)
-    wells = encoders._wells_by_compound(groups)
-    assert [set(groups[rows]) for rows in wells] == [{"a"}, {"b"}, {"c"}, {"d"}]
-    assert sorted(np.concatenate(wells)) == list(range(10))
+    rows, counts = encoders._wells_by_compound(groups)
+    assert [set(groups[one]) for one in rows] == [{"a"}, {"b"}, {"c"}, {"d"}]
+    assert counts.tolist() == [4, 3, 2, 1]
+    assert sorted(np.concatenate([one[:n] for one, n in zip(rows, counts, strict=True)])) == list(range(10))
     rng = np.random.default_rng(0)
     shown = set()
-    for _ in range(50):
-        batches = encoders._batches(wells, 3, rng)
+    times = np.zeros(10)
+    for _ in range(600):
+        batches = encoders._batches(rows, counts, 3, rng)
+        np.add.at(times, np.concatenate(batches), 1)
         assert [len(batch) for batch in batches] == [2, 2]
         assert sorted(groups[np.concatenate(batches)]) == list("abcd")
         shown |= set(np.concatenate(batches).tolist())
     assert shown == set(range(10))
+    expected = 600 / counts[np.searchsorted(list("abcd"), groups.astype(str))]
+    np.testing.assert_allclose(times, expected, rtol=0.25)
 
 
 def test_whitened_inputs_have_unit_variance_or_keep_their_own(pairs):
     cp = pairs.cp[pairs.training].astype(float)
     variance = PCA(20).fit(cp).explained_variance_
     for shrinkage, expected in ((0.0, np.ones(20)), (1.0, variance / variance.mean())):
-        encoder = pairs.fit(make("contrastive", whitening_shrinkage=shrinkage, max_epochs=1))
+        encoder = pairs.fit(make("contrastive", whitening_shrinkage=shrinkage, cp_basis="pca", max_epochs=1))
         inputs = encoder._cp_inputs(cp)
         np.testing.assert_allclose(np.cov(inputs.T), np.diag(expected), atol=1e-6)
 
@@ -574,6 +671,63 @@ def test_a_gpu_gives_codes_as_good_as_the_cpus(method, pairs):
     parameters = {"max_epochs": 40, "n_dimensions": 16}
     shares = [unseen_rank_share(pairs.fit(make(method, device=one, **parameters)), pairs) for one in ("cpu", "cuda")]
     assert max(shares) < 0.15
+
+
+@pytest.mark.parametrize("method", NETWORKS)
+def test_the_heads_start_from_discriminants_where_there_are_replicates(method, pairs):
+    cp, single = pairs.cp[pairs.training].astype(float), np.flatnonzero(pairs.training)[::4]
+    short = {"max_epochs": 1, "n_cp_components": 5}
+    encoder = pairs.fit(make(method, **short))
+    assert encoder.cp_basis == "discriminants"
+    inputs, discriminants = encoder._cp_inputs(cp), pairs.fit(LdaIdentity(5)).transform(cp)
+    fit = np.linalg.lstsq(discriminants, inputs, rcond=None)[0]
+    np.testing.assert_allclose(discriminants @ fit, inputs, atol=1e-3)
+    np.testing.assert_allclose(inputs.mean(axis=0), 0, atol=1e-6)
+    alone = [
+        make(method, **short, cp_basis=basis).fit(pairs.cp[single], pairs.tx[single], groups=pairs.groups[single])
+        for basis in ("discriminants", "pca")
+    ]
+    np.testing.assert_array_equal(*[one.transform(pairs.cp) for one in alone])
+    with pytest.raises(ScreenError, match="cp_basis 'ica' is unknown: choose one of pca, discriminants"):
+        pairs.fit(make(method, cp_basis="ica"))
+
+
+@pytest.mark.parametrize("method", NETWORKS)
+def test_without_epochs_the_weights_stay_as_drawn(method, pairs):
+    encoder = pairs.fit(make(method, max_epochs=0))
+    assert encoder.history_ == [] and encoder.best_epoch_ == 0
+    other_tx = pairs.fit(make(method, max_epochs=0), tx=pairs.tx[pairs.training][::-1].copy())
+    np.testing.assert_array_equal(encoder.transform(pairs.cp), other_tx.transform(pairs.cp))
+    assert 0.3 < unseen_rank_share(encoder, pairs) < 0.7
+
+
+@pytest.mark.parametrize("loss", encoders.CONTRASTIVE_LOSSES)
+def test_every_loss_finds_unseen_compounds(loss, pairs):
+    encoder = pairs.fit(make("contrastive", loss=loss, max_epochs=40, n_dimensions=8))
+    assert unseen_rank_share(encoder, pairs) < 0.2
+    assert pd.DataFrame(encoder.history_)["validation"].notna().all()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"loss": "triplet"}, "loss 'triplet' is unknown: choose one of info_nce, siglip, cloob, vicreg, barlow_twins"),
+        ({"softness": 1.5}, "softness is 1.5; it is a share"),
+        ({"softness": 0.5, "loss": "siglip"}, "softness softens the targets of info_nce, and siglip has none"),
+    ],
+)
+def test_losses_that_cannot_be_are_refused_in_one_line(parameters, message, pairs):
+    with pytest.raises(ScreenError, match=message) as error:
+        pairs.fit(make("contrastive", **parameters))
+    assert "\n" not in str(error.value)
+
+
+def test_soft_targets_are_an_option_of_one_encoder(pairs, fitted):
+    soft = pairs.fit(make("contrastive", softness=make("contrastive_soft").softness))
+    np.testing.assert_array_equal(soft.transform(pairs.cp), fitted["contrastive_soft"].transform(pairs.cp))
+    hard = pairs.fit(make("contrastive_soft", softness=0.0))
+    np.testing.assert_array_equal(hard.transform(pairs.cp), fitted["contrastive"].transform(pairs.cp))
+    assert not np.allclose(soft.transform(pairs.cp), hard.transform(pairs.cp))
 
 
 def test_a_temperature_that_is_not_positive_is_refused(pairs):

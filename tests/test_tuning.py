@@ -1,0 +1,164 @@
+"""Choosing parameters on training compounds: the splits, both scores against loops, and what may not matter."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import clone
+
+from cpx_utils import tuning
+from cpx_utils.clustering import replicate_clustering
+from cpx_utils.encoders import METHODS, ContrastiveEncoder, LdaIdentity, RegularisedCCA, RidgeTX
+from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, ScreenError, treatments
+
+GRID = {"n_tx_components": [2, 20], "shrinkage": [0.1, 0.9]}
+
+
+@pytest.fixture(scope="module")
+def choice(tiny_folds):
+    return tuning.choose(RegularisedCCA(), GRID, tiny_folds[0])
+
+
+def test_candidates_are_all_combinations_in_the_grids_order():
+    assert tuning.candidates(GRID) == [
+        {"n_tx_components": n, "shrinkage": shrinkage} for n in (2, 20) for shrinkage in (0.1, 0.9)
+    ]
+    assert tuning.candidates({}) == [{}]
+    assert tuning.in_words({"temperature": 0.30, "n": 5, "cp_basis": "pca"}) == "temperature=0.3, n=5, cp_basis=pca"
+
+
+@pytest.mark.parametrize("n_splits", [2, 3])
+def test_training_compounds_are_held_out_once_whole_groups_at_a_time(n_splits, tiny_folds):
+    fold = tiny_folds[1]
+    groups = fold.groups.copy()
+    names = np.unique(groups[fold.is_training].astype(str))
+    groups[np.isin(groups.astype(str), names[:6])] = "one large group"
+    fold = replace(fold, groups=groups)
+    parts = list(tuning.inner_splits(fold, n_splits, 0))
+    assert len(parts) == n_splits
+    held = np.sum([held_out for _, held_out in parts], axis=0)
+    np.testing.assert_array_equal(held, fold.is_training.astype(int))
+    for training, held_out in parts:
+        np.testing.assert_array_equal(training | held_out, fold.is_training)
+        assert not set(groups[training]) & set(groups[held_out])
+        assert abs(len(set(groups[held_out])) - len(set(groups[fold.is_training])) / n_splits) < 1
+    again, other = (list(tuning.inner_splits(fold, n_splits, seed)) for seed in (0, 1))
+    np.testing.assert_array_equal(again[0][1], parts[0][1])
+    assert not np.array_equal(other[0][1], parts[0][1])
+
+
+def naive_rank_shares(encoder, fold, held_out):
+    """Share of the other held-out compounds whose TX is nearer than the own one, compound by compound."""
+    cp, tx = encoder.transform(fold.cp).astype(float), encoder.transform_tx(fold.tx).astype(float)
+    compounds = sorted(set(fold.cp_wells.loc[held_out, COMPOUND]))
+
+    def mean_over_doses(table, codes, rows):
+        doses = table.loc[rows, DOSE].to_numpy()
+        return np.mean([codes[rows][doses == dose].mean(axis=0) for dose in np.unique(doses)], axis=0)
+
+    query = [mean_over_doses(fold.cp_wells, cp, (fold.cp_wells[COMPOUND] == one).to_numpy()) for one in compounds]
+    of_tx = fold.tx_treatments[COMPOUND]
+    target = [mean_over_doses(fold.tx_treatments, tx, (of_tx == one).to_numpy()) for one in compounds]
+    shares = []
+    for i, one in enumerate(query):
+        cosine = [one @ other / np.linalg.norm(one) / np.linalg.norm(other) for other in target]
+        shares.append(sum(value > cosine[i] for value in cosine) / (len(compounds) - 1))
+    return shares
+
+
+def test_retrieval_scores_equal_a_loop_and_the_lowest_wins(choice, tiny_folds):
+    fold = tiny_folds[0]
+    assert list(choice.table.columns) == tuning.CHOICE_COLUMNS
+    assert choice.table["candidate"].tolist() == [tuning.in_words(one) for one in tuning.candidates(GRID)]
+    values = []
+    for parameters in tuning.candidates(GRID):
+        shares = []
+        for training, held_out in tuning.inner_splits(fold, 2, 0):
+            own_tx = fold.tx[fold.partner[training]]
+            of_rows = {"groups": fold.groups[training], "controls": fold.controls}
+            encoder = RegularisedCCA(**parameters).fit(fold.cp[training], own_tx, **of_rows)
+            shares += naive_rank_shares(encoder, fold, held_out)
+        values.append((np.mean(shares), np.std(shares, ddof=1) / np.sqrt(len(shares)), len(shares)))
+    np.testing.assert_allclose(choice.table[["value", "standard_error", "n_compounds"]], values, rtol=1e-9)
+    assert choice.table["n_compounds"].unique().tolist() == [48]
+    best = int(np.argmin([value for value, _, _ in values]))
+    assert choice.parameters == tuning.candidates(GRID)[best]
+    assert choice.table["chosen"].tolist() == [number == best for number in range(4)]
+    assert choice.parameters["n_tx_components"] == 20  # two components cannot tell 24 compounds apart
+
+
+def test_replicate_scores_are_mean_average_precision_and_the_highest_wins(tiny_folds):
+    fold = tiny_folds[0]
+    choice = tuning.choose(LdaIdentity(), {"n_components": [1, 8]}, fold, score="replicates")
+    control = fold.cp_wells[CONTROL].to_numpy()
+    values = []
+    for n_components in (1, 8):
+        scores = []
+        for training, held_out in tuning.inner_splits(fold, 2, 0):
+            encoder = LdaIdentity(n_components).fit(fold.cp[training], groups=fold.groups[training])
+            wells = fold.cp_wells[held_out | control].reset_index(drop=True)
+            scores += replicate_clustering(wells, encoder.transform(fold.cp[held_out | control]))[
+                "replicate_map"
+            ].tolist()
+        values.append(np.mean(scores))
+    np.testing.assert_allclose(choice.table["value"], values, rtol=1e-6)
+    assert choice.parameters == {"n_components": (1, 8)[int(np.argmax(values))]} == {"n_components": 8}
+
+
+def test_equal_candidates_leave_the_first_and_a_single_one_is_not_fitted(tiny_folds, monkeypatch):
+    same = tuning.choose(RidgeTX(n_tx_components=4), {"n_inner_folds": [5, 5]}, tiny_folds[0])
+    assert same.table["chosen"].tolist() == [True, False]
+    monkeypatch.setattr(RidgeTX, "_fit", None)
+    for grid in ({}, {"n_tx_components": [4]}):
+        alone = tuning.choose(RidgeTX(), grid, tiny_folds[0])
+        assert alone.parameters == {name: values[0] for name, values in grid.items()}
+        assert alone.table["chosen"].tolist() == [True] and alone.table["value"].isna().all()
+
+
+def test_where_nothing_can_be_scored_the_first_candidate_stays(tiny_folds):
+    fold = tiny_folds[0]
+    first = ~pd.Series(treatments(fold.cp_wells)).duplicated().to_numpy()
+    single = replace(fold, is_training=fold.is_training & first)  # one well a treatment: no replicates
+    choice = tuning.choose(METHODS["pca_cp"](), {"n_components": [3, 9]}, single, score="replicates")
+    assert choice.parameters == {"n_components": 3}
+    assert choice.table["value"].isna().all()
+
+
+def test_garbage_in_test_compounds_changes_no_choice_bit_for_bit(choice, tiny_folds):
+    fold = tiny_folds[0]
+    rng = np.random.default_rng(3)
+    cp, tx = fold.cp.copy(), fold.tx.copy()
+    cp[fold.is_test] = 50 * rng.standard_cauchy(cp[fold.is_test].shape)
+    tx[~fold.tx_is_training] = 50 * rng.standard_cauchy(tx[~fold.tx_is_training].shape)
+    dirty = tuning.choose(RegularisedCCA(), GRID, replace(fold, cp=cp, tx=tx))
+    pd.testing.assert_frame_equal(dirty.table, choice.table, check_exact=True)
+    assert dirty.parameters == choice.parameters
+
+
+def test_ensembles_are_scored_by_one_member_and_the_encoder_stays_unfitted(tiny_folds, monkeypatch):
+    members = []
+    fit = ContrastiveEncoder._fit
+    monkeypatch.setattr(
+        ContrastiveEncoder, "_fit", lambda self, *given: (members.append(self.n_members), fit(self, *given))
+    )
+    encoder = ContrastiveEncoder(n_members=3, max_epochs=2)
+    before = clone(encoder).get_params()
+    choice = tuning.choose(encoder, {"temperature": [0.3, 1.0]}, tiny_folds[0], n_splits=3)
+    assert members == [1] * 6
+    assert encoder.get_params() == before and not hasattr(encoder, "history_")
+    assert set(choice.parameters) == {"temperature"}
+
+
+@pytest.mark.parametrize(
+    ("encoder", "grid", "score", "message"),
+    [
+        (RidgeTX(), {"depth": [1, 2]}, "retrieval", "RidgeTX has no parameter 'depth' to choose"),
+        (RidgeTX(), {}, "luck", "score 'luck' is unknown: choose one of retrieval, replicates"),
+        (LdaIdentity(), {}, "retrieval", "LdaIdentity gives TX profiles no codes; choose by replicates"),
+    ],
+)
+def test_what_cannot_be_chosen_is_said_in_one_line(encoder, grid, score, message, tiny_folds):
+    with pytest.raises(ScreenError, match=message) as error:
+        tuning.choose(encoder, grid, tiny_folds[0], score=score)
+    assert "\n" not in str(error.value)
