@@ -8,6 +8,7 @@ comparable, so areas under curves are taken within a fold and then averaged.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from cpx_utils.metrics import pr_auc, roc_auc
-from cpx_utils.profiles import COMPOUND, KEYS, ScreenError, embedding_table, embedding_values
+from cpx_utils.profiles import COMPOUND, KEYS, METADATA_COLUMNS, ScreenError, embedding_table, embedding_values
 
 DEFAULT_PENALTIES = np.logspace(-2.5, 3.0, 12)
 
@@ -275,7 +276,7 @@ def random_forest_scores(
 
 
 def predict_folds(
-    consensus: pd.DataFrame, labels: pd.DataFrame, *, model: str = "ridge", seed: int = 0
+    consensus: pd.DataFrame, labels: pd.DataFrame, *, model: str = "ridge", seed: int = 0, n_trees: int = 200
 ) -> pd.DataFrame:
     """Train every task on a fold's training compounds and score its test compounds, for each representation.
 
@@ -287,7 +288,7 @@ def predict_folds(
         Index compound, columns task: 1, 0 or NaN, from :func:`label_matrix`.
     model : {"ridge", "random_forest"}
         :class:`ManyTaskRidgeClassifier`, or :func:`random_forest_scores` as the second opinion.
-    seed : int
+    seed, n_trees : int
         Of the random forest.
 
     Returns
@@ -304,7 +305,8 @@ def predict_folds(
             fitted = ManyTaskRidgeClassifier().fit(values[training], outcome[training])
             scores = fitted.decision_function(values[~training])
         else:
-            scores = random_forest_scores(values[training], outcome[training], values[~training], seed=seed)
+            options = {"seed": seed, "n_trees": n_trees}
+            scores = random_forest_scores(values[training], outcome[training], values[~training], **options)
         known = ~np.isnan(outcome[~training]) & np.isfinite(scores)
         compound, task = np.nonzero(known)
         table = pd.DataFrame(dict(zip(KEYS, key, strict=True)), index=range(len(compound)))
@@ -316,6 +318,56 @@ def predict_folds(
         tables.append(table)
     columns = [*KEYS, "model", "compound", "task", "label", "score"]
     return pd.concat(tables, ignore_index=True).reindex(columns=columns)
+
+
+def second_opinion(
+    consensus: Mapping[str, pd.DataFrame], labels: pd.DataFrame, seed: int = 0, *, n_trees: int = 100
+) -> pd.DataFrame:
+    """Random forests on a part of the folds, cheap enough to stand beside the linear models of all.
+
+    Parameters
+    ----------
+    consensus : mapping
+        Consensus tables by method. Of each the first split and repeat, and the first draw on true pairs (or without
+        TX) take part.
+    labels : DataFrame (n_compounds, n_tasks)
+        As in :func:`predict_folds`.
+    seed, n_trees : int
+        Of the forests.
+
+    Returns
+    -------
+    DataFrame
+        As :func:`predict_folds`; no rows without consensus tables.
+    """
+    tables = []
+    for table in consensus.values():
+        first = table[["split", "repeat"]].iloc[0]
+        part = table[(table[["split", "repeat"]] == first).all(axis=1)]
+        part = part[(part["seed"] == 0) & part["control"].isin(["", "true_pairs"])]
+        tables.append(predict_folds(part, labels, model="random_forest", seed=seed, n_trees=n_trees))
+    columns = [*KEYS, "model", "compound", "task", "label", "score"]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
+
+
+def opinions_beside(values: pd.DataFrame) -> pd.DataFrame:
+    """Mean ROC-AUC of linear models and random forests over the folds and tasks that both measured.
+
+    Parameters
+    ----------
+    values : DataFrame
+        From :func:`evaluate_folds`, both models' one below the other.
+
+    Returns
+    -------
+    DataFrame
+        Index method, columns ``random_forest, ridge`` and ``tasks`` (their number); no rows where a model is missing.
+    """
+    auc = values[values["metric"] == "roc_auc"]
+    wide = auc.pivot_table(index=[*KEYS, "task"], columns="model", values="value")
+    wide = wide.reindex(columns=["random_forest", "ridge"]).dropna().reset_index()
+    by_method = wide.groupby("method", sort=False)
+    return by_method[["random_forest", "ridge"]].mean().assign(tasks=by_method["task"].nunique())
 
 
 def concatenate(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
@@ -335,14 +387,57 @@ def concatenate(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     """
     tables = []
     for key, part in second.groupby(KEYS, sort=False):
-        same = (first[["split", "repeat", "fold"]] == list(key[:3])).all(axis=1)
-        mine = first[same].set_index(COMPOUND).loc[part[COMPOUND]]
-        training = (part["role"] == "train").to_numpy()
-        blocks = [embedding_values(table) for table in (mine, part)]
-        blocks = [block / np.sqrt(block[training].var(axis=0).sum()) for block in blocks]
+        mine = _of_fold(first, key).set_index(COMPOUND).loc[part[COMPOUND]]
+        scales = _block_scales(mine, part)
+        blocks = [embedding_values(table) / scale for table, scale in zip((mine, part), scales, strict=True)]
         head = part[[COMPOUND, "role", *KEYS]].reset_index(drop=True)
         tables.append(pd.concat([head.assign(method=f"concat:{key[4]}"), embedding_table(np.hstack(blocks))], axis=1))
     return pd.concat(tables, ignore_index=True)
+
+
+def concatenate_wells(
+    first: pd.DataFrame, second: pd.DataFrame, first_consensus: pd.DataFrame, second_consensus: pd.DataFrame
+) -> pd.DataFrame:
+    """:func:`concatenate` for tables of embedded wells, with the scales of the training compounds' consensus.
+
+    Parameters
+    ----------
+    first, second : DataFrame
+        Embedded wells: metadata columns, `KEYS` and z000 ...; the same wells in each fold.
+    first_consensus, second_consensus : DataFrame
+        Consensus tables of the same two representations, which tell the variances over training compounds.
+
+    Returns
+    -------
+    DataFrame
+        Embedded wells with the second one's keys, method ``concat:<method of the second>``.
+
+    Raises
+    ------
+    ValueError
+        The two tables hold different wells in a fold.
+    """
+    tables = []
+    by_key = dict(iter(second_consensus.groupby(KEYS, sort=False)))
+    for key, part in second.groupby(KEYS, sort=False):
+        mine = _of_fold(first, key)
+        if not mine[METADATA_COLUMNS].reset_index(drop=True).equals(part[METADATA_COLUMNS].reset_index(drop=True)):
+            raise ValueError(f"{key[4]} holds other wells than the representation it is put beside")
+        scales = _block_scales(_of_fold(first_consensus, key), by_key[key])
+        blocks = [embedding_values(table) / scale for table, scale in zip((mine, part), scales, strict=True)]
+        head = part[[*METADATA_COLUMNS, *KEYS]].reset_index(drop=True)
+        tables.append(pd.concat([head.assign(method=f"concat:{key[4]}"), embedding_table(np.hstack(blocks))], axis=1))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _of_fold(table: pd.DataFrame, key: tuple) -> pd.DataFrame:
+    return table[(table[["split", "repeat", "fold"]] == list(key[:3])).all(axis=1)]
+
+
+def _block_scales(*consensus: pd.DataFrame) -> list[float]:
+    """Root of each block's total variance over training compounds; 1 for a block that is constant there."""
+    values = [embedding_values(table)[(table["role"] == "train").to_numpy()] for table in consensus]
+    return [float(np.sqrt(block.var(axis=0).sum())) or 1.0 for block in values]
 
 
 def evaluate_tasks(labels: np.ndarray, scores: np.ndarray, tasks: np.ndarray | None = None) -> pd.DataFrame:

@@ -8,13 +8,14 @@ compounds are what the claims resample.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 
 from cpx_utils.metrics import average_precision, cluster_indices, cosine_similarity, silhouette
-from cpx_utils.profiles import COMPOUND, CONTROL, KEYS, PLATE, embedding_values, treatments
+from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, KEYS, PLATE, embedding_values, treatments
 
 
 def _checked(embedding: np.ndarray, n_rows: int) -> np.ndarray:
@@ -50,17 +51,7 @@ def replicate_clustering(wells: pd.DataFrame, embedding: np.ndarray) -> pd.DataF
         wells; NaN without positives), ``activity_map`` (the same against controls; NaN without controls),
         ``silhouette`` (cosine, treatments as classes, mean of its wells; NaN for a treatment of one well).
     """
-    embedding = _checked(embedding, len(wells))
-    control = wells[CONTROL].to_numpy(dtype=bool)
-    if control.any():
-        embedding = embedding - embedding[control].mean(0)
-    queries = wells[~control].reset_index(drop=True)
-    treatment_names, treatment = np.unique(treatments(queries).to_numpy(dtype=str), return_inverse=True)
-    # Sorting by treatment keeps the positives of a query side by side in memory.
-    order = np.argsort(treatment, kind="stable")
-    treatment = treatment[order]
-    queries = queries.iloc[order]
-    points = embedding[~control][order]
+    treatment_names, treatment, queries, points, controls = _queries(wells, embedding)
     positive, candidate = _replicate_relations(treatment, queries[PLATE].fillna("").to_numpy(dtype=str))
     similarity = cosine_similarity(points)  # (n_queries, n_queries)
     table = pd.DataFrame(
@@ -72,8 +63,8 @@ def replicate_clustering(wells: pd.DataFrame, embedding: np.ndarray) -> pd.DataF
     )
     n_wells = np.bincount(treatment, minlength=len(treatment_names))
     table.loc[n_wells[treatment] < 2, "silhouette"] = np.nan
-    if control.any():
-        to_controls = cosine_similarity(points, embedding[control])  # (n_queries, n_controls)
+    if len(controls):
+        to_controls = cosine_similarity(points, controls)  # (n_queries, n_controls)
         table["activity_map"] = _activity(similarity, to_controls, positive)
     result = table.groupby(treatment).mean()
     first = np.searchsorted(treatment, np.arange(len(treatment_names)))
@@ -81,6 +72,25 @@ def replicate_clustering(wells: pd.DataFrame, embedding: np.ndarray) -> pd.DataF
     result.insert(1, "treatment", treatment_names)
     result.insert(2, "n_wells", n_wells)
     return result.reset_index(drop=True)
+
+
+def _queries(
+    wells: pd.DataFrame, embedding: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, pd.DataFrame, np.ndarray, np.ndarray]:
+    """Treated wells sorted by treatment, centred on the negative controls.
+
+    Returns names of treatments, and of each query the treatment's number, its row of ``wells`` and its embedding;
+    last the controls' embeddings.
+    """
+    embedding = _checked(embedding, len(wells))
+    control = wells[CONTROL].to_numpy(dtype=bool)
+    if control.any():
+        embedding = embedding - embedding[control].mean(0)
+    queries = wells[~control].reset_index(drop=True)
+    names, treatment = np.unique(treatments(queries).to_numpy(dtype=str), return_inverse=True)
+    # Sorting by treatment keeps the positives of a query side by side in memory.
+    order = np.argsort(treatment, kind="stable")
+    return names, treatment[order], queries.iloc[order], embedding[~control][order], embedding[control]
 
 
 def _replicate_relations(treatment: np.ndarray, plate: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -145,6 +155,9 @@ def replicate_clustering_by_fold(wells: pd.DataFrame) -> pd.DataFrame:
 def moa_clustering_by_fold(consensus: pd.DataFrame, compounds: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """`moa_clustering` of the test compounds, for every fitted representation in a table of consensus embeddings.
 
+    The summary holds library mode too, where test compounds are ranked against the training compounds instead of each
+    other: what a screen with a library of known compounds would see.
+
     Parameters
     ----------
     consensus : DataFrame
@@ -155,15 +168,23 @@ def moa_clustering_by_fold(consensus: pd.DataFrame, compounds: pd.DataFrame) -> 
     Returns
     -------
     per_compound, summary : DataFrame
-        `KEYS` and the columns of `moa_clustering`'s two results, the summary long (endpoint, n, value).
+        `KEYS` and the columns of `moa_clustering`'s two results, the summary long (endpoint, n, value); in library
+        mode endpoints are ``moa_library_map`` and ``moa_library_nearest``, where there are training compounds.
     """
     annotation = compounds[[COMPOUND, "MoA", "InChIKey14"]]
     per_compound, summaries = [], []
-    for key, part in consensus[consensus["role"] == "test"].groupby(KEYS, sort=False):
-        annotated = part.merge(annotation, on=COMPOUND, how="left")
-        table, summary = moa_clustering(annotated, embedding_values(part))
+    for key, part in consensus.merge(annotation, on=COMPOUND, how="left").groupby(KEYS, sort=False):
+        test, library = (part[part["role"] == role].reset_index(drop=True) for role in ("test", "train"))
+        values, library_values = np.split(embedding_values(pd.concat([test, library])), [len(test)])
+        table, summary = moa_clustering(test, values)
         per_compound.append(pd.concat([pd.DataFrame([key] * len(table), columns=KEYS), table], axis=1))
         rows = [(*key, endpoint, len(table), value) for endpoint, value in summary.items()]
+        if len(library):
+            against, summary = moa_clustering(test, values, reference=library, reference_embedding=library_values)
+            rows += [
+                (*key, endpoint.replace("moa_", "moa_library_"), len(against), value)
+                for endpoint, value in summary.items()
+            ]
         summaries.append(pd.DataFrame(rows, columns=[*KEYS, "endpoint", "n", "value"]))
     return pd.concat(per_compound, ignore_index=True), pd.concat(summaries, ignore_index=True)
 
@@ -360,3 +381,343 @@ def _main_moa(moa_sets: pd.Series) -> np.ndarray:
     """One MoA a compound: of its set, the most frequent among these compounds (ties: the first by name)."""
     counts = moa_sets.explode().value_counts().to_dict()
     return np.array([min(moas, key=lambda m: (-counts[m], m)) for moas in moa_sets], dtype=str)
+
+
+# --------------------------------------------------------------------------------------------------
+# What chance would give: permutation nulls
+
+
+def _at_least(similarity: np.ndarray, candidate: np.ndarray) -> np.ndarray:
+    """How many candidates of a row are at least as near as each item, (n_rows, n_items): its rank, ties at their end.
+
+    Items that are no candidates of a row come after all others there.
+    """
+    n = similarity.shape[1]
+    ranks = np.empty(similarity.shape, dtype=np.int32)
+    for start in range(0, len(similarity), 512):  # bounds memory
+        rows = slice(start, start + 512)
+        distance = np.where(candidate[rows], -similarity[rows], np.inf)
+        order = distance.argsort(axis=1)
+        ordered = np.take_along_axis(distance, order, axis=1)
+        last = np.ones(ordered.shape, dtype=bool)
+        last[:, :-1] = ordered[:, 1:] != ordered[:, :-1]
+        position = np.where(last, np.arange(1, n + 1, dtype=np.int32), np.int32(n))
+        block_end = np.minimum.accumulate(position[:, ::-1], axis=1)[:, ::-1]
+        np.put_along_axis(ranks[rows], order, block_end, axis=1)
+    return ranks
+
+
+def _map_of_sets(
+    ranks: np.ndarray, sets: np.ndarray, positive: np.ndarray, related: np.ndarray | None = None
+) -> np.ndarray:
+    """Mean average precision of many sets of items, each member a query: (n_sets,).
+
+    ``ranks`` from :func:`_at_least`; ``sets`` (n_sets, size) are positions; ``positive`` (size, size) says which
+    members of a set are each other's positives. Other members of the same set are left out of the ranking. Items that
+    are ``related`` (n, n) are no candidates of each other in ``ranks`` and so no positives either.
+    """
+    size = sets.shape[1]
+    if not len(sets) or not positive.any():
+        return np.full(len(sets), np.nan)
+    left_out = ~positive & ~np.eye(size, dtype=bool)
+    values = np.empty(len(sets))
+    block = max(1, 4_000_000 // size ** (3 if left_out.any() else 2))  # bounds memory
+    for start in range(0, len(sets), block):
+        part = sets[start : start + block]
+        pairs = part[:, :, None], part[:, None, :]
+        of_set = ranks[pairs]  # (b, size, size): query, item
+        counts = np.broadcast_to(positive, of_set.shape) if related is None else positive & ~related[pairs]
+        at_least = of_set.astype(float)
+        if left_out.any():
+            nearer = of_set[:, :, None, :] <= of_set[:, :, :, None]  # (b, query, item, left out)
+            at_least -= (nearer & left_out[:, None, :]).sum(3)
+        at_least = np.sort(np.where(counts, at_least, np.inf), axis=2)  # positives first, the nearest on top
+        last = np.ones(at_least.shape, dtype=bool)
+        last[:, :, :-1] = at_least[:, :, 1:] != at_least[:, :, :-1]
+        found = np.where(last, np.arange(1, size + 1), size)
+        found = np.minimum.accumulate(found[:, :, ::-1], axis=2)[:, :, ::-1]
+        n_positive = counts.sum(2)
+        precision = (found / at_least).sum(2) / np.maximum(n_positive, 1)  # a number over infinity is 0
+        n_queries = (n_positive > 0).sum(1)
+        values[start : start + block] = np.where(n_queries > 0, precision.sum(1) / np.maximum(n_queries, 1), np.nan)
+    return values
+
+
+def _p_values(observed: np.ndarray, null: np.ndarray) -> np.ndarray:
+    """Share of null draws at least as large, the observed value counted among them; NaN without any null draw."""
+    ordered = np.sort(null[~np.isnan(null)])
+    if not len(ordered):
+        return np.full(len(observed), np.nan)
+    # Equal values may differ in their last bits; what is lost by the tolerance is lost to the safe side.
+    at_least = len(ordered) - np.searchsorted(ordered, np.asarray(observed) - 1e-9, side="left")
+    return np.where(np.isnan(observed), np.nan, (1 + at_least) / (1 + len(ordered)))
+
+
+def _pseudo_treatments(
+    plates: np.ndarray, plate: np.ndarray, compound: np.ndarray, n_null: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Sets of wells, one on each of the given plates, of different compounds: at most (n_null, n_plates) positions."""
+    drawn = np.empty((n_null, len(plates)), dtype=np.int64)
+    good = np.ones(n_null, dtype=bool)
+    for place, one in enumerate(plates):
+        on_plate = np.flatnonzero(plate == one)
+        again = np.flatnonzero(good)
+        for _ in range(100):  # redraw what belongs to a compound that the set holds already
+            drawn[again, place] = rng.choice(on_plate, len(again))
+            mine = compound[drawn[again, place], None]
+            again = again[(compound[drawn[again, :place]] == mine).any(1)]
+            if not len(again):
+                break
+        good[again] = False
+    return drawn[good]
+
+
+def replicate_p_values(
+    wells: pd.DataFrame, embedding: np.ndarray, *, n_null: int = 2000, seed: int = 0
+) -> pd.DataFrame:
+    """Permutation p of each treatment's replicate mAP: do its wells lie together more than wells of strangers do?
+
+    A null draw keeps what the endpoint conditions on, the plates: for a treatment with wells on some plates it takes
+    one well of each of these plates at random, all of different compounds and none of the treatment's own, and
+    computes the mAP of this pseudo-treatment as :func:`replicate_clustering` would, all of its wells being queries.
+    So the dependence between the queries of a treatment is part of the null, which a null of single queries lacks. A
+    query's true replicates are left out of the ranking there, since a treatment without signal has no such neighbours
+    to push its positives down. p is (1 + null draws at least as large) / (1 + null draws). Treatments with wells on
+    the same plates share their draws, less those that hold the compound itself.
+
+    Parameters
+    ----------
+    wells : DataFrame
+        As in :func:`replicate_clustering`.
+    embedding : array (n_wells, n_dimensions)
+    n_null : int
+        Null draws for each set of plates.
+    seed : int
+
+    Returns
+    -------
+    DataFrame
+        ``compound, treatment, n_wells, replicate_map, p_value``, one row a treatment; p is NaN without positives,
+        or where there are too few compounds for a single pseudo-treatment.
+
+    Raises
+    ------
+    ValueError
+        As in :func:`replicate_clustering`.
+
+    References
+    ----------
+    Phipson and Smyth, Statistical Applications in Genetics and Molecular Biology 9 (2010), doi
+    10.2202/1544-6115.1585, for p that is never 0. Kalinin et al., Nature Communications 16 (2025), doi
+    10.1038/s41467-025-60306-2, for mAP.
+    """
+    names, treatment, queries, points, _ = _queries(wells, embedding)
+    plate = np.unique(queries[PLATE].fillna("").to_numpy(dtype=str), return_inverse=True)[1]
+    compound = pd.factorize(queries[COMPOUND])[0]
+    similarity = cosine_similarity(points)
+    positive, candidate = _replicate_relations(treatment, plate)
+    observed = pd.Series(average_precision(similarity, positive, candidate)).groupby(treatment).mean().to_numpy()
+    ranks = _at_least(similarity, treatment[:, None] != treatment)
+    first = np.searchsorted(treatment, np.arange(len(names) + 1))
+    own_compound = compound[first[:-1]]
+    patterns: dict[tuple, list[int]] = {}
+    for one, (start, stop) in enumerate(pairwise(first)):
+        patterns.setdefault(tuple(np.sort(plate[start:stop])), []).append(one)
+    p_value = np.full(len(names), np.nan)
+    rng = np.random.default_rng(seed)
+    for plates, members in patterns.items():
+        plates = np.array(plates)
+        elsewhere = plates[:, None] != plates
+        if plate.max(initial=0) == 0:  # one plate only: other wells are the positives
+            elsewhere = ~np.eye(len(plates), dtype=bool)
+        if not elsewhere.any():
+            continue
+        sets = _pseudo_treatments(plates, plate, compound, n_null, rng)
+        null, of_compound = _map_of_sets(ranks, sets, elsewhere), compound[sets]
+        for one in members:
+            others = (of_compound != own_compound[one]).all(1)
+            p_value[one] = _p_values(observed[one : one + 1], null[others])[0]
+    return pd.DataFrame(
+        {
+            "compound": queries[COMPOUND].to_numpy(dtype=object)[first[:-1]],
+            "treatment": names,
+            "n_wells": np.diff(first),
+            "replicate_map": observed,
+            "p_value": p_value,
+        }
+    )
+
+
+def moa_p_values(
+    compounds: pd.DataFrame,
+    embedding: np.ndarray,
+    *,
+    centre: np.ndarray | None = None,
+    n_null: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Permutation p of each mechanism's mAP: do its compounds lie together more than as many compounds at random?
+
+    The mAP of an MoA is the mean average precision of its compounds, each a query with the MoA's other compounds as
+    positives; negatives are the annotated compounds that share no MoA with the query. A null draw is a set of as many
+    annotated compounds: MoA labels permuted between compounds. Those in it that do share an MoA are left out of each
+    other's ranking, as negatives and as positives: what other mechanisms can do says nothing about chance. Of several
+    compounds with one InChIKey block the first takes part. The null holds where labels say nothing at all; beside
+    mechanisms of strong signal, one without any is found a little too often, since its compounds differ from theirs.
+
+    Parameters
+    ----------
+    compounds, embedding, centre
+        As in :func:`moa_clustering`.
+    n_null : int
+        Null draws for each size of an MoA; MoAs of one size share them.
+    seed : int
+
+    Returns
+    -------
+    DataFrame
+        ``MoA, n_compounds, moa_map, p_value``, one row an MoA of at least two molecules.
+
+    Raises
+    ------
+    ValueError
+        The embedding does not fit the table or is not finite.
+    """
+    embedding = _checked(embedding, len(compounds))
+    centre = 0.0 if centre is None else np.asarray(centre, dtype=np.float32)
+    queries, points = _annotated(compounds, embedding - centre)
+    twin = np.tril(_same_molecule(queries, queries), -1).any(1)
+    queries, points = queries[~twin].reset_index(drop=True), points[~twin]
+    members: dict[str, list[int]] = {}
+    for row, moas in enumerate(queries["MoA"]):
+        for moa in dict.fromkeys(moas):
+            members.setdefault(moa, []).append(row)
+    members = {moa: rows for moa, rows in sorted(members.items()) if len(rows) > 1}
+    n = len(queries)
+    similarity = cosine_similarity(points)
+    related = _shared_moa(queries["MoA"], queries["MoA"])
+    ranks = _at_least(similarity, ~related)
+    rng = np.random.default_rng(seed)
+    observed = {}
+    for moa, rows in members.items():
+        own = np.isin(np.arange(n), rows) & (np.array(rows)[:, None] != np.arange(n))
+        observed[moa] = float(average_precision(similarity[rows], own, own | ~related[rows]).mean())
+    p_value = {}
+    for size in sorted({len(rows) for rows in members.values()}):
+        mine = [moa for moa, rows in members.items() if len(rows) == size]
+        block = max(1, 4_000_000 // n)  # bounds memory
+        drawn = [
+            rng.random((min(block, n_null - start), n)).argpartition(size - 1, axis=1)[:, :size]
+            for start in range(0, n_null, block)
+        ]
+        null = _map_of_sets(ranks, np.concatenate(drawn), ~np.eye(size, dtype=bool), related)
+        p_value |= dict(zip(mine, _p_values(np.array([observed[moa] for moa in mine]), null), strict=True))
+    rows = [(moa, len(rows), observed[moa], p_value[moa]) for moa, rows in members.items()]
+    return pd.DataFrame(rows, columns=["MoA", "n_compounds", "moa_map", "p_value"])
+
+
+def found_by_fold(
+    tables: Iterable[pd.DataFrame],
+    compounds: pd.DataFrame | None = None,
+    *,
+    fdr: float = 0.05,
+    n_null: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Which treatments, or mechanisms, are found at a false discovery rate, in every fitted representation.
+
+    Parameters
+    ----------
+    tables : iterable of DataFrame
+        Embedded wells as in :func:`replicate_clustering_by_fold`, or, where ``compounds`` is given, consensus
+        embeddings as in :func:`moa_clustering_by_fold`; a table a method. Of several draws the first is taken.
+    compounds : DataFrame, optional
+        Metadata_Compound, MoA (lists), InChIKey14: asks for mechanisms.
+    fdr : float
+        Of Benjamini and Hochberg (1995), within a fold and representation.
+    n_null, seed : int
+        Of :func:`replicate_p_values` or :func:`moa_p_values`.
+
+    Returns
+    -------
+    DataFrame
+        `KEYS`, the columns of those two, and ``found`` (1.0, 0.0; NaN without p).
+    """
+    from scipy.stats import false_discovery_control
+
+    results = [pd.DataFrame(columns=[*KEYS, "p_value", "found"])]
+    options = {"n_null": n_null, "seed": seed}
+    for table in tables:
+        for key, part in table[table["seed"] == 0].groupby(KEYS, sort=False):
+            if compounds is None:
+                result = replicate_p_values(part.reset_index(drop=True), embedding_values(part), **options)
+            else:
+                part = part[part["role"] == "test"].merge(
+                    compounds[[COMPOUND, "MoA", "InChIKey14"]], on=COMPOUND, how="left"
+                )
+                result = moa_p_values(part, embedding_values(part), **options)
+            known = result["p_value"].notna().to_numpy()
+            found = np.full(len(result), np.nan)
+            if known.any():
+                found[known] = false_discovery_control(result.loc[known, "p_value"]) <= fdr
+            keys = pd.DataFrame([key] * len(result), columns=KEYS)
+            results.append(pd.concat([keys, result.assign(found=found)], axis=1))
+    kept = [table for table in results if len(table)]
+    return pd.concat(kept, ignore_index=True) if kept else results[0]
+
+
+def null_calibration(
+    n_replicates: int,
+    n_treatments: int = 3000,
+    *,
+    per_screen: int = 100,
+    n_dimensions: int = 20,
+    share_active: float = 0.0,
+    signal: float = 3.0,
+    n_null: int = 2000,
+    seed: int = 0,
+) -> dict[str, float]:
+    """How often treatments without any signal get a small p from :func:`replicate_p_values`.
+
+    Small screens of Gaussian embeddings, one well a treatment on each of ``n_replicates`` plates.
+
+    Parameters
+    ----------
+    n_replicates : int
+    n_treatments : int
+        Treatments without signal in all, at least; screens are added until there are so many.
+    per_screen : int
+        Treatments of each screen.
+    n_dimensions : int
+    share_active : float
+        Share of each screen's treatments that do have a signal, on top of which the others are judged.
+    signal : float
+        Standard deviation of active treatments' centres, in units of the noise.
+    n_null, seed : int
+        Of :func:`replicate_p_values`; every screen has its own seed.
+
+    Returns
+    -------
+    dict
+        ``n_replicates, n_treatments`` (those without signal), the shares of p ``below_0.05, below_0.01,
+        below_0.001``, and ``active_below_0.05`` (power; NaN without active treatments).
+    """
+    n_active = round(share_active * per_screen)
+    if not 0 <= n_active < per_screen:
+        raise ValueError(f"share_active {share_active} leaves no treatment without signal")
+    n_screens = -(-n_treatments // (per_screen - n_active))
+    names = [f"c{number:04d}" for number in range(per_screen)]
+    wells = pd.DataFrame({PLATE: np.repeat([f"p{i}" for i in range(n_replicates)], per_screen)})
+    wells = wells.assign(**{COMPOUND: names * n_replicates, DOSE: np.nan, CONTROL: False})
+    p_values = []
+    for screen in range(n_screens):
+        rng = np.random.default_rng([seed, screen])
+        centres = np.zeros((per_screen, n_dimensions))
+        centres[:n_active] = rng.normal(size=(n_active, n_dimensions)) * signal
+        points = np.tile(centres, (n_replicates, 1)) + rng.normal(size=(len(wells), n_dimensions))
+        p_values.append(replicate_p_values(wells, points, n_null=n_null, seed=seed + screen)["p_value"].to_numpy())
+    p = np.stack(p_values)  # (n_screens, per_screen)
+    null = p[:, n_active:].ravel()
+    shares = {f"below_{level}": float((null < level).mean()) for level in (0.05, 0.01, 0.001)}
+    power = float((p[:, :n_active] < 0.05).mean()) if n_active else float("nan")
+    return {"n_replicates": n_replicates, "n_treatments": len(null), **shares, "active_below_0.05": power}

@@ -9,7 +9,18 @@ from sklearn.base import clone
 from sklearn.linear_model import Ridge
 
 from cpx_utils import bioactivity
-from cpx_utils.profiles import COMPOUND, KEYS, ScreenError, embedding_table, embedding_values
+from cpx_utils.profiles import (
+    COMPOUND,
+    CONTROL,
+    DOSE,
+    KEYS,
+    METADATA_COLUMNS,
+    PLATE,
+    WELL,
+    ScreenError,
+    embedding_table,
+    embedding_values,
+)
 from cpx_utils.splits import halves
 
 
@@ -273,6 +284,41 @@ def test_side_by_side_representations_weigh_the_same(fold_data):
     variances = [codes[training][:, block].var(axis=0).sum() for block in (slice(0, 5), slice(5, 12))]
     assert variances == pytest.approx([1.0, 1.0], rel=1e-4)
     np.testing.assert_allclose(np.corrcoef(codes[:, 0], values[:, 0])[0, 1], 1, atol=1e-5)
+
+
+def test_wells_are_put_side_by_side_with_the_scales_of_training_compounds(fold_data):
+    values, _ = fold_data
+    first, second = consensus_table(values, "sphered_cp"), consensus_table(values[:, :3] * 9, "rcca", "true_pairs")
+    metadata = {PLATE: "p", WELL: "", DOSE: np.nan, CONTROL: False}
+    wells = [table.drop(columns="role").assign(**metadata) for table in (first, second)]
+    both = bioactivity.concatenate_wells(*wells, first, second)
+    assert set(both["method"]) == {"concat:rcca"} and set(both["control"]) == {"true_pairs"}
+    expected = bioactivity.concatenate(first, second)
+    np.testing.assert_allclose(embedding_values(both), embedding_values(expected), rtol=1e-6)
+    assert list(both.columns[:5]) == METADATA_COLUMNS
+    with pytest.raises(ValueError, match="other wells"):
+        bioactivity.concatenate_wells(wells[0].iloc[::-1], wells[1], first, second)
+    constant = bioactivity.concatenate(first, consensus_table(np.ones((len(values), 2)), "rcca"))
+    assert np.isfinite(embedding_values(constant)).all()
+
+
+def test_a_second_opinion_stands_beside_the_first_on_the_same_folds_and_tasks(fold_data):
+    values, labels = fold_data
+    tables = {"raw_cp": consensus_table(values, "raw_cp"), "rcca": consensus_table(values, "rcca", "true_pairs")}
+    repeated = pd.concat([tables["rcca"], *(tables["rcca"].assign(**{k: v}) for k, v in
+                          (("repeat", 1), ("split", "moa"), ("seed", 1), ("control", "deranged")))])  # fmt: skip
+    forests = bioactivity.second_opinion(tables | {"rcca": repeated}, labels, n_trees=10)
+    assert set(forests["model"]) == {"random_forest"} and set(forests["control"]) == {"", "true_pairs"}
+    assert forests[["split", "repeat", "seed"]].drop_duplicates().to_numpy().tolist() == [["random", 0, 0]]
+    linear = pd.concat([bioactivity.predict_folds(table, labels) for table in (tables["raw_cp"], repeated)])
+    linear = pd.concat([linear, bioactivity.predict_folds(tables["raw_cp"].assign(method="pca_cp"), labels)])
+    values = bioactivity.evaluate_folds(pd.concat([linear, forests], ignore_index=True))
+    beside = bioactivity.opinions_beside(values)
+    assert list(beside.index) == ["raw_cp", "rcca"] and list(beside) == ["random_forest", "ridge", "tasks"]
+    roc = values[(values["metric"] == "roc_auc") & (values["method"] == "raw_cp") & (values["model"] == "ridge")]
+    assert beside.loc["raw_cp", "ridge"] == pytest.approx(roc["value"].mean())
+    assert bioactivity.second_opinion({}, labels).empty
+    assert bioactivity.opinions_beside(bioactivity.evaluate_folds(linear)).empty
 
 
 def test_gains_are_differences_of_the_same_task():

@@ -79,6 +79,35 @@ def test_replicate_clustering_equals_copairs_and_scikit_learns_silhouette():
     np.testing.assert_allclose(got["silhouette"], widths.groupby(wells["treatment"]).mean()[got.index], atol=1e-5)
 
 
+def test_activity_equals_copairs():
+    from copairs.map import average_precision
+
+    table, points = plated_wells(seed=5)
+    table["treatment"] = table[COMPOUND] + "@" + table[DOSE].map("{:.3g}".format)
+    centred = points - points[table[CONTROL].to_numpy()].mean(0)
+    by_copairs = average_precision(
+        table[["treatment", PLATE, CONTROL]].astype({CONTROL: str}), centred,
+        ["treatment"], [PLATE], [], [CONTROL], distance="cosine", progress_bar=False,
+    )  # fmt: skip
+    expected = by_copairs[by_copairs[CONTROL] == "False"].groupby("treatment")["average_precision"].mean()
+    got = replicate_clustering(table, points).set_index("treatment")["activity_map"]
+    np.testing.assert_allclose(got, expected[got.index], atol=1e-5)  # both work in float32
+
+
+def test_moa_map_equals_copairs():
+    from copairs.map import average_precision
+
+    rng = np.random.default_rng(6)
+    moa = np.repeat(list("abcdefgh"), 5)
+    points = rng.normal(size=(40, 6)) + rng.normal(size=(8, 6))[np.repeat(np.arange(8), 5)]
+    table = pd.DataFrame({COMPOUND: [f"c{i:02d}" for i in range(40)], "InChIKey14": "", "MoA": [[m] for m in moa]})
+    by_copairs = average_precision(
+        pd.DataFrame({"moa": moa}), points, ["moa"], [], [], ["moa"], distance="cosine", progress_bar=False
+    )
+    got = moa_clustering(table, points)[0]
+    np.testing.assert_allclose(got["average_precision"], by_copairs["average_precision"], atol=1e-5)
+
+
 def test_one_plate_takes_other_wells_and_single_wells_have_no_value():
     table, points = plated_wells()
     table[PLATE] = ""
@@ -192,9 +221,18 @@ def test_mechanisms_are_clustered_among_test_compounds_only():
         compounds[role == "test"].reset_index(drop=True), points[role == "test"]
     )
     pd.testing.assert_frame_equal(per_compound[expected.columns], expected, check_dtype=False, atol=1e-6)
+    library, against = clustering.moa_clustering(
+        compounds[role == "test"].reset_index(drop=True),
+        points[role == "test"],
+        reference=compounds[role == "train"].reset_index(drop=True),
+        reference_embedding=points[role == "train"],
+    )
+    numbers |= {name.replace("moa_", "moa_library_"): value for name, value in against.items()}
     values = summary.set_index("endpoint")["value"]
     assert values.to_dict() == pytest.approx(numbers, nan_ok=True, abs=1e-6)
-    assert (summary["n"] == len(expected)).all()
+    in_library = summary["endpoint"].str.startswith("moa_library_")
+    assert in_library.sum() == 2 and 0 < len(library) != len(expected)
+    assert (summary["n"] == np.where(in_library, len(library), len(expected))).all()
     table = clustering.clustering_table("here", clustering.NO_REPLICATES, summary)
     assert list(table.columns) == ["screen", *KEYS, "endpoint", "label", "n", "value"]
     assert set(table["label"]) == {"moa"} and len(table) == len(summary)
@@ -229,3 +267,171 @@ def test_the_map_shows_the_first_folds_test_compounds():
     assert np.isfinite(points[["x", "y"]]).all().all()
     again = clustering.umap_of_test_compounds(consensus, compounds, n_moas=2, n_neighbours=5, seed=1)
     pd.testing.assert_frame_equal(points, again)
+
+
+# --- permutation nulls --------------------------------------------------------------------------------------
+
+
+def naive_map_of_set(similarity, members, plates, relatives):
+    """Mean average precision of a pseudo-treatment; true relatives and wells of its own plate are left out."""
+    values = []
+    for query, plate in zip(members, plates, strict=True):
+        positives = [m for m, other in zip(members, plates, strict=True) if m != query and other != plate]
+        out = set(members) - set(positives) | set(relatives[query])
+        items = [j for j in range(len(similarity)) if j not in out]
+        truth = [j in positives for j in items]
+        if any(truth):
+            values.append(average_precision_score(truth, similarity[query, items]))
+    return np.mean(values)
+
+
+@pytest.mark.parametrize("decimals", [None, 1])
+def test_replicate_p_values_equal_a_naive_loop(decimals):
+    table, points = plated_wells(seed=2)
+    points = points if decimals is None else points.round(0)  # ties
+    got = clustering.replicate_p_values(table, points, n_null=60, seed=4)
+    expected = replicate_clustering(table, points)
+    assert list(got.columns) == ["compound", "treatment", "n_wells", "replicate_map", "p_value"]
+    np.testing.assert_allclose(got["replicate_map"], expected["replicate_map"], atol=1e-12)
+
+    names, treatment, queries, codes, _ = clustering._queries(table, points)
+    similarity = clustering.cosine_similarity(codes)
+    plate = np.unique(queries[PLATE].to_numpy(dtype=str), return_inverse=True)[1]
+    compound = pd.factorize(queries[COMPOUND])[0]
+    relatives = {i: np.flatnonzero(treatment == treatment[i]) for i in range(len(treatment))}
+    rng = np.random.default_rng(4)
+    # c0 at 1 micromolar, the first treatment, is twice on p0; all others are once on each plate.
+    for plates, mine in (([0, 0, 1, 2, 3], names[:1]), ([0, 1, 2, 3], names[1:])):
+        sets = clustering._pseudo_treatments(np.array(plates), plate, compound, 60, rng)
+        assert len(sets) == 60 and (plate[sets] == plates).all()
+        assert all(len(set(compound[row])) == len(row) for row in sets)
+        null = np.array([naive_map_of_set(similarity, row.tolist(), plates, relatives) for row in sets])
+        for name in mine:
+            row = got[got["treatment"] == name].iloc[0]
+            kept = null[[row["compound"] not in set(queries[COMPOUND].iloc[one]) for one in sets]]
+            at_least = (kept >= row["replicate_map"] - 1e-6).sum()
+            assert 0 < len(kept) < 60 and row["p_value"] == pytest.approx((1 + at_least) / (1 + len(kept)))
+
+
+def test_moa_p_values_equal_a_naive_loop():
+    rng = np.random.default_rng(7)
+    moas = [[f"m{i % 6}"] + (["extra"] if i % 7 == 0 else []) for i in range(30)] + [[], ["m0"], ["lonely"]]
+    keys = [f"k{i}" for i in range(30)] + ["k30", "k0", "k32"]  # the second last is the first's twin
+    table = pd.DataFrame({COMPOUND: [f"c{i:02d}" for i in range(33)], "InChIKey14": keys, "MoA": moas})
+    points = rng.normal(size=(33, 5)).astype(np.float32)
+    got = clustering.moa_p_values(table, points, n_null=50, seed=3).set_index("MoA")
+    assert got.index.tolist() == ["extra", *(f"m{i}" for i in range(6))]
+    assert got["n_compounds"].tolist() == [5] * 7
+
+    used = [*range(30), 32]
+    similarity = clustering.cosine_similarity(points[used])
+    sets = [set(moas[i]) for i in used]
+    draws = np.random.default_rng(3).random((50, 31)).argpartition(4, axis=1)[:, :5]
+    null = []
+    for draw in draws:
+        values = []
+        for query in draw:
+            strangers = [j for j in range(31) if not sets[j] & sets[query]]
+            truth = [j in draw for j in strangers]
+            if any(truth):
+                values.append(average_precision_score(truth, similarity[query, strangers]))
+        null.append(np.mean(values))
+    for moa, row in got.iterrows():
+        values = []
+        for query in (i for i in range(31) if moa in sets[i]):
+            items = [j for j in range(31) if j != query and (moa in sets[j] or not sets[j] & sets[query])]
+            values.append(average_precision_score([moa in sets[j] for j in items], similarity[query, items]))
+        assert row["moa_map"] == pytest.approx(np.mean(values), abs=1e-9)
+        assert row["p_value"] == pytest.approx((1 + np.sum(np.array(null) >= np.mean(values) - 1e-9)) / 51)
+
+
+def within_binomial(share, n, level=0.05, sigmas=3.3):
+    """Whether a share of n lies within sampling error of the level (two-sided 0.1%)."""
+    return abs(share - level) < sigmas * np.sqrt(level * (1 - level) / n)
+
+
+@pytest.mark.parametrize("n_replicates", [2, 3, 4, 6])
+def test_p_values_of_replicates_without_signal_are_uniform(n_replicates):
+    table = clustering.null_calibration(n_replicates, 1500, seed=1)
+    assert table["n_treatments"] == 1500 and np.isnan(table["active_below_0.05"])
+    assert within_binomial(table["below_0.05"], 1500), table
+    assert table["below_0.01"] < 0.01 + 3.3 * np.sqrt(0.01 / 1500)
+
+
+def test_p_values_stay_calibrated_beside_active_treatments_and_find_those():
+    table = clustering.null_calibration(4, 1500, share_active=0.5, signal=1.5, seed=1)
+    assert table["active_below_0.05"] > 0.95
+    assert table["below_0.05"] < 0.075, table
+    weak = clustering.null_calibration(4, 100, share_active=0.5, signal=0.5, seed=1)
+    assert 0.2 < weak["active_below_0.05"] < table["active_below_0.05"]
+    with pytest.raises(ValueError, match="without signal"):
+        clustering.null_calibration(2, 10, share_active=1.0)
+
+
+def moa_screen(signal, seed, n_moas=25, size=4):
+    rng = np.random.default_rng(seed)
+    code = np.repeat(np.arange(n_moas), size)
+    points = rng.normal(size=(n_moas, 20))[code] * signal + rng.normal(size=(len(code), 20))
+    names = [f"c{i:03d}" for i in range(len(code))]
+    return pd.DataFrame({COMPOUND: names, "InChIKey14": "", "MoA": [[f"m{i:02d}"] for i in code]}), points
+
+
+def test_p_values_of_mechanisms_are_uniform_without_signal_and_small_with_it():
+    p = np.concatenate([clustering.moa_p_values(*moa_screen(0.0, seed), seed=seed)["p_value"] for seed in range(60)])
+    assert within_binomial((p < 0.05).mean(), len(p))
+    assert clustering.moa_p_values(*moa_screen(1.0, 0))["p_value"].max() < 0.01
+
+
+def test_nothing_to_tell_apart_gives_no_evidence():
+    table, points = plated_wells()
+    collapsed = clustering.replicate_p_values(table, np.ones_like(points), n_null=50)
+    assert collapsed["p_value"].eq(1).all()  # every null draw is as good
+    few = table[table[COMPOUND].isin(["c0", "c1", "c2", "DMSO"])].reset_index(drop=True)
+    p = clustering.replicate_p_values(few, points[: len(few)], n_null=50)["p_value"]
+    assert p.isna().all()  # four plates, and two other compounds
+    lonely = table.drop_duplicates([COMPOUND, DOSE]).reset_index(drop=True)
+    assert clustering.replicate_p_values(lonely, points[: len(lonely)])["p_value"].isna().all()
+    screen, codes = moa_screen(0.0, 0)
+    assert clustering.moa_p_values(screen, np.ones_like(codes))["p_value"].gt(0.5).all()
+    none = screen.assign(MoA=[[] for _ in range(len(screen))])
+    assert clustering.moa_p_values(none, codes).empty
+    one_plate = table.assign(**{PLATE: ""})
+    assert clustering.replicate_p_values(one_plate, points, n_null=200)["p_value"].between(0, 1).all()
+
+
+def test_found_at_a_false_discovery_rate_fold_by_fold():
+    from statsmodels.stats.multitest import multipletests
+
+    wells = embedded_wells()
+    later = wells.assign(seed=1)
+    found = clustering.found_by_fold([wells, later], n_null=500, seed=2)
+    assert list(found.columns) == [*KEYS, "compound", "treatment", "n_wells", "replicate_map", "p_value", "found"]
+    assert set(found["seed"]) == {0} and len(found) == 32
+    for _, part in found.groupby("method"):
+        expected = multipletests(part["p_value"], method="fdr_bh")[1] <= 0.05
+        assert part["found"].tolist() == expected.astype(float).tolist()
+    by_method = found.groupby("method")["found"].mean()
+    assert by_method["rcca"] > by_method["raw_cp"]
+
+    compounds, points = moa_screen(1.0, 0)
+    keys = pd.DataFrame([("random", 0, 0, 0, "raw_cp", "")] * len(points), columns=KEYS)
+    role = np.where(np.arange(len(points)) < 40, "train", "test")
+    consensus = pd.concat([compounds[[COMPOUND]].assign(role=role), keys, embedding_table(points)], axis=1)
+    mechanisms = clustering.found_by_fold([consensus], compounds)
+    assert mechanisms["MoA"].tolist() == [f"m{i:02d}" for i in range(10, 25)] and mechanisms["found"].eq(1).all()
+    assert clustering.found_by_fold([]).empty
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_dimension_passes_through_and_earns_chance():
+    """Cosines of single numbers are -1 and 1; what ties earns what chance gives."""
+    table, points = plated_wells(seed=1, signal=0.0)
+    one = points[:, :1]
+    got = replicate_clustering(table, one)
+    assert got[["replicate_map", "activity_map", "silhouette"]].notna().all(axis=None)
+    assert got["replicate_map"].mean() < 0.1  # a few replicates among some sixty wells
+    assert clustering.replicate_p_values(table, one, n_null=100)["p_value"].between(0, 1).all()
+    compounds, codes = moa_screen(0.0, 3)
+    per_compound, summary = moa_clustering(compounds, codes[:, :1])
+    assert np.isfinite(list(summary.values())).all() and per_compound["average_precision"].mean() < 0.1
+    assert clustering.moa_p_values(compounds, codes[:, :1])["p_value"].notna().all()
