@@ -45,7 +45,7 @@ UNITS = {
     "family_auc": "ROC-AUC",
 }
 VERDICTS = ("supported", "explained without TX", "not supported", "inconclusive", "not testable")
-CP_ONLY = ("raw_cp", "sphered_cp", "pca_cp", "lda_identity")
+CP_ONLY = ("raw_cp", "sphered_cp", "pca_cp", "cell_count", "lda_identity")
 SMALLEST_EFFECTS = {"tx_strong_tasks": 0.01, "replicate_map": 0.02, "moa_map": 0.02, "family_auc": 0.01}
 MIN_TASKS_PER_FAMILY = 3
 CLAIM_COLUMNS = [
@@ -66,6 +66,10 @@ CLAIM_COLUMNS = [
     "value_reference",
     "role",
     "reason",
+    "would_change",
+    "deranged_effect",
+    "deranged_low",
+    "deranged_high",
 ]
 # Two-sided 5% and 80% power: 1.96 + 0.84 standard errors.
 DETECTABLE_IN_STANDARD_ERRORS = 2.8
@@ -229,6 +233,38 @@ NAMES = {
     "lda": "lda_identity",
     "deranged": "its own deranged control",
 }
+
+
+def would_change(ruled: Verdict, comparisons: Mapping[str, Comparison]) -> str:
+    """What would have to be different for another verdict, in one sentence from the comparisons' own numbers.
+
+    Parameters
+    ----------
+    ruled : Verdict
+    comparisons : mapping
+        As for :func:`verdict`.
+
+    Returns
+    -------
+    str
+        For a supported claim, how much its narrowest gain could shrink; for others, how many times as many
+        compounds would find a gain of the size seen (standard errors fall with the square root), or that none would.
+    """
+    if ruled.verdict == "not testable":
+        return "a screen that has what is lacking here"
+    needed = {key: comparisons[key] for key in ("best", "deranged")}
+    if ruled.verdict == "supported":
+        key = min(needed, key=lambda name: needed[name].ci_low)
+        return f"a gain over {NAMES[key]} smaller by {needed[key].ci_low:.3f}"
+    open_ones = {key: one for key, one in needed.items() if not one.ci_low > 0} or needed
+    losing = {key: one for key, one in open_ones.items() if not one.effect > 0}
+    if losing:
+        key = min(losing, key=lambda name: losing[name].effect)
+        return f"a gain over {NAMES[key]}, where {losing[key].effect:+.3f} is seen; more compounds alone would not do"
+    key = max(open_ones, key=lambda name: open_ones[name].detectable / open_ones[name].effect)
+    one = open_ones[key]
+    times = (one.detectable / one.effect) ** 2
+    return f"{max(times, 1.0):.1f} times the compounds, if the gain over {NAMES[key]} stays {one.effect:+.3f}"
 
 
 def _detectable_sentence(what: str, one: Comparison) -> str:
@@ -794,7 +830,8 @@ def weigh_claims(
         families; those of too few tasks have no p. Reference ``deranged`` is the same method on deranged
         pairs. ``effect`` is method minus reference in mAP or ROC-AUC, ``detectable`` what would be found with
         80% power, ``n_units`` counts compounds (claims 2, 3), tasks (claim 1, single families) or families
-        (claim 4).
+        (claim 4). ``deranged_effect`` with its interval is what the method's deranged control gains over the same
+        reference; ``would_change`` says on the deciding row what would make for another verdict.
     """
     limits = {**SMALLEST_EFFECTS, **(smallest_effects or {})}
     rows: list[dict] = []
@@ -863,6 +900,7 @@ def _comparison_rows(
         if key not in endpoint.values:
             continue
         one = summarise_bootstrap(endpoint.difference(method, key))
+        control = _control_against(endpoint, method, key)
         role = "best CP-only" if reference == best else "CP-only"
         row = {
             "claim": claim,
@@ -881,9 +919,21 @@ def _comparison_rows(
             "value_reference": float(endpoint.values[key][0]),
             "role": "deranged control" if reference == "deranged" else role,
             "reason": "",
+            "would_change": "",
+            "deranged_effect": control.effect,
+            "deranged_low": control.ci_low,
+            "deranged_high": control.ci_high,
         }
         made.append((row, one))
     return made
+
+
+def _control_against(endpoint: EndpointBootstrap, method: str, reference: tuple[str, str]) -> Comparison:
+    """The method's deranged control against the same reference; NaN against itself or where there is none."""
+    control = (method, "deranged")
+    if control == reference or control not in endpoint.values:
+        return Comparison(*[np.nan] * 5)
+    return summarise_bootstrap(endpoint.values[control] - endpoint.values[reference])
 
 
 def _contest(by_reference: dict[str, Comparison], best: str) -> dict[str, Comparison]:
@@ -940,6 +990,7 @@ def _place_verdict(
     if not contest:
         empty = {"claim": claim, "endpoint": ENDPOINTS[claim], "method": primary, "reference": ""}
         empty |= {"verdict": ruled.verdict, "reason": ruled.reason, "role": "", "n_units": 0}
+        empty |= {"would_change": would_change(ruled, contest)}
         return [empty, *rows]
     own = [row for row in rows if row["method"] == primary]
     reference = {
@@ -951,6 +1002,7 @@ def _place_verdict(
     deciding = next(row for row in own if row["reference"] == reference)
     others = [row for row in rows if row is not deciding]
     placed = deciding | {"verdict": ruled.verdict, "reason": ruled.reason, "p_adjusted": p_adjusted}
+    placed |= {"would_change": would_change(ruled, contest)}
     return [placed, *others]
 
 

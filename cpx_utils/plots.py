@@ -41,11 +41,14 @@ METHOD_ORDER = [
     "raw_cp",
     "sphered_cp",
     "pca_cp",
+    "cell_count",
     "lda_identity",
     "ridge_tx",
     "rcca",
+    "rcca_replicates",
     "autoencoder",
     "contrastive",
+    "contrastive_soft",
     "tx",
     "cp_tx",
 ]
@@ -53,27 +56,33 @@ METHOD_LABELS = {
     "raw_cp": "raw CP",
     "sphered_cp": "sphered CP",
     "pca_cp": "PCA of CP",
+    "cell_count": "cell count alone",
     "lda_identity": "LDA on identity (no TX)",
     "ridge_tx": "ridge CP→TX",
     "rcca": "regularised CCA",
+    "rcca_replicates": "CCA with replicates",
     "autoencoder": "autoencoder",
     "contrastive": "contrastive",
+    "contrastive_soft": "contrastive, soft targets",
     "tx": "TX itself (oracle)",
     "cp_tx": "CP and TX (oracle)",
 }
 METHOD_COLOURS = {
-    "raw_cp": "#B3B3B3",
-    "sphered_cp": "#8F8F8F",
-    "pca_cp": "#6E6E6E",
-    "lda_identity": "#4F4F4F",
+    "raw_cp": "#BBBBBB",
+    "sphered_cp": "#9B9B9B",
+    "pca_cp": "#7C7C7C",
+    "cell_count": "#DDDDDD",
+    "lda_identity": "#424242",
     "ridge_tx": "#E69F00",
     "rcca": "#56B4E9",
+    "rcca_replicates": "#117733",
     "autoencoder": "#0072B2",
     "contrastive": "#D55E00",
+    "contrastive_soft": "#7A0177",
     "tx": "#000000",
-    "cp_tx": "#2E2E2E",
+    "cp_tx": "#282828",
 }
-CP_ONLY = ("raw_cp", "sphered_cp", "pca_cp", "lda_identity")
+CP_ONLY = ("raw_cp", "sphered_cp", "pca_cp", "cell_count", "lda_identity")
 ORACLES = ("tx", "cp_tx")
 CONTROL_ORDER = ["", "true_pairs", "deranged", "rows_shuffled", "random_codes", "untrained"]
 CONTROL_LABELS = {
@@ -87,7 +96,7 @@ CONTROL_LABELS = {
 CONTROL_MARKERS = {"deranged": "o", "rows_shuffled": "s", "random_codes": "^", "untrained": "v"}
 CONTROL_LINES = {"deranged": "--", "rows_shuffled": ":", "random_codes": "-.", "untrained": (0, (1, 3))}
 # Methods that a reader adds take one of these, the same one every time.
-SPARE_COLOURS = ("#CC79A7", "#009E73", "#332288", "#999933")
+SPARE_COLOURS = ("#332288", "#999933", "#882255", "#44AA99")
 CATEGORY_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#332288", "#999933")
 CATEGORY_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 MODALITY_COLOURS = {"CP": "#00785A", "TX": "#AA4499"}
@@ -349,6 +358,38 @@ def control_label(control: str) -> str:
     return CONTROL_LABELS.get(control, control)
 
 
+def wide_table(table: pd.DataFrame, columns: str, value: str = "value") -> pd.DataFrame:
+    """Means for a reader: a row for each method and control, by their names and in the order of the study.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``method, control``, ``columns`` and ``value``; values that are NaN are left out.
+    columns : str
+        Whose values become columns, in the order of the table.
+    value : str
+        What is averaged.
+
+    Returns
+    -------
+    DataFrame
+        Index method and control (names), one column each value of ``columns``; no rows where nothing was measured.
+    """
+    table = _clean_names(_need(table, ["method", "control", columns, value], "wide_table"))
+    table = table[_finite(table[value])]
+    means = table.astype({value: float}).groupby(["method", "control", columns], sort=False)[value].mean()
+    wide = means.unstack(columns).reindex(columns=list(dict.fromkeys(table[columns])))
+    rows = [
+        (method, control)
+        for method in order_methods(table["method"])
+        for control in order_controls(table.loc[table["method"] == method, "control"])
+    ]
+    wide = wide.loc[rows]
+    names = [(method_label(method), control_label(control)) for method, control in rows]
+    wide.index = pd.MultiIndex.from_tuples(names, names=["method", "control"])
+    return wide
+
+
 def _is_true(control: str) -> bool:
     return control in ("", "true_pairs")
 
@@ -441,7 +482,9 @@ def _line_labels(ax: Axes, lines: Sequence[tuple[float, str, str]]) -> None:
 
 def _unmeasured(ax: Axes, y: float) -> None:
     transform = ax.get_yaxis_transform()
-    ax.text(0.01, y, "not measured", transform=transform, va="center", size=SMALL, color=GREY, style="italic")
+    # The white ground keeps a line of reference from crossing the words.
+    look = {"size": SMALL, "color": GREY, "style": "italic", "bbox": {"fc": "white", "ec": "none", "pad": 1}}
+    ax.text(0.01, y, "not measured", transform=transform, va="center", **look)
 
 
 def _grid(fig: Figure, n: int, columns: int, **options) -> list[Axes]:
@@ -595,6 +638,44 @@ def method_interval_panels(
     return fig
 
 
+@_styled
+def split_intervals(table: pd.DataFrame, *, title: str) -> StudyFigure:
+    """One row of panels an endpoint, a panel a split, to see whether a gain depends on what is held out.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``split, endpoint, method, control, mean, ci_low, ci_high``; splits and endpoints in the order of the table.
+
+    Returns
+    -------
+    StudyFigure
+        The scale of an endpoint is shared by the splits.
+    """
+    columns = ["split", "endpoint", "method", "control", "mean", "ci_low", "ci_high"]
+    table = _clean_names(_need(table, columns, "split_intervals"))
+    table = table[_finite(table["mean"])]
+    if not len(table):
+        return _nothing(title, "no method was measured on any split")
+    splits, endpoints = ([str(name) for name in dict.fromkeys(table[key])] for key in ("split", "endpoint"))
+    methods = order_methods(table["method"])
+    width = FULL_WIDTH if len(splits) > 1 else SINGLE_WIDTH
+    fig = _figure(width, 0.35 + len(endpoints) * (0.75 + _row_height(table) * len(methods)), title)
+    panels = fig.subplots(len(endpoints), len(splits), squeeze=False, sharex="row", sharey=True)
+    for endpoint, axes in zip(endpoints, panels, strict=True):
+        for split, ax in zip(splits, axes, strict=True):
+            own = table[(table["split"] == split) & (table["endpoint"] == endpoint)]
+            _intervals_panel(ax, own, methods, None, None)
+            ax.set_title(wrap_text(f"{split} split", (width - 2.0) / len(splits), NORMAL), pad=16)
+            ax.tick_params(axis="y", labelleft=ax is axes[0])
+            ax.set_xlabel(endpoint)
+            _few_ticks(ax, 4)
+    handles = _kind_handles(table)
+    if handles:
+        _legend(fig, handles)
+    return fig
+
+
 # --------------------------------------------------------------------------------------------------
 # Training
 
@@ -652,7 +733,12 @@ def _training_panel(ax: Axes, runs: pd.DataFrame, method: str, best_epochs: np.n
 
 @_styled
 def training_curves(
-    history: pd.DataFrame, *, best_epochs: Iterable[float], ylabel: str, title: str, chance: float | None = None
+    history: pd.DataFrame,
+    *,
+    best_epochs: Iterable[float] | Mapping[str, Iterable[float]],
+    ylabel: str,
+    title: str,
+    chance: float | None = None,
 ) -> StudyFigure:
     """Loss by epoch on training pairs and unseen compounds: thin lines the single runs, bold their means.
 
@@ -661,7 +747,7 @@ def training_curves(
     history : DataFrame
         ``split, repeat, fold, seed, method, control, member, epoch, training, validation``. A panel a method. Runs
         that stopped early keep their last value in the mean, which ends where fewer than half still go on.
-    best_epochs : iterable of float
+    best_epochs : iterable of float, or mapping from method to such
         Where training stopped; the vertical line is their median.
     chance : float, optional
         Loss of a guess.
@@ -675,11 +761,12 @@ def training_curves(
     if not len(history):
         return _nothing(title, "no network was trained with held-out compounds")
     methods = order_methods(history["method"])
-    best = np.asarray(list(best_epochs) if best_epochs is not None else [], dtype=float).ravel()
+    by_method = best_epochs if isinstance(best_epochs, Mapping) else dict.fromkeys(methods, best_epochs)
     across = min(len(methods), 2)
     down = -(-len(methods) // across)
     fig = _figure(SINGLE_WIDTH if across == 1 else FULL_WIDTH, 3.3 * down, title)
     for number, (ax, method) in enumerate(zip(_grid(fig, len(methods), across), methods, strict=True)):
+        best = np.asarray(list(by_method.get(method) or []), dtype=float).ravel()
         _training_panel(ax, history[history["method"] == method], method, best, chance)
         ax.set_xlabel("epoch")
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -687,6 +774,50 @@ def training_curves(
             ax.set_ylabel(ylabel)
         if len(methods) > 1:
             ax.set_title(method_label(method), pad=16)
+    return fig
+
+
+@_styled
+def parameter_choices(table: pd.DataFrame, *, xlabel: str, title: str) -> StudyFigure:
+    """What each fold's choice among parameters saw: a dot a fold and candidate, filled where it was chosen.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``split, repeat, fold, method, candidate, value, chosen``. A panel a method, a row a candidate.
+    xlabel : str
+        What candidates were scored by.
+
+    Returns
+    -------
+    StudyFigure
+    """
+    columns = ["repeat", "fold", "method", "candidate", "value", "chosen"]
+    table = _need(table, columns, "parameter_choices")
+    table = table[_finite(table["value"])]
+    if not len(table):
+        return _nothing(title, "there was one candidate, and nothing to choose")
+    methods = order_methods(table["method"])
+    names = {method: list(dict.fromkeys(table.loc[table["method"] == method, "candidate"])) for method in methods}
+    height = 1.0 + sum(0.55 + 0.24 * len(rows) for rows in names.values())
+    fig = _figure(SINGLE_WIDTH, height, title)
+    options = {"sharex": True, "height_ratios": [1 + len(rows) for rows in names.values()]}
+    for ax, method in zip(_grid(fig, len(methods), 1, **options), methods, strict=True):
+        rows = table[table["method"] == method]
+        for y, name in enumerate(names[method]):
+            own = rows[rows["candidate"] == name]
+            chosen = own["chosen"].to_numpy(bool)
+            # Folds lie above each other in the same order in every row, so that equal values do not hide one another.
+            places = y + np.linspace(-0.22, 0.22, len(own)) if len(own) > 1 else np.array([float(y)])
+            for part, fill in ((~chosen, "white"), (chosen, method_colour(method))):
+                ax.plot(own["value"][part], places[part], "o", ms=4.5, mec=method_colour(method), mfc=fill, mew=1.1)
+            share = f"{chosen.sum()} of {len(own)}"
+            ax.text(1.02, y, share, transform=ax.get_yaxis_transform(), va="center", size=SMALL, color="#555555")
+        _rows(ax, [wrap_text(name, 2.6) for name in names[method]])
+        ax.set_title(method_label(method))
+        _few_ticks(ax)
+    ax.set_xlabel(xlabel)
+    _note(fig, "A dot a fold; filled, and counted at the right: chosen.")
     return fig
 
 
@@ -1072,6 +1203,100 @@ def retrieval_curves(table: pd.DataFrame, *, title: str) -> StudyFigure:
     return fig
 
 
+SIZE_ENDPOINTS = {"replicate_map": "replicate mAP", "moa_map": "MoA mAP", "roc_auc": "mean ROC-AUC of tasks"}
+
+
+@_styled
+def data_size_curves(table: pd.DataFrame, *, title: str) -> StudyFigure:
+    """Each endpoint by the number of compounds that an encoder was trained on, a panel an endpoint.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``method, control, n_compounds, endpoint`` (a key of `SIZE_ENDPOINTS`), ``mean, ci_low, ci_high``.
+
+    Returns
+    -------
+    StudyFigure
+        Filled markers and full lines for true pairs and methods without TX, open and dashed for controls.
+    """
+    columns = ["method", "control", "n_compounds", "endpoint", "mean", "ci_low", "ci_high"]
+    table = _clean_names(_need(table, columns, "data_size_curves"))
+    table = table[_finite(table["mean"])]
+    if not len(table):
+        return _nothing(title, "no endpoint could be measured")
+    endpoints = [name for name in SIZE_ENDPOINTS if (table["endpoint"] == name).any()]
+    fig = _figure(FULL_WIDTH, 3.5, title)
+    axes = _grid(fig, len(endpoints), len(endpoints))
+    sizes = np.sort(table["n_compounds"].unique()).astype(float)
+    handles: dict[tuple[str, str], Line2D] = {}
+    for ax, endpoint in zip(axes, endpoints, strict=True):
+        own = table[table["endpoint"] == endpoint]
+        lines = [(m, c) for m in order_methods(own["method"]) for c in order_controls(own["control"])]
+        lines = [one for one in lines if ((own["method"] == one[0]) & (own["control"] == one[1])).any()]
+        # Side by side at each size, since intervals on top of each other can't be read.
+        for shift, (method, control) in zip(np.linspace(-0.06, 0.06, len(lines)), lines, strict=True):
+            rows = own[(own["method"] == method) & (own["control"] == control)].sort_values("n_compounds")
+            x, true = rows["n_compounds"].to_numpy(dtype=float) * np.exp(shift), _is_true(control)
+            colour = method_colour(method)
+            ax.vlines(x, rows["ci_low"], rows["ci_high"], color=colour, lw=1.3 if true else 0.9)
+            label = method_label(method) if true else f"{method_label(method)}, {control_label(control)}"
+            style = {"ls": "-", "mfc": colour} if true else {"ls": "--", "mfc": "white"}
+            handles[method, control] = ax.plot(
+                x, rows["mean"], marker="o", ms=4.5, color=colour, lw=1.5 if true else 1, label=label, **style
+            )[0]
+        ax.set_xscale("log")
+        ax.set_xticks(sizes, [f"{size:.0f}" for size in sizes])
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.minorticks_off()
+        ax.set_title(SIZE_ENDPOINTS[endpoint])
+        ax.yaxis.set_major_locator(MaxNLocator(5))
+    axes[0].set_ylabel("unseen compounds")
+    axes[len(axes) // 2].set_xlabel("training compounds with TX")
+    order = {method: number for number, method in enumerate(order_methods(name for name, _ in handles))}
+    _legend(fig, [handles[key] for key in sorted(handles, key=lambda key: (order[key[0]], not _is_true(key[1])))])
+    return fig
+
+
+@_styled
+def verdict_calibration(table: pd.DataFrame, *, title: str) -> StudyFigure:
+    """How often a claim is called supported, by setting, with 95% intervals: a panel a setting.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``setting, claim, method, screens, share, ci_low, ci_high`` and ``limit`` (the rate that must not be passed, or
+        that must be reached), from `benchmarks/verdict_calibration.py`.
+
+    Returns
+    -------
+    StudyFigure
+    """
+    columns = ["setting", "claim", "method", "screens", "share", "ci_low", "ci_high", "limit"]
+    table = _need(table, columns, "verdict_calibration")
+    if not len(table):
+        return _nothing(title, "no screen was simulated")
+    settings = list(dict.fromkeys(table["setting"]))
+    fig = _figure(FULL_WIDTH, 3.2, title)
+    axes = _grid(fig, len(settings), len(settings), sharey=True)
+    methods = order_methods(table["method"])
+    for ax, setting in zip(axes, settings, strict=True):
+        own = table[table["setting"] == setting]
+        for shift, method in zip(np.linspace(-0.22, 0.22, len(methods)), methods, strict=True):
+            rows = own[own["method"] == method]
+            y, colour = rows["claim"].to_numpy(dtype=float) + shift, method_colour(method)
+            ax.hlines(y, 100 * rows["ci_low"], 100 * rows["ci_high"], color=colour, lw=1.6)
+            ax.plot(100 * rows["share"], y, ls="", marker="o", ms=5, color=colour, label=method_label(method))
+        for claim, limit in own.groupby("claim")["limit"].first().dropna().items():
+            ax.plot([100 * limit] * 2, [claim - 0.45, claim + 0.45], color=GREY, ls=":", lw=1.2)
+        ax.set(xlim=(-2, 102), title=f"{setting}\n({own['screens'].iloc[0]} screens)")
+        ax.set_yticks([1, 2, 3, 4], [f"claim {number}" for number in (1, 2, 3, 4)])
+    axes[0].invert_yaxis()
+    axes[len(axes) // 2].set_xlabel("claims called supported (% of screens, with 95% intervals; dotted: the limit)")
+    _legend(fig, axes[0].get_legend_handles_labels()[0])
+    return fig
+
+
 @_styled
 def embedding_maps(table: pd.DataFrame, *, title: str, label_order: Sequence[str]) -> StudyFigure:
     """Two-dimensional maps of the embeddings, a panel a method, the named labels coloured.
@@ -1418,12 +1643,14 @@ def _reference_label(row: pd.Series) -> str:
 
 
 def _claim_words(head: pd.Series, rows: pd.DataFrame, several: bool) -> tuple[str, str, str]:
-    """Name, verdict and reason of a claim, wrapped to their places."""
+    """Name, verdict and (reason, what would change it) of a claim, wrapped to their places."""
     name = head["claim_name"] or ENDPOINT_LABELS.get(head["endpoint"], head["endpoint"])
     if not name.lower().startswith("claim"):
         name = f"Claim {head['claim']}: {name}"
     name = wrap_text(f"{head['screen']}: {name}" if several else name, 4.9, NORMAL, "bold")
     reason = head["reason"] if head["verdict"] else ""
+    if reason and head["would_change"] and len(rows):
+        reason += f". What would change it: {head['would_change']}"
     return name, wrap_text(head["verdict"], 1.6, NORMAL, "bold"), wrap_text(reason, 1.65 if len(rows) else 4.2)
 
 
@@ -1454,6 +1681,10 @@ def _claim_panel(ax: Axes, head: pd.Series, rows: pd.DataFrame, words: tuple[str
         hue = method_colour(row["method"])
         _interval(ax, y, row["ci_low"], row["ci_high"], hue, width=2)
         ax.plot([row["effect"]], [y], ls="", marker="o", ms=6.5, color=hue, zorder=3)
+        if np.isfinite(row["deranged_effect"]):
+            beneath = y + 0.3  # the axis points down
+            _interval(ax, beneath, row["deranged_low"], row["deranged_high"], hue, width=0.9)
+            ax.plot([row["deranged_effect"]], [beneath], ls="", marker="o", ms=4.5, mfc="white", color=hue, zorder=3)
     _rows(ax, [wrap_text(_reference_label(row), 2.05) for _, row in rows.iterrows()])
     _few_ticks(ax)
     unit = ENDPOINT_UNITS.get(head["endpoint"], "endpoint")
@@ -1468,8 +1699,10 @@ def claims_forest(claims: pd.DataFrame, *, title: str) -> StudyFigure:
     ----------
     claims : DataFrame
         The claims table: ``screen, claim, endpoint, method, reference, effect, ci_low, ci_high, verdict``, and where
-        there are, ``claim_name`` (the claim in words), ``role`` and ``reason``. The method of the row that carries
-        the verdict is drawn: against raw CP, the best method without TX, and itself trained on deranged pairs.
+        there are, ``claim_name`` (the claim in words), ``role``, ``reason``, ``would_change`` and ``deranged_effect,
+        deranged_low, deranged_high``. The method of the row that carries the verdict is drawn: against raw CP, the
+        best method without TX, and itself trained on deranged pairs; and, open and smaller, its deranged control
+        against the same references.
 
     Returns
     -------
@@ -1479,7 +1712,9 @@ def claims_forest(claims: pd.DataFrame, *, title: str) -> StudyFigure:
     claims = _need(claims, needed, "claims_forest")
     if not len(claims):
         return _nothing(title, "no claim was weighed")
-    for name in ("screen", "claim_name", "role", "reason", "verdict", "method", "reference"):
+    for name in ("deranged_effect", "deranged_low", "deranged_high"):
+        claims[name] = claims[name].astype(float) if name in claims else np.nan
+    for name in ("screen", "claim_name", "role", "reason", "would_change", "verdict", "method", "reference"):
         claims[name] = claims[name].astype(object).where(claims[name].notna(), "").astype(str) if name in claims else ""
     groups = _claim_groups(claims)
     several = claims["screen"].nunique() > 1
@@ -1497,7 +1732,9 @@ def claims_forest(claims: pd.DataFrame, *, title: str) -> StudyFigure:
         _claim_panel(ax, head, rows, said)
     if any(len(rows) for _, rows in groups):
         _note(
-            fig, "Lines: 95% intervals. Right of the dotted line the method is better than the reference at the left."
+            fig,
+            "Lines: 95% intervals. Right of the dotted line the method is better than the reference at the left. "
+            "Open: the same method on deranged pairs, against the same reference.",
         )
     return fig
 

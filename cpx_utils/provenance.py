@@ -207,6 +207,39 @@ def locate(name: str, run_dir: str | Path, figures_dir: str | Path) -> Path:
     return Path(run_dir) / name  # an absolute name stays as it is
 
 
+def save_figure(fig: Any, stem: Path, table: pd.DataFrame) -> tuple[str, ...]:
+    """Write a figure as PNG and SVG and the table behind it as CSV; the same figure gives the same bytes.
+
+    Parameters
+    ----------
+    fig
+        A matplotlib figure.
+    stem
+        Path without suffix.
+    table
+        The numbers that the picture shows.
+
+    Returns
+    -------
+    tuple of str
+        The suffixes written.
+    """
+    import matplotlib
+
+    # Without these, matplotlib writes the date, its own version and random identifiers into the files.
+    formats = {
+        ".png": {"dpi": FIGURE_DPI, "metadata": {"Software": None}},
+        ".svg": {"metadata": {"Date": None, "Creator": None}},
+    }
+    with matplotlib.rc_context({"svg.hashsalt": "cpx"}):
+        for suffix, options in formats.items():
+            with atomic_path(stem.with_name(stem.name + suffix)) as temporary:
+                fig.savefig(temporary, bbox_inches="tight", **options)
+    with atomic_path(stem.with_name(f"{stem.name}.csv")) as temporary:
+        _write_csv(table, temporary, digits=5)  # more than a picture shows, small enough to be kept with it
+    return (*formats, ".csv")
+
+
 class Workspace:
     """What a stage reads and writes. Every read and write is recorded with its SHA-256.
 
@@ -400,20 +433,7 @@ class Workspace:
         caption
             One or two sentences for the report.
         """
-        import matplotlib
-
-        # Without these, matplotlib writes the date, its own version and random identifiers into the files.
-        formats = {
-            ".png": {"dpi": FIGURE_DPI, "metadata": {"Software": None}},
-            ".svg": {"metadata": {"Date": None, "Creator": None}},
-        }
-        with matplotlib.rc_context({"svg.hashsalt": "cpx"}):
-            for suffix, options in formats.items():
-                with atomic_path(self.figures_dir / (name + suffix)) as temporary:
-                    fig.savefig(temporary, bbox_inches="tight", **options)
-        with atomic_path(self.figures_dir / f"{name}.csv") as temporary:
-            _write_csv(table, temporary, digits=5)  # more than a picture shows, small enough to be kept with it
-        for suffix in (*formats, ".csv"):
+        for suffix in save_figure(fig, self.figures_dir / name, table):
             self._writes[f"{FIGURE_PREFIX}{name}{suffix}"] = sha256_file(self.figures_dir / (name + suffix))
         self._figures[name] = {"name": name, "caption": " ".join(caption.split())}
         if _in_notebook():

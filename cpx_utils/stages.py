@@ -29,9 +29,9 @@ PACKAGE_FOLDER = Path(__file__).resolve().parent
 
 # What each profile changes; a value here wins over the notebooks' defaults and what a data set prefers.
 PROFILES: dict[str, dict[str, Any]] = {
-    "smoke": {"screen_size": "small"},
+    "smoke": {"screen_size": "small", "split_kinds": ["random"]},
     "default": {},
-    "full": {"n_repeats": 3},
+    "full": {"n_repeats": 3, "all_splits": True, "second_opinion": True},
 }
 
 # Which stages a stage reads from directly. 02, 03 and 04 don't need each other, nor does 08 need 05 to 07.

@@ -51,11 +51,14 @@ def left_behind(call) -> list[str]:
 CALLS = {
     "a parameter's name misspelt": (
         ["-p", "temprature=0.2"],
-        ["'temprature'", "did you mean 'temperature' (03_train_contrastive, float)?"],
+        ["'temprature'", "did you mean 'temperature' (03_train_contrastive, list[float])?"],
     ),
-    "a word for a number": (["-p", "temperature=hot"], ["temperature wants a float such as 0.1", "'hot'"]),
+    "a word for a number": (["-p", "temperature=hot"], ["temperature wants a list[float] such as 0.1,1", "'hot'"]),
     "a fraction for a whole number": (["-p", "seed=1.5"], ["seed wants an int such as 3", "'1.5'"]),
-    "a value that isn't a choice": (["-p", "split=sideways"], ["split wants one of random, scaffold, moa", "sideways"]),
+    "a value that isn't a choice": (
+        ["-p", "split_kinds=random,sideways"],
+        ["split_kinds wants one of random, scaffold, moa", "sideways"],
+    ),
     "a parameter without a value": (["-p", "temperature"], ["NAME=VALUE", "'temperature'"]),
     "another notebook's parameter": (["-p", "01.temperature=0.2"], ["01_prepare_profiles", "'temperature'"]),
     "a path by -p": (["-p", "run_dir=here"], ["run_dir is set by --results"]),

@@ -447,3 +447,56 @@ def test_family_gains_are_means_of_task_gains():
     assert gains["tested"].to_dict() == {"a": True, "b": False, "other": False}
     assert len(claims.family_gains(predictions.iloc[:0], tasks)) == 0
     assert len(claims.interval_table(pd.DataFrame(), "value")) == 0
+
+
+def comparison(effect, ci_low, ci_high, p=0.5):
+    return claims.Comparison(effect, ci_low, ci_high, (ci_high - ci_low) / 3.92, p)
+
+
+CHANGES = {
+    "supported": ((0.05, 0.03, 0.07), (0.06, 0.02, 0.1), "a gain over its own deranged control smaller by 0.020"),
+    "explained without TX": (
+        (-0.02, -0.04, 0.0),
+        (0.01, -0.01, 0.03),
+        "a gain over the best CP-only method, where -0.020 is seen; more compounds alone would not do",
+    ),
+    "inconclusive": (
+        (0.05, 0.02, 0.08),
+        (0.02, -0.0192, 0.0592),
+        # 0.02 seen, 2.8 standard errors of 0.02 needed: (0.056 / 0.02)^2 = 7.84
+        "7.8 times the compounds, if the gain over its own deranged control stays +0.020",
+    ),
+}
+
+
+@pytest.mark.parametrize("word", CHANGES)
+def test_what_would_change_a_verdict_is_said_from_its_numbers(word):
+    best, deranged, expected = CHANGES[word]
+    contest = {"best": comparison(*best), "deranged": comparison(*deranged), "raw": comparison(0.1, 0.05, 0.15)}
+    assert claims.would_change(claims.Verdict(word, "best", ""), contest) == expected
+
+
+def test_a_claim_lost_to_holm_alone_wants_no_fewer_compounds():
+    contest = {"best": comparison(0.05, 0.01, 0.09, 0.02), "deranged": comparison(0.05, 0.04, 0.06, 0.001)}
+    said = claims.would_change(claims.Verdict("inconclusive", "best", ""), contest)
+    assert said.startswith("1.3 times the compounds, if the gain over the best CP-only method stays +0.050")
+    sure = {"best": comparison(0.05, 0.04, 0.06), "deranged": comparison(0.05, 0.04, 0.06)}
+    assert claims.would_change(claims.Verdict("inconclusive", "best", ""), sure).startswith("1.0 times")
+
+
+def test_deranged_controls_stand_against_the_same_references():
+    draws = [("raw_cp", "", 0, 0.0), ("rcca", "true_pairs", 0, 0.3)]
+    draws += [("rcca", "deranged", draw, 0.1 + 0.02 * draw) for draw in range(3)]
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 0.05, 60)
+    rows = [
+        (method, control, seed, f"c{i}", 0.3 + shift + noise[i]) for method, control, seed, shift in draws
+        for i in range(60)
+    ]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["method", "control", "seed", "compound", "average_precision"])
+    endpoints = claims.bootstrap_endpoints(moa_per_compound=table, n_bootstrap=200)
+    weighed = claims.weigh_claims("made", endpoints, primary="rcca").query("claim == 3").set_index("reference")
+    assert weighed.loc["raw_cp", "deranged_effect"] == pytest.approx(0.12)
+    assert weighed.loc["raw_cp", "deranged_low"] <= 0.12 <= weighed.loc["raw_cp", "deranged_high"]
+    assert np.isnan(weighed.loc["deranged", "deranged_effect"])
+    assert (weighed["would_change"] != "").sum() == 1

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import nbformat
 import numpy as np
 import pytest
-from study_runs import KEYS, METHODS, NOTEBOOKS, QUICK, ROOT, VERDICTS, WITH_TX, Study, assert_complete
+from study_runs import KEYS, METHODS, NETWORKS, NOTEBOOKS, QUICK, ROOT, VERDICTS, WITH_TX, Study, assert_complete
 
 from cpx_utils.datasets import DATASETS
 from cpx_utils.profiles import COMPOUND, CONTROL, METADATA_COLUMNS, feature_columns
@@ -124,7 +124,8 @@ def test_shared_parameters_mean_the_same_everywhere():
 
 # --- the tiny simulated screen ------------------------------------------------------------------------------
 
-TINY = (*QUICK, "screen_size=tiny", "map_methods=raw_cp,contrastive", "min_active=12", "min_shown=8")
+TINY = (*QUICK, "screen_size=tiny", "map_methods=raw_cp,contrastive", "min_active=12", "min_shown=8",
+        "split_kinds=random,scaffold")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -182,18 +183,21 @@ def test_profiles_hold_metadata_first_and_float32_features(tiny):
 
 def test_every_method_and_its_deranged_control_embed_the_test_compounds_only(tiny):
     folds = tiny.table("folds.parquet")
-    fold_of = folds.set_index(["repeat", COMPOUND])["fold"]
+    fold_of = folds.set_index(["split", "repeat", COMPOUND])["fold"]
     for method in METHODS:
         wells, consensus = (tiny.table(f"embeddings/{method}_{kind}.parquet") for kind in ("wells", "consensus"))
-        controls = {"true_pairs", "deranged"} if method in WITH_TX else {""}
+        controls = {"true_pairs", "deranged", "rows_shuffled", "random_codes"} if method in WITH_TX else {""}
+        controls |= {"untrained"} if method in NETWORKS else set()
         assert set(wells["control"]) == set(consensus["control"]) == controls
+        assert set(wells["split"]) == ({"random"} if method in NETWORKS else {"random", "scaffold"})
         assert set(wells["method"]) == {method} and np.isfinite(wells.filter(regex=r"^z\d{3}$").to_numpy()).all()
         treated = wells[~wells[CONTROL]]
         assert (
-            fold_of.loc[list(zip(treated["repeat"], treated[COMPOUND], strict=True))] == treated["fold"].to_numpy()
+            fold_of.loc[list(zip(treated["split"], treated["repeat"], treated[COMPOUND], strict=True))]
+            == treated["fold"].to_numpy()
         ).all()
         is_test = (
-            fold_of.loc[list(zip(consensus["repeat"], consensus[COMPOUND], strict=True))]
+            fold_of.loc[list(zip(consensus["split"], consensus["repeat"], consensus[COMPOUND], strict=True))]
             == consensus["fold"].to_numpy()
         )
         assert ((consensus["role"] == "test").to_numpy() == is_test.to_numpy()).all()

@@ -4,6 +4,7 @@ import hashlib
 import io
 import itertools
 from functools import cache
+from itertools import product
 
 import matplotlib
 import numpy as np
@@ -53,6 +54,28 @@ def interval_table(methods=plots.METHOD_ORDER, controls=("true_pairs", "deranged
             mean = 0.3 + 0.03 * number * (control in ("", "true_pairs")) + rng.normal(0, 0.01)
             rows.append((method, control, mean, mean - 0.02, mean + 0.03))
     return pd.DataFrame(rows, columns=["method", "control", "mean", "ci_low", "ci_high"])
+
+
+def split_table():
+    methods = ("raw_cp", "lda_identity", *TX_METHODS)
+    tables = [
+        interval_table(methods, controls=("true_pairs", "deranged")).assign(split=split, endpoint=endpoint)
+        for split in ("random", "scaffold", "moa")
+        for endpoint in ("replicate mAP", "MoA mAP")
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def choice_table():
+    rng = np.random.default_rng(12)
+    rows = []
+    for method in ("contrastive", "contrastive_soft"):
+        for fold in (0, 1, 2, -1):
+            values = 0.3 + 0.05 * rng.normal(size=4)
+            for number, value in enumerate(values):
+                name = f"temperature={(0.3, 1.0)[number // 2]:g}, input_noise={1 + number % 2}"
+                rows.append(("random", 0, fold, method, name, value, number == values.argmin()))
+    return pd.DataFrame(rows, columns=["split", "repeat", "fold", "method", "candidate", "value", "chosen"])
 
 
 def history_table():
@@ -234,6 +257,29 @@ def part_table():
     return pd.DataFrame(rows, columns=["endpoint", "method", "part", "effect", "ci_low", "ci_high"])
 
 
+def size_table():
+    rng = np.random.default_rng(12)
+    rows = []
+    for endpoint in plots.SIZE_ENDPOINTS:
+        for method, control in (("lda_identity", ""), *product(["rcca", "contrastive"], ["true_pairs", "deranged"])):
+            for n in (40, 100, 200, 400):
+                mean = 0.2 + 0.0001 * n * (control != "deranged") + rng.normal(0, 0.003)
+                rows.append((method, control, n, endpoint, mean, mean - 0.02, mean + 0.02))
+    columns = ["method", "control", "n_compounds", "endpoint", "mean", "ci_low", "ci_high"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def calibration_table():
+    rows = []
+    for setting, limit in (("identity only, small", 0.05), ("identity only, default", 0.05), ("shared biology", 0.8)):
+        for claim, method in product((1, 2, 3, 4), ("ridge_tx", "rcca", "rcca_replicates")):
+            share = limit - 0.03 if limit < 0.5 else 0.9
+            wanted = limit if claim < 4 else np.nan
+            rows.append((setting, claim, method, 200, share, share - 0.02, share + 0.03, wanted))
+    columns = ["setting", "claim", "method", "screens", "share", "ci_low", "ci_high", "limit"]
+    return pd.DataFrame(rows, columns=columns)
+
+
 def mechanism_table(n=25):
     rng = np.random.default_rng(11)
     rows = []
@@ -273,6 +319,8 @@ FIGURES = {
     "missing_and_counts": (plots.missing_and_counts, [count_table()], {}),
     "similarity_matrices": (plots.similarity_matrices, [matrices()], {"label": "cosine similarity"}),
     "retrieval_curves": (plots.retrieval_curves, [curve_table()], {}),
+    "data_size_curves": (plots.data_size_curves, [size_table()], {}),
+    "verdict_calibration": (plots.verdict_calibration, [calibration_table()], {}),
     "embedding_maps": (plots.embedding_maps, [map_table()], {"label_order": MECHANISMS[:8]}),
     "task_scatter": (plots.task_scatter, [task_table()], {"tx_min": 0.7, "margin": 0.1}),
     "chosen_and_measured": (plots.chosen_and_measured, [chosen_table()], {}),
@@ -280,6 +328,8 @@ FIGURES = {
     "task_gains": (plots.task_gains, [gain_table()], {}),
     "claims_forest": (plots.claims_forest, [claims_table()], {}),
     "gain_decomposition": (plots.gain_decomposition, [part_table()], {}),
+    "parameter_choices": (plots.parameter_choices, [choice_table()], {"xlabel": "mean rank of the own TX profile"}),
+    "split_intervals": (plots.split_intervals, [split_table()], {}),
     "nearest_mechanisms": (plots.nearest_mechanisms, [mechanism_table()], {}),
     "predicted_activity": (plots.predicted_activity, [activity_table()], {}),
 }  # fmt: skip
@@ -572,7 +622,7 @@ def test_panels_share_rows_and_an_empty_one_says_so():
     assert len(fig.axes) == 3
     assert [len(markers(ax)) for ax in fig.axes] == [len(interval_table()), 4, 0]
     found = [text.replace("\n", " ") for text in words(fig)]
-    assert found.count("not measured") == 8  # the methods that only the first panel has
+    assert found.count("not measured") == len(plots.METHOD_ORDER) - 2  # the methods that only the first panel has
     assert found.count("nothing to show: not measured") == 1
     assert fig.axes[0].get_ylim() == fig.axes[1].get_ylim()
 
@@ -596,6 +646,19 @@ def test_training_curves_average_over_runs_and_mark_the_median_epoch():
     dashed = [line for line in ax.lines if line.get_linewidth() == 2 and line.get_linestyle() == "--"]
     assert len(dashed) == 1  # deranged
     assert {"best epoch 12", "chance", "training pairs", "unseen compounds"} <= set(words(fig))
+
+
+def test_choices_are_filled_and_counted():
+    table, fig = choice_table(), draw("parameter_choices")
+    assert [ax.get_title(loc="left") for ax in fig.axes] == ["contrastive", "contrastive, soft targets"]
+    for ax, (_, rows) in zip(fig.axes, table.groupby("method"), strict=True):
+        assert [label.get_text() for label in ax.get_yticklabels()] == list(rows["candidate"].unique())
+        counts = [text.get_text() for text in ax.texts]
+        assert counts == [f"{n} of 4" for n in rows.groupby("candidate", sort=False)["chosen"].sum()]
+        filled = [x for line in ax.lines if line.get_markerfacecolor() != "white" for x in line.get_xdata()]
+        np.testing.assert_allclose(sorted(filled), sorted(rows.loc[rows["chosen"], "value"]))
+    single = choice_table().query("candidate == 'temperature=0.3, input_noise=1'").assign(value=np.nan)
+    assert any("nothing to choose" in text for text in words(plots.parameter_choices(single, xlabel="x", title="t")))
 
 
 def test_control_distributions_draw_medians_of_every_plate():
@@ -667,7 +730,8 @@ def test_maps_have_one_panel_a_method_and_warn_the_reader():
     fig = draw("embedding_maps")
     titles = [ax.get_title(loc="left").replace("\n", " ") for ax in fig.axes]
     assert titles == [plots.METHOD_LABELS[method] for method in plots.METHOD_ORDER]
-    assert [sum(len(part.get_offsets()) for part in ax.collections) for ax in fig.axes] == [120] * 10
+    n_points = [sum(len(part.get_offsets()) for part in ax.collections) for ax in fig.axes]
+    assert n_points == [120] * len(plots.METHOD_ORDER)
     assert all(part.get_rasterized() for ax in fig.axes for part in ax.collections)
     found = words(fig)
     assert "UMAP: for the eye only, nothing is measured on it" in found and set(MECHANISMS[:8]) <= set(found)
@@ -692,10 +756,10 @@ def test_task_scatter_fills_and_counts_the_chosen_tasks():
 def test_chosen_and_measured_pairs_two_marks_a_method():
     fig = draw("chosen_and_measured")
     drawn = markers(fig.axes[0])
-    assert len(drawn) == 2 * 9
+    assert len(drawn) == 2 * (len(plots.METHOD_ORDER) - 1)
     open_marks = [line for line in drawn if line.get_markerfacecolor() == "white"]
     assert {line.get_xdata()[0] for line in open_marks} == {0.05}
-    assert len(row_labels(fig.axes[0])) == 9
+    assert len(row_labels(fig.axes[0])) == len(plots.METHOD_ORDER) - 1
 
 
 def test_families_are_ordered_counted_and_greyed():
@@ -752,6 +816,68 @@ def test_claims_of_several_screens_have_their_own_panels():
     fig = plots.claims_forest(table.drop(columns="claim_name"), title="t")
     assert len(fig.axes) == 8
     assert sum(ax.get_title(loc="left").startswith("cmea-u2os: Claim") for ax in fig.axes) == 4
+
+
+def test_wide_tables_are_in_the_order_and_words_of_the_study():
+    rows = [
+        ("rcca", "deranged", "b", 1.0), ("rcca", "true_pairs", "b", 2.0), ("rcca", "true_pairs", "b", 4.0),
+        ("raw_cp", np.nan, "b", 5.0), ("raw_cp", np.nan, "a", 6.0), ("concat:rcca", "true_pairs", "c", np.nan),
+    ]  # fmt: skip
+    table = plots.wide_table(pd.DataFrame(rows, columns=["method", "control", "endpoint", "value"]), "endpoint")
+    assert table.index.tolist() == [
+        ("raw CP", ""), ("regularised CCA", "true pairs"), ("regularised CCA", "deranged pairs")
+    ]  # fmt: skip
+    assert list(table.columns) == ["b", "a"] and table["b"].tolist() == [5.0, 3.0, 1.0]
+    for nothing in (pd.DataFrame(), pd.DataFrame(rows[-1:], columns=["method", "control", "endpoint", "value"])):
+        assert plots.wide_table(nothing, "endpoint").empty
+
+
+def test_split_intervals_share_an_endpoints_scale():
+    fig = draw("split_intervals")
+    assert len(fig.axes) == 6
+    heads = [f"{split} split" for split in ("random", "scaffold", "moa")]
+    assert [ax.get_title(loc="left") for ax in fig.axes] == heads * 2
+    assert [ax.get_xlabel() for ax in fig.axes] == ["replicate mAP"] * 3 + ["MoA mAP"] * 3
+    assert len({ax.get_xlim() for ax in fig.axes[:3]}) == 1
+    for ax in fig.axes[::3]:
+        assert row_labels(ax)[0] == "raw CP" and len(row_labels(ax)) == 2 + len(TX_METHODS)
+    one = split_table().query("split == 'random' and endpoint == 'MoA mAP'")
+    assert len(plots.split_intervals(one, title="One").axes) == 1
+
+
+def test_claims_show_the_deranged_control_and_what_would_change_the_verdict():
+    table = claims_table()
+    supported = table["verdict"] == "supported"
+    table["deranged_effect"] = np.where(table["reference"] == "deranged", np.nan, -0.011)
+    table["deranged_low"], table["deranged_high"] = table["deranged_effect"] - 0.01, table["deranged_effect"] + 0.01
+    table["would_change"] = np.where(supported, "a gain over raw CP smaller by 0.010", "")
+    fig = plots.claims_forest(table, title="t")
+    drawn = markers(fig.axes[2])
+    assert [line.get_xdata()[0] for line in drawn if line.get_markerfacecolor() == "white"] == [-0.011, -0.011]
+    assert len(drawn) == 5
+    found = " ".join(text.replace("\n", " ") for text in words(fig))
+    assert found.count("What would change it: a gain over raw CP smaller by 0.010") == 1
+
+
+def test_data_size_curves_set_true_pairs_apart_from_controls():
+    fig = draw("data_size_curves")
+    assert [ax.get_title(loc="left") for ax in fig.axes] == list(plots.SIZE_ENDPOINTS.values())
+    for ax in fig.axes:
+        styles = {line.get_linestyle() for line in ax.lines if line.get_mfc() == "white"}
+        assert styles == {"--"} and len(ax.lines) == 5
+        np.testing.assert_array_equal(ax.get_xticks(), [40, 100, 200, 400])
+    one = size_table().query("endpoint == 'moa_map'")
+    assert len(plots.data_size_curves(one, title="t").axes) == 1
+
+
+def test_verdict_calibration_draws_shares_in_percent_beside_their_limits():
+    fig = draw("verdict_calibration")
+    assert len(fig.axes) == 3
+    for ax, limit in zip(fig.axes, (5, 5, 80), strict=True):
+        dotted = [line for line in ax.lines if line.get_linestyle() == ":"]
+        assert [line.get_xdata()[0] for line in dotted] == pytest.approx([limit] * 3)
+        assert len(markers(ax)) == 3 and all(len(line.get_xdata()) == 4 for line in markers(ax))
+    assert "(200 screens)" in fig.axes[0].get_title(loc="left")
 
 
 def test_gain_decomposition_draws_both_parts():
