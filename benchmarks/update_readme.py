@@ -18,7 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 METHODS = {
     "ridge_tx": "ridge CP→TX",
     "rcca": "regularised CCA",
+    "rcca_replicates": "CCA with replicates",
     "contrastive": "contrastive",
+    "contrastive_soft": "contrastive, soft targets",
     "autoencoder": "autoencoder",
 }
 
@@ -74,6 +76,8 @@ def retrieval_block() -> str:
     for screen in screens():
         found = pd.concat([table(screen, f"{number}_retrieval") for number in ("02", "03", "04")])
         for method, label in METHODS.items():
+            if method not in set(found["method"]):
+                continue
             by_control = found[found["method"] == method].set_index("control")
             cells = [f"{row['mean']:.2f} ({row['ci_low']:.2f} to {row['ci_high']:.2f})" for _, row in (
                 by_control.loc[["true_pairs", "deranged"]].iterrows())]  # fmt: skip
@@ -104,7 +108,57 @@ def screens_block() -> str:
     return markdown(header, rows)
 
 
-BLOCKS = {"claims": claims_block, "retrieval": retrieval_block, "screens": screens_block}
+def calibration_block() -> str:
+    """One row a setting and method: share of simulated screens whose claim is called supported, by claim."""
+    table = pd.read_csv(ROOT / "figures" / "benchmarks" / "verdict_calibration.csv")
+    rows = []
+    for (setting, method), part in table.groupby(["setting", "method"], sort=False):
+        by_claim = part.set_index("claim")
+        cells = [
+            f"{by_claim.loc[claim, 'share']:.1%} ({by_claim.loc[claim, 'ci_low']:.1%} to "
+            f"{by_claim.loc[claim, 'ci_high']:.1%})"
+            for claim in (1, 2, 3, 4)
+        ]
+        rows.append([setting, str(part["screens"].iloc[0]), METHODS[method], *cells])
+    return markdown(["setting", "screens", "method", *(f"claim {number}" for number in (1, 2, 3, 4))], rows)
+
+
+def null_block() -> str:
+    """One row a number of replicates: how often pure noise gets a p below 0.05."""
+    table = pd.read_csv(ROOT / "benchmarks" / "results" / "permutation_null.csv")
+    rows = [
+        [str(row.n_replicates), f"{row.n_treatments:,}", f"{row.below_05:.1%} ({row.ci_low:.1%} to {row.ci_high:.1%})"]
+        for row in table.rename(columns={"below_0.05": "below_05"}).itertuples()
+    ]
+    return markdown(["replicates", "treatments without any effect", "called significant at p < 0.05"], rows)
+
+
+def ablation_block() -> str:
+    """One row a form: retrieval and MoA mAP on true pairs, with the interval of the difference to the full form."""
+    table = pd.read_csv(ROOT / "benchmarks" / "results" / "ablation.csv")
+    columns = [(name, measure) for name in ("simulated", "cmea-u2os") for measure in ("near", "moa_map")]
+    columns = [one for one in columns if ((table["screen"] == one[0]) & (table["measure"] == one[1])).any()]
+    by_form = table[table["control"] == "true_pairs"].set_index(["method", "form", "screen", "measure"])
+    rows = []
+    for method, form in table[["method", "form"]].drop_duplicates().itertuples(index=False):
+        cells = []
+        for column in columns:
+            one = by_form.loc[(method, form, *column)]
+            change = "" if form == "full form" else f" ({one['ci_low']:+.2f} to {one['ci_high']:+.2f})"
+            cells.append(f"{one['value']:.2f}{change}")
+        rows.append([METHODS[method], METHODS.get(form, form), *cells])
+    names = {"near": "own TX in the nearest tenth", "moa_map": "MoA mAP"}
+    return markdown(["encoder", "form", *(f"{screen}: {names[measure]}" for screen, measure in columns)], rows)
+
+
+BLOCKS = {
+    "ablation": ablation_block,
+    "calibration": calibration_block,
+    "null": null_block,
+    "claims": claims_block,
+    "retrieval": retrieval_block,
+    "screens": screens_block,
+}
 
 
 def updated(readme: str) -> str:
