@@ -5,12 +5,14 @@ Tests must not change these objects; they copy what they spoil.
 
 import pytest
 import torch
+from threadpoolctl import threadpool_limits
 
 from cpx_utils import crossfit, preprocessing, simulation, splits
 from cpx_utils.profiles import compound_groups
 
 # Many small matrices: more threads only wait for each other, and the runners of one machine share its cores.
 torch.set_num_threads(1)
+threadpool_limits(1)
 
 
 @pytest.fixture(scope="session")

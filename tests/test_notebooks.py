@@ -10,7 +10,7 @@ import pytest
 from study_runs import KEYS, METHODS, NETWORKS, NOTEBOOKS, QUICK, ROOT, VERDICTS, WITH_TX, Study, assert_complete
 
 from cpx_utils.datasets import DATASETS
-from cpx_utils.profiles import COMPOUND, CONTROL, METADATA_COLUMNS, feature_columns
+from cpx_utils.profiles import COMPOUND, CONTROL, METADATA_COLUMNS, embedding_values, feature_columns
 from cpx_utils.provenance import stage_records
 from cpx_utils.stages import PROFILES, read_parameters, read_stages
 
@@ -124,8 +124,8 @@ def test_shared_parameters_mean_the_same_everywhere():
 
 # --- the tiny simulated screen ------------------------------------------------------------------------------
 
-TINY = (*QUICK, "screen_size=tiny", "map_methods=raw_cp,contrastive", "min_active=12", "min_shown=8",
-        "split_kinds=random,scaffold")  # fmt: skip
+TINY = (*QUICK, "screen_size=tiny", "map_methods=raw_cp,contrastive", "min_active=8", "min_shown=6",
+        "tx_min=0.4", "margin=-1", "split_kinds=random,scaffold")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +190,9 @@ def test_every_method_and_its_deranged_control_embed_the_test_compounds_only(tin
         controls |= {"untrained"} if method in NETWORKS else set()
         assert set(wells["control"]) == set(consensus["control"]) == controls
         assert set(wells["split"]) == ({"random"} if method in NETWORKS else {"random", "scaffold"})
-        assert set(wells["method"]) == {method} and np.isfinite(wells.filter(regex=r"^z\d{3}$").to_numpy()).all()
+        assert set(wells["method"]) == {method}
+        # Folds that chose fewer discriminants leave the last columns empty, as a whole.
+        assert all(np.isfinite(embedding_values(part)).all() for _, part in wells.groupby(KEYS))
         treated = wells[~wells[CONTROL]]
         assert (
             fold_of.loc[list(zip(treated["split"], treated["repeat"], treated[COMPOUND], strict=True))]

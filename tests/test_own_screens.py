@@ -91,7 +91,7 @@ def own_screen():
     return simulate_screen("tiny", seed=3, n_compounds=60, n_cp_features=40, n_genes=50)
 
 
-OWN = (*QUICK, "map_methods=[]", "min_active=8", "min_shown=8")
+OWN = (*QUICK, "map_methods=[]", "min_active=8", "min_shown=8", "split_kinds=random")
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +168,8 @@ def test_nothing_fitted_knows_of_the_test_compounds(own, own_screen, tmp_path):
         )
         pair = [table[(table["fold"] == 0) & table[COMPOUND].isin(kept)].reset_index(drop=True)
                 for table in (study.table(f"embeddings/{method}_wells.parquet") for study in (own, other))]  # fmt: skip
+        # Where other folds chose other numbers of discriminants, the table has more or fewer columns, empty here.
+        pair = [table.dropna(axis=1, how="all") for table in pair]
         assert len(pair[0]) > 0
         pd.testing.assert_frame_equal(*pair, check_exact=True)
     keys = [*KEYS, "model", "compound", "task"]

@@ -36,7 +36,7 @@ def curve(tiny_folds, tiny_screen):
     encoders = {"rcca": RegularisedCCA(), "lda_identity": LdaIdentity()}
     by_fold = {name: {fold.name: one for fold in folds} for name, one in encoders.items()}
     names = tiny_screen.compounds[COMPOUND].to_numpy()
-    labels, _ = bioactivity.label_matrix(tiny_screen.activity, tiny_screen.tasks, names, min_active=12, min_inactive=12)
+    labels, _ = bioactivity.label_matrix(tiny_screen.activity, tiny_screen.tasks, names, min_active=8, min_inactive=8)
     assert len(labels.columns) > 1
     options = {"shares": [0.25, 1.0], "n_bootstrap": 100}
     return sizes.data_size_curve(by_fold, folds, tiny_screen.compounds, labels, **options), folds, labels
