@@ -209,6 +209,12 @@ def test_every_method_and_its_deranged_control_embed_the_test_compounds_only(tin
         )
 
 
+def test_the_new_compounds_of_the_rehearsal_are_the_first_folds_and_no_others(tiny):
+    folds = tiny.table("folds.parquet")
+    first = folds[(folds["split"] == "random") & (folds["repeat"] == 0) & (folds["fold"] == 0)]
+    assert sorted(tiny.table("tables/new_embeddings.csv")[COMPOUND]) == sorted(first[COMPOUND])
+
+
 def test_claims_stand_beside_their_references_and_controls(tiny):
     claims = tiny.table("tables/claims.csv")
     for claim in (1, 2, 3):
