@@ -38,7 +38,6 @@ SETTINGS = {
         {"shared_strength": 4.0, "cp_shared": 0.04, "cp_only": 0.0, "cp_position": 0.0, "task_noise": 0.3},
         40,
     ),
-    "as the study's screen, default": ("default", {}, 20),
 }
 # As in notebook 02: every fold chooses the number of discriminants on its training compounds.
 GRIDS = {"lda_identity": {"n_components": [10, 15]}, "rcca_replicates": {"n_dimensions": [10, 15]}}

@@ -1290,9 +1290,9 @@ def verdict_calibration(table: pd.DataFrame, *, title: str) -> StudyFigure:
         for claim, limit in own.groupby("claim")["limit"].first().dropna().items():
             ax.plot([100 * limit] * 2, [claim - 0.45, claim + 0.45], color=GREY, ls=":", lw=1.2)
         ax.set(xlim=(-2, 102), title=f"{setting}\n({own['screens'].iloc[0]} screens)")
+        ax.set_xlabel("called supported (%)")
         ax.set_yticks([1, 2, 3, 4], [f"claim {number}" for number in (1, 2, 3, 4)])
     axes[0].invert_yaxis()
-    axes[len(axes) // 2].set_xlabel("claims called supported (% of screens, with 95% intervals; dotted: the limit)")
     _legend(fig, axes[0].get_legend_handles_labels()[0])
     return fig
 
