@@ -3,6 +3,9 @@
 Tests must not change these objects; they copy what they spoil.
 """
 
+import importlib.util
+from pathlib import Path
+
 import pytest
 import torch
 from threadpoolctl import threadpool_limits
@@ -34,3 +37,17 @@ def tiny_tables(tiny_screen):
 def tiny_folds(tiny_tables):
     """Its three prepared folds, and at last the one that trains on all compounds."""
     return list(crossfit.prepare_folds(*tiny_tables, with_all=True))
+
+
+@pytest.fixture(scope="session")
+def load_benchmark():
+    """A function that imports a script of benchmarks/, which is no package, by its name."""
+
+    def load(name):
+        path = Path(__file__).resolve().parents[1] / "benchmarks" / f"{name}.py"
+        specification = importlib.util.spec_from_file_location(name, path)
+        module = importlib.util.module_from_spec(specification)
+        specification.loader.exec_module(module)
+        return module
+
+    return load

@@ -1,23 +1,15 @@
 """The ablation benchmark: changes that exist, differences paired by compound, a table that says what it holds."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 
 from cpx_utils.encoders import METHODS
 
-PATH = Path(__file__).resolve().parents[1] / "benchmarks" / "ablation.py"
-
 
 @pytest.fixture(scope="module")
-def ablation():
-    spec = importlib.util.spec_from_file_location("ablation", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def ablation(load_benchmark):
+    return load_benchmark("ablation")
 
 
 def test_every_change_is_one_that_the_encoder_knows(ablation):

@@ -1,6 +1,5 @@
 """The README's tables are what the committed figures' data say, and what it points at is there."""
 
-import importlib.util
 import re
 from pathlib import Path
 
@@ -10,11 +9,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
-def update_readme():
-    specification = importlib.util.spec_from_file_location("update_readme", ROOT / "benchmarks" / "update_readme.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+def update_readme(load_benchmark):
+    return load_benchmark("update_readme")
 
 
 def test_the_tables_are_generated_from_the_committed_figures(update_readme):

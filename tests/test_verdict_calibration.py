@@ -1,21 +1,13 @@
 """benchmarks/verdict_calibration.py in small: the verdict machine on whole simulated screens."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 
-PATH = Path(__file__).resolve().parents[1] / "benchmarks" / "verdict_calibration.py"
-
 
 @pytest.fixture(scope="module")
-def bench():
-    spec = importlib.util.spec_from_file_location("verdict_calibration", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def bench(load_benchmark):
+    return load_benchmark("verdict_calibration")
 
 
 def supported(bench, size, knobs, seeds):
