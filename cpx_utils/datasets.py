@@ -8,7 +8,7 @@ A screen is one of the registry (`DATASETS`) or a user's own, described by a TOM
 import difflib
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,12 +22,14 @@ from cpx_utils.profiles import (
     CONTROL,
     DOSE,
     PLATE,
+    TASK_COLUMNS,
     WELL,
     Screen,
     ScreenError,
     check_screen,
     require_valid,
 )
+from cpx_utils.rosetta import ProfileColumns, read_rosetta
 
 __all__ = [
     "DATASETS",
@@ -62,6 +64,13 @@ class Dataset:
         Study parameters this screen prefers over the notebooks' defaults.
     read : callable
         ``read(dataset, obtain, options) -> Screen``, where ``obtain(role)`` gives a `LocalFile`.
+    columns : dict
+        What the columns of the profile tables mean, by modality (``cp``, ``tx``); the loader reads by it. Empty for
+        screens without such columns: simulated ones, and R data frames, whose row names are the compounds.
+    shape : tuple of str
+        As its publishers state it: paired compounds, wells a treatment (CP / TX), doses a compound, features (CP / TX).
+    on_real_bytes : bool
+        Whether the loader was run here on the real files; the others are proven on stand-ins of the same layout.
     """
 
     name: str
@@ -72,11 +81,14 @@ class Dataset:
     citation: str
     read: Callable[["Dataset", Callable[[str], LocalFile], "ReadOptions"], Screen]
     parameters: dict = field(default_factory=dict)
+    columns: dict[str, ProfileColumns] = field(default_factory=dict)
+    shape: tuple[str, str, str, str] = ("", "", "", "")
+    on_real_bytes: bool = False
 
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How a screen is read: what is simulated, mirror, data folder, whether hashes bind."""
+    """How a screen is read: what is simulated, mirror, data folder, whether hashes bind, which CP features."""
 
     size: str = "default"
     seed: int = 0
@@ -85,18 +97,30 @@ class ReadOptions:
     mirror: str = ""
     data_dir: str = ""
     unverified: bool = False
+    cp_table: str = "selected"
 
+
+# Roles of the two CP tables that the Rosetta screens come with: selected features, or all of them.
+CP_TABLES = {"selected": "cp", "all": "cp_all"}
+# Assays that any screen of Broad compounds is looked up in (`cpx_utils.annotation.annotate_compounds`).
+COLLECTIONS = ("broad6k", "ToxCast", "ChEMBL", annotation.ANNOTATED)
 
 _GITHUB = "https://raw.githubusercontent.com/"
 _CMEA = _GITHUB + "isarnassiri/CMEA/960cda0c627f45b82bdf636a250c91ef1f9b2d46/data/"
+_CDRP = _GITHUB + "isarnassiri/CMEA/59c816a06bd3ac674cd0b38f9f919728e6cf49da/data/"
 _MOSHKOV = _GITHUB + "CaicedoLab/2023_Moshkov_NatComm/20fd97178796148c2b464ddc2c025a91654a6433/assay_data/"
 _INFOALIGN = _GITHUB + "liugangcode/InfoAlign/eed96f36503a8a427fac4f382ee2001f957dd42a/raw_data/"
 _HUB = _GITHUB + "broadinstitute/lincs-cell-painting/061870127481dcd73c29df85ebcfddeac2ed0828/metadata/moa/"
+_HAGHIGHI = _GITHUB + "carpenter-singh-lab/2022_Haghighi_NatureMethods/f23205944e17f47d7e8959be71f4b7d25075b191/"
+_ROSETTA = (
+    "https://cellpainting-gallery.s3.amazonaws.com/cpg0003-rosetta/broad/workspace/preprocessed_data/"  # 8 MiB parts
+)
 
 _CITE_CMEA = "Nassiri & McCall, Nucleic Acids Research 2018, doi 10.1093/nar/gky626"
 _CITE_MOSHKOV = "Moshkov et al., Nature Communications 2023, doi 10.1038/s41467-023-37570-1"
 _CITE_INFOALIGN = "Liu et al. (InfoAlign) 2024, arXiv 2406.12056"
 _CITE_HUB = "Corsello et al., Nature Medicine 2017, doi 10.1038/nm.4306"
+_CITE_HAGHIGHI = "Haghighi et al., Nature Methods 2022, doi 10.1038/s41592-022-01667-0"
 
 _CMEA_FILES = (
     RemoteFile(
@@ -116,6 +140,80 @@ _CMEA_FILES = (
         _CITE_CMEA,
     ),
 )
+_CDRP_FILES = (
+    RemoteFile(
+        "cp",
+        _CDRP + "Cell_Morphology_Profile_Complete.rda",
+        "42fc284ed7bb6909297298e38f63ed9f786b08c7",
+        0,  # not known, below 100 MB
+        "GPL-2",
+        _CITE_CMEA,
+        "git blob id",
+    ),
+    RemoteFile(
+        "tx",
+        _CDRP + "Transcriptomic_Profile_Complete.rda",
+        "98af2abdd381f7fc2fe70bbcec6cc1be6880a512",
+        0,
+        "GPL-2",
+        _CITE_CMEA,
+        "git blob id",
+    ),
+    RemoteFile(
+        "assays_270",
+        _MOSHKOV + "assay_matrix_discrete_270_assays.csv",
+        "c3003cc35c8695671782eef8dfe3eb7c0211797f",
+        0,
+        "MIT",
+        _CITE_MOSHKOV,
+        "git blob id",
+    ),
+)
+_IDMAP_FILE = RemoteFile(
+    "idmap",
+    _HAGHIGHI + "idmap.xlsx",
+    "903053fd9d37f814c25920bfa78c88a160c6f05ba3a64042c4f30a50ee0b55a9",
+    110_705,
+    "not stated by the repository",
+    _CITE_HAGHIGHI,
+)
+
+
+def _rosetta_files(folder: str, cp: tuple[int, str], cp_all: tuple[int, str], tx: tuple[int, str]) -> tuple:
+    """The three tables of a Rosetta screen (size and S3 ETag each) and the probes' symbols."""
+    names = {
+        "cp": "CellPainting/replicate_level_cp_normalized_variable_selected.csv.gz",
+        "cp_all": "CellPainting/replicate_level_cp_normalized.csv.gz",
+        "tx": "L1000/replicate_level_l1k.csv.gz",
+    }
+    known = {"cp": cp, "cp_all": cp_all, "tx": tx}
+    tables = tuple(
+        RemoteFile(role, f"{_ROSETTA}{folder}/{name}", etag, size, "CC0", _CITE_HAGHIGHI, "S3 ETag")
+        for role, name in names.items()
+        for size, etag in [known[role]]
+    )
+    return (*tables, _IDMAP_FILE)
+
+
+_CDRP_BIO_FILES = _rosetta_files(
+    "CDRPBIO-BBBC036-Bray",
+    cp=(117_242_590, "bffd9db9578fcc70bbd7d72e0dfff773-14"),
+    cp_all=(311_539_701, "0b86065f8840aff626d64c6f52a8caf4-38"),
+    tx=(26_842_289, "5b45e5cb94f0466a2abb11fbac8a655e-4"),
+)
+_LINCS_FILES = _rosetta_files(
+    "LINCS-Pilot1",
+    cp=(94_527_797, "33783625dc59b0de2bf16c299f5380dd-12"),
+    cp_all=(299_683_743, "f42af6b4109ef9ed110004def49f6c2c-36"),
+    tx=(78_596_337, "872c318560ba21c9d36e805fb97992a4-10"),
+)
+_TA_ORF_FILES = _rosetta_files(
+    "TA-ORF-BBBC037-Rohban",
+    cp=(1_106_334, "1315c2fd175b265d10e929e51d9dfef0"),
+    cp_all=(27_482_072, "736ef2b85bf5406f27239153f3772218-4"),
+    tx=(2_022_367, "1e643bb1182555a8e7699230a0ea98d1"),
+)
+
 _ANNOTATION_FILES = (
     RemoteFile(
         "hub",
@@ -249,59 +347,6 @@ def _consensus_wells(profiles: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([wells, profiles.reset_index(drop=True)], axis=1)
 
 
-def annotate_compounds(
-    compounds: Sequence[str], obtain: Callable[[str], LocalFile], cache: Path
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, list[str]]:
-    """Structures, MoA, targets and assay outcomes of Broad compounds, from the registry's annotation files.
-
-    Parameters
-    ----------
-    compounds : sequence of str
-        BRD ids of 13 characters.
-    obtain : callable
-        Gives the `LocalFile` of a role.
-    cache : path
-        Folder for keys computed once.
-
-    Returns
-    -------
-    compounds, activity, tasks : pandas.DataFrame
-        As in `Screen`.
-    notes : list of str
-    """
-    hub = annotation.read_repurposing_hub(obtain("hub").path)
-    sources = [
-        annotation.read_broad_structures(obtain("broad_ids").path, obtain("broad_smiles").path),
-        annotation.read_structure_table(obtain("broad6k_structures").path),
-        hub[[COMPOUND, "SMILES", "InChIKey14"]],
-    ]
-    structures, disagreements = annotation.join_structures(compounds, sources)
-    table = annotation.annotate_mechanisms(structures, hub)
-    toxcast = obtain("toxcast_assays")
-    collections = [
-        annotation.read_broad6k(obtain("broad6k_assays").path, obtain("assay_names").path),
-        annotation.read_toxcast(toxcast.path, cache / f"inchikeys-{toxcast.sha256[:16]}.parquet"),
-        annotation.read_chembl2k(obtain("chembl2k_assays").path),
-    ]
-    known, mechanisms = int((table["InChIKey14"] != "").sum()), int(table["MoA"].map(bool).sum())
-    notes = [
-        f"{known} of {len(table)} compounds have a structure, {mechanisms} a mechanism of action "
-        "(Repurposing Hub, by compound id or else by InChIKey block)."
-    ]
-    if disagreements:
-        notes.append(f"{disagreements} compounds have two structures in the sources; the first was taken.")
-    activities, tasks = [], []
-    for collection in collections:
-        labels, reached, conflicts = annotation.outcomes(collection, table)
-        activities.append(labels)
-        tasks.append(reached)
-        notes.append(
-            f"{collection.source}: {labels[COMPOUND].nunique()} compounds have {len(labels)} outcomes in "
-            f"{len(reached)} assays; {conflicts} structure-assay pairs held both 0 and 1 and count as active."
-        )
-    return table, pd.concat(activities, ignore_index=True), pd.concat(tasks, ignore_index=True), notes
-
-
 def _read_cdrp_consensus(dataset: Dataset, obtain: Callable[[str], LocalFile], options: ReadOptions) -> Screen:
     """CDRP consensus profiles as CMEA publishes them: two R data frames with BRD ids as row names."""
     cp, tx = read_r_profiles(obtain("cp").path), read_r_profiles(obtain("tx").path)
@@ -312,7 +357,10 @@ def _read_cdrp_consensus(dataset: Dataset, obtain: Callable[[str], LocalFile], o
         notes.append(f"CP and TX list different compounds or another order; {len(shared)} are in both.")
     every = sorted(set(cp.index) | set(tx.index))
     cache = data_folder(options.data_dir) / "derived"
-    compounds, activity, tasks, more = annotate_compounds(every, obtain, cache)
+    measured = ("Moshkov 270",) if any(file.role == "assays_270" for file in dataset.files) else ()
+    compounds, activity, tasks, more = annotation.annotate_compounds(
+        every, obtain, cache, collections=(*measured, *COLLECTIONS)
+    )
     return Screen(
         name=dataset.name,
         cp=_consensus_wells(cp),
@@ -321,6 +369,33 @@ def _read_cdrp_consensus(dataset: Dataset, obtain: Callable[[str], LocalFile], o
         activity=activity,
         tasks=tasks,
         notes=tuple(notes + more),
+    )
+
+
+def _read_rosetta(dataset: Dataset, obtain: Callable[[str], LocalFile], options: ReadOptions) -> Screen:
+    """Replicate-level profiles of the Rosetta collection: two CSV tables with keys of compound and dose."""
+    if options.cp_table not in CP_TABLES:
+        raise ScreenError(f"there is no CP table {options.cp_table!r}; cp_table is one of {', '.join(CP_TABLES)}")
+    cache = data_folder(options.data_dir) / "derived"
+    parts = read_rosetta(
+        dataset.columns, obtain(CP_TABLES[options.cp_table]), obtain("tx"), obtain("idmap").path, cache
+    )
+    if dataset.columns["cp"].alleles:
+        compounds, more = parts.compounds, []
+        activity = pd.DataFrame({COMPOUND: [], "task": [], "active": []}).astype({"active": np.int8})
+        tasks = pd.DataFrame({column: [] for column in TASK_COLUMNS}, dtype="str")
+    else:
+        compounds, activity, tasks, more = annotation.annotate_compounds(
+            parts.compounds[COMPOUND].tolist(), obtain, cache, own=parts.compounds, collections=COLLECTIONS
+        )
+    return Screen(
+        name=dataset.name,
+        cp=parts.cp,
+        tx=parts.tx,
+        compounds=compounds,
+        activity=activity,
+        tasks=tasks,
+        notes=(*parts.notes, *more),
     )
 
 
@@ -336,6 +411,8 @@ DATASETS: dict[str, Dataset] = {
             licence="MIT (made by cpx)",
             citation="cpx, this repository",
             read=_read_simulated,
+            shape=("600", "4 / 2", "2", "300 / 500"),
+            on_real_bytes=True,
         ),
         Dataset(
             name="cmea-u2os",
@@ -346,7 +423,92 @@ DATASETS: dict[str, Dataset] = {
             licence="GPL-2",
             citation=_CITE_CMEA,
             read=_read_cdrp_consensus,
+            shape=("162", "1 / 1", "1", "812 / 978"),
             parameters={"n_folds": 5, "n_repeats": 3},
+            on_real_bytes=True,
+        ),
+        Dataset(
+            name="cdrp-u2os",
+            title="CDRP consensus profiles of CMEA: 9,515 compounds, U2OS",
+            summary="9,515 compounds with one consensus profile each: 812 Cell Painting features and 978 L1000 "
+            "genes, with the 270 assays of Moshkov 2023. Nearest of all to the screen of the paper.",
+            files=_CDRP_FILES + _ANNOTATION_FILES,
+            licence="GPL-2",
+            citation=_CITE_CMEA,
+            read=_read_cdrp_consensus,
+            shape=("9,515", "1 / 1", "1", "812 / 978"),
+            parameters={"n_folds": 3, "n_repeats": 1},
+        ),
+        Dataset(
+            name="cdrp-bio",
+            title="CDRP-bio of the Rosetta collection: bioactive compounds, U2OS",
+            summary="Replicates of about 2,000 bioactive compounds; 1,469 treatments were measured in both "
+            "modalities: 601 selected Cell Painting features and 977 L1000 genes.",
+            files=_CDRP_BIO_FILES + _ANNOTATION_FILES,
+            licence="CC0",
+            citation=_CITE_HAGHIGHI,
+            read=_read_rosetta,
+            shape=("1,469 pairs of compound and dose", "8 / 2 (median)", "1 to 2", "601 / 977"),
+            columns={
+                "cp": ProfileColumns(
+                    treatment="Metadata_Sample_Dose",
+                    plate="Metadata_Plate",
+                    well="Metadata_Well",
+                    dose="Metadata_mmoles_per_liter2",
+                ),
+                "tx": ProfileColumns(
+                    treatment="pert_sample_dose",
+                    plate="det_plate",
+                    dose="pert_dose",
+                    smiles="CPD_SMILES",
+                    name="CPD_NAME",
+                ),
+            },
+        ),
+        Dataset(
+            name="lincs-pilot1",
+            title="LINCS Pilot 1 of the Rosetta collection: drugs at several doses, A549",
+            summary="Replicates of 1,570 drugs at up to 7 doses: 119 selected of 1,670 Cell Painting features, and "
+            "978 L1000 genes.",
+            files=_LINCS_FILES + _ANNOTATION_FILES,
+            licence="CC0",
+            citation=_CITE_HAGHIGHI,
+            read=_read_rosetta,
+            shape=("about 1,570", "5 / 3", "7", "119 of 1,670 / 978"),
+            columns={
+                "cp": ProfileColumns(
+                    treatment="Metadata_pert_id_dose",
+                    plate="Metadata_Plate",
+                    well="Metadata_Well",
+                    dose="Metadata_mmoles_per_liter",
+                    name="pert_iname",
+                ),
+                "tx": ProfileColumns(
+                    treatment="pert_id_dose",
+                    plate="det_plate",
+                    well="det_well",
+                    dose="pert_dose",
+                    smiles="x_smiles",
+                    name="pert_iname_x",
+                ),
+            },
+        ),
+        Dataset(
+            name="ta-orf",
+            title="TA-ORF of the Rosetta collection: overexpressed genes, U2OS",
+            summary="Replicates of about 325 overexpressed alleles in place of compounds: 63 selected Cell Painting "
+            "features and 978 L1000 genes. No structures, MoAs or assays.",
+            files=_TA_ORF_FILES,
+            licence="CC0",
+            citation=_CITE_HAGHIGHI,
+            read=_read_rosetta,
+            shape=("about 324 alleles", "5 / 2 to 3", "–", "63 / 978"),
+            columns={
+                "cp": ProfileColumns(
+                    treatment="Metadata_broad_sample", plate="Metadata_Plate", well="Metadata_Well", alleles=True
+                ),
+                "tx": ProfileColumns(treatment="pert_id", plate="det_plate", well="det_well", alleles=True),
+            },
         ),
     )
 }
@@ -396,6 +558,7 @@ def read_screen(
     mirror: str = "",
     data_dir: str = "",
     unverified: bool = False,
+    cp_table: str = "selected",
 ) -> Screen:
     """Read a screen by name or by TOML file, checked and fit for use.
 
@@ -411,6 +574,9 @@ def read_screen(
         Where downloads are kept; the per-user cache folder if empty.
     unverified : bool
         Accept files whose hash is not the registry's; such files are marked in `Screen.sources` and noted.
+    cp_table : str
+        ``selected`` or ``all``: which CP features of a Rosetta screen are read; other screens have one CP table and
+        ignore it.
 
     Raises
     ------
@@ -425,6 +591,7 @@ def read_screen(
         mirror=mirror,
         data_dir=data_dir,
         unverified=unverified,
+        cp_table=cp_table,
     )
     if is_user_screen(dataset):
         from cpx_utils.user_screens import read_user_screen

@@ -24,7 +24,9 @@ CONTROL = "Metadata_Control"
 METADATA_COLUMNS = [PLATE, WELL, COMPOUND, DOSE, CONTROL]
 COMPOUND_COLUMNS = [COMPOUND, "InChIKey14", "SMILES", "MoA", "target"]
 ACTIVITY_COLUMNS = [COMPOUND, "task", "active"]
-TASK_COLUMNS = ["task", "target", "family"]
+TASK_COLUMNS = ["task", "target", "family", "source"]
+# Source of tasks whose labels are read off a compound's annotated targets; no assay was run for them.
+ANNOTATED = "annotation"
 # What identifies a fitted representation in every table of the study; `seed` is the number of the draw.
 KEYS = ["split", "repeat", "fold", "seed", "method", "control"]
 
@@ -53,7 +55,10 @@ class Screen:
     activity : pandas.DataFrame
         Long: Metadata_Compound, task, active (int8, 0 or 1). A label that is missing has no row.
     tasks : pandas.DataFrame
-        One row a task: task, target (``""`` if unknown), family (``"other"`` if unknown).
+        One row a task: task, target (``""`` if unknown), family (``"other"`` if unknown), source (the collection
+        it comes from, ``""`` if unknown; `ANNOTATED` marks labels that nobody measured). A column conflicts,
+        where there is one, counts the compounds that got no label because their isomers disagree, or whose own
+        rows held both 0 and 1.
     notes : tuple of str
         Sentences a reader must know: rows dropped, files not verified, conflicts counted.
     sources : tuple of dict
@@ -122,6 +127,28 @@ def paired_compounds(screen: Screen) -> list[str]:
     return sorted(str(compound) for compound in both)
 
 
+def with_source(tasks: pd.DataFrame) -> pd.DataFrame:
+    """Tasks with the column source, ``""`` where the table has none (as tables of older runs)."""
+    return tasks if "source" in tasks.columns else tasks.assign(source="")
+
+
+def measured_only(activity: pd.DataFrame, tasks: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Labels and tasks that were measured: without those whose source is `ANNOTATED`.
+
+    Parameters
+    ----------
+    activity, tasks : pandas.DataFrame
+        As in `Screen`.
+
+    Returns
+    -------
+    activity, tasks : pandas.DataFrame
+        The rows that stay, in their order.
+    """
+    kept = tasks[with_source(tasks)["source"] != ANNOTATED]
+    return activity[activity["task"].isin(kept["task"])].reset_index(drop=True), kept.reset_index(drop=True)
+
+
 def wells_of(table: pd.DataFrame, compounds: list[str]) -> pd.DataFrame:
     """Wells of the given compounds, and all negative controls."""
     return table[table[COMPOUND].isin(compounds) | table[CONTROL].astype(bool)].reset_index(drop=True)
@@ -158,8 +185,9 @@ def nominal_dose(doses, digits: int = 3) -> np.ndarray:
 
 
 def _treated(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows that are no negative controls."""
-    return table[~table[CONTROL].astype(bool)]
+    """Metadata of the rows that are no negative controls; features stay behind, of which screens have gigabytes."""
+    metadata = [column for column in METADATA_COLUMNS if column in table.columns]
+    return table.loc[~table[CONTROL].astype(bool), metadata]
 
 
 # ----------------------------------------------------------------------------------------------- checking
@@ -238,7 +266,8 @@ def _table_problems(table: pd.DataFrame, label: str) -> list[str]:
             f"{label}: dose {doses[wrong[0]]:g} in data row {wrong[0] + 1} ({len(wrong)} such rows); "
             "doses are micromolar, finite and not negative"
         )
-    placed = table[(table[PLATE].astype(str) != "") & (table[WELL].astype(str) != "")]
+    places = table[[PLATE, WELL]]
+    placed = places[(places[PLATE].astype(str) != "") & (places[WELL].astype(str) != "")]
     twice = placed[placed.duplicated([PLATE, WELL])]
     if len(twice):
         first = twice.iloc[0]
@@ -257,11 +286,13 @@ def _feature_problems(table: pd.DataFrame, label: str) -> list[str]:
     if words:
         return [f"{label}: feature {_examples(words)} is not numeric; rename text columns to 'Metadata_...'"]
     problems = []
-    values = table[features].to_numpy(dtype=float)
-    empty = [name for name, gone in zip(features, np.isnan(values).all(axis=0), strict=True) if gone]
+    empty, endless = [], []
+    for name in features:  # one by one: a whole screen in double precision would not fit everywhere
+        values = table[name].to_numpy(dtype=float)
+        empty += [name] if np.isnan(values).all() else []
+        endless += [name] if np.isinf(values).any() else []
     if empty and len(table):
         problems.append(f"{label}: feature {_examples(empty)} is missing (NaN) in every row; drop the column")
-    endless = [name for name, bad in zip(features, np.isinf(values).any(axis=0), strict=True) if bad]
     if endless:
         problems.append(f"{label}: feature {_examples(endless)} holds infinite values; leave them empty")
     return problems
@@ -309,7 +340,7 @@ def _activity_problems(screen: Screen) -> list[str]:
     missing = [column for column in ACTIVITY_COLUMNS if column not in activity.columns]
     if missing:
         return [f"activity: column {_examples(missing)} is missing; it has {ACTIVITY_COLUMNS}"]
-    missing = [column for column in TASK_COLUMNS if column not in tasks.columns]
+    missing = [column for column in TASK_COLUMNS if column not in [*tasks.columns, "source"]]
     if missing:
         return [f"tasks: column {_examples(missing)} is missing; it has {TASK_COLUMNS}"]
     problems = []
@@ -354,7 +385,7 @@ def _drop_unmeasured(screen: Screen) -> Screen:
         screen,
         compounds=screen.compounds[known].reset_index(drop=True),
         activity=activity,
-        tasks=screen.tasks[used].reset_index(drop=True),
+        tasks=with_source(screen.tasks[used].reset_index(drop=True)),
         notes=tuple(notes),
     )
 
@@ -372,7 +403,7 @@ def count_compounds(screen: Screen) -> pd.DataFrame:
         "paired": len(paired),
         "with a structure": int((known["SMILES"] != "").sum()),
         "with an MoA": int((known["MoA"].map(len) > 0).sum()),
-        "in any assay": int(known[COMPOUND].isin(screen.activity[COMPOUND]).sum()),
+        "in any assay": int(known[COMPOUND].isin(measured_only(screen.activity, screen.tasks)[0][COMPOUND]).sum()),
     }
     return pd.DataFrame({"what": list(counts), "n": list(counts.values())})
 
@@ -391,12 +422,13 @@ def testability(screen: Screen, min_active: int = 25, min_inactive: int = 25) ->
     pandas.DataFrame
         Columns endpoint, testable, reason; rows replicate_clustering, activity_calls, moa_clustering,
         retrieval, bioactivity, target_families, always all six in this order. Only compounds with both CP
-        and TX count, since only those can be held out and compared.
+        and TX count, since only those can be held out and compared, and only tasks that were measured.
     """
     paired = set(paired_compounds(screen))
     cp = _treated(screen.cp)
     cp = cp[cp[COMPOUND].isin(paired)]
     counts = task_counts(screen, min_active, min_inactive)
+    counts = counts[counts["source"] != ANNOTATED]
     replicated, replicate_reason = _replicates(cp)
     controls = int(screen.cp[CONTROL].astype(bool).sum())
     calls = replicated and controls >= 2
@@ -442,12 +474,12 @@ def task_counts(screen: Screen, min_active: int = 25, min_inactive: int = 25) ->
     Returns
     -------
     pandas.DataFrame
-        One row a task in the order of `screen.tasks`: task, target, family, n_active, n_inactive, tested
-        (True where both counts reach the minimum).
+        One row a task in the order of `screen.tasks`: task, target, family, source, n_active, n_inactive,
+        tested (True where both counts reach the minimum).
     """
     labels = screen.activity[screen.activity[COMPOUND].isin(paired_compounds(screen))]
     active = labels.groupby("task")["active"].agg(["sum", "count"])
-    table = screen.tasks[TASK_COLUMNS].copy()
+    table = with_source(screen.tasks)[TASK_COLUMNS].copy()
     n_active = table["task"].map(active["sum"]).fillna(0).astype(int)
     table["n_active"] = n_active
     table["n_inactive"] = table["task"].map(active["count"]).fillna(0).astype(int) - n_active
@@ -545,6 +577,7 @@ def load_screen(folder: str | Path) -> Screen:
             index=tables["compounds"].index,
             dtype=object,
         )
+    tables["tasks"] = with_source(tables["tasks"])
     facts = json.loads(_present(folder / "screen.json").read_text(encoding="utf-8"))
     return Screen(name=facts["name"], **tables, notes=tuple(facts["notes"]), sources=tuple(facts["sources"]))
 

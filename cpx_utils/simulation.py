@@ -413,7 +413,7 @@ def _assays(settings: SimulationSettings, truth: dict, rng: np.random.Generator)
         active = readout > np.quantile(readout, 1 - rng.uniform(0.12, 0.3))
         measured = rng.random(settings.n_compounds) >= settings.missing_labels
         name = f"{family} assay {number // len(FAMILIES) + 1:02d}"
-        tasks.append({"task": name, "target": "", "family": family})
+        tasks.append({"task": name, "target": "", "family": family, "source": "simulated"})
         labels.append(pd.DataFrame({
             COMPOUND: truth["compound"][measured], "task": name, "active": active[measured].astype(np.int8)
         }))  # fmt: skip

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import re
 import time
 from dataclasses import replace
 
@@ -13,6 +14,12 @@ from cpx_utils import datasets, downloads
 from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, ScreenError, check_screen, feature_columns, paired_compounds
 
 MIRROR = os.environ.get("CPX_MIRROR", "")
+CHECKSUM_FORMS = {
+    "SHA-256": r"[0-9a-f]{64}",
+    "git blob id": r"[0-9a-f]{40}",
+    "MD5": r"[0-9a-f]{32}",
+    "S3 ETag": r"[0-9a-f]{32}(-\d+)?",
+}
 needs_mirror = pytest.mark.skipif(not MIRROR, reason="CPX_MIRROR isn't set to a folder with the real screen's files")
 
 
@@ -35,9 +42,57 @@ def test_registry_entries_are_complete():
         for file in dataset.files:
             assert file.address.startswith("https://")
             assert file.checksum_kind in downloads.CHECKSUMS
-            assert file.bytes > 0 and file.licence and file.citation
-            assert len(file.checksum) == {"SHA-256": 64, "git blob id": 40}[file.checksum_kind]
+            assert file.licence and file.citation
+            # of the large files of cdrp-u2os git tells the hash and not the size
+            assert file.bytes > 0 or (name, file.checksum_kind) == ("cdrp-u2os", "git blob id")
+            assert re.fullmatch(CHECKSUM_FORMS[file.checksum_kind], file.checksum)
+            if file.checksum_kind == "S3 ETag":
+                parts = -(-file.bytes // downloads.S3_PART_BYTES)
+                assert file.checksum.partition("-")[2] == (str(parts) if parts > 1 else "")
     assert datasets.DATASETS["cmea-u2os"].parameters == {"n_folds": 5, "n_repeats": 3}
+    assert datasets.DATASETS["cdrp-u2os"].parameters == {"n_folds": 3, "n_repeats": 1}
+    assert [name for name, dataset in datasets.DATASETS.items() if dataset.on_real_bytes] == ["simulated", "cmea-u2os"]
+    assert datasets.DATASETS["cdrp-u2os"].read is datasets.DATASETS["cmea-u2os"].read
+
+
+ROSETTA = "https://cellpainting-gallery.s3.amazonaws.com/cpg0003-rosetta/broad/workspace/preprocessed_data/"
+# screen, role, folder and file below ROSETTA, bytes, start of the ETag
+ROSETTA_FILES = [
+    ("cdrp-bio", "cp", "CDRPBIO-BBBC036-Bray/CellPainting/replicate_level_cp_normalized_variable_selected.csv.gz",
+     117242590, "bffd9db9"),
+    ("cdrp-bio", "cp_all", "CDRPBIO-BBBC036-Bray/CellPainting/replicate_level_cp_normalized.csv.gz",
+     311539701, "0b86065f"),
+    ("cdrp-bio", "tx", "CDRPBIO-BBBC036-Bray/L1000/replicate_level_l1k.csv.gz", 26842289, "5b45e5cb"),
+    ("lincs-pilot1", "cp", "LINCS-Pilot1/CellPainting/replicate_level_cp_normalized_variable_selected.csv.gz",
+     94527797, "33783625"),
+    ("lincs-pilot1", "cp_all", "LINCS-Pilot1/CellPainting/replicate_level_cp_normalized.csv.gz",
+     299683743, "f42af6b4"),
+    ("lincs-pilot1", "tx", "LINCS-Pilot1/L1000/replicate_level_l1k.csv.gz", 78596337, "872c3185"),
+    ("ta-orf", "cp", "TA-ORF-BBBC037-Rohban/CellPainting/replicate_level_cp_normalized_variable_selected.csv.gz",
+     1106334, "1315c2fd"),
+    ("ta-orf", "cp_all", "TA-ORF-BBBC037-Rohban/CellPainting/replicate_level_cp_normalized.csv.gz",
+     27482072, "736ef2b8"),
+    ("ta-orf", "tx", "TA-ORF-BBBC037-Rohban/L1000/replicate_level_l1k.csv.gz", 2022367, "1e643bb1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "role", "path", "size", "etag"), ROSETTA_FILES)
+def test_the_rosetta_files_stand_in_the_registry(name, role, path, size, etag):
+    file = next(file for file in datasets.DATASETS[name].files if file.role == role)
+    assert (file.address, file.bytes, file.checksum[:8]) == (ROSETTA + path, size, etag)
+    assert (file.licence, file.checksum_kind) == ("CC0", "S3 ETag")
+
+
+def test_the_rosetta_screens_say_what_their_columns_mean():
+    rosetta = [name for name, dataset in datasets.DATASETS.items() if dataset.columns]
+    assert rosetta == ["cdrp-bio", "lincs-pilot1", "ta-orf"]
+    keys = {name: tuple(datasets.DATASETS[name].columns[kind].treatment for kind in ("cp", "tx")) for name in rosetta}
+    assert keys == {
+        "cdrp-bio": ("Metadata_Sample_Dose", "pert_sample_dose"),
+        "lincs-pilot1": ("Metadata_pert_id_dose", "pert_id_dose"),
+        "ta-orf": ("Metadata_broad_sample", "pert_id"),
+    }
+    assert not [file for file in datasets.DATASETS["ta-orf"].files if file.role == "hub"]
 
 
 def test_the_simulated_screen_is_read_by_name():
@@ -256,3 +311,25 @@ def test_the_small_files_have_the_git_blob_ids_that_git_gives():
     ):
         file = next(file for file in datasets.DATASETS["cmea-u2os"].files if file.role == role)
         assert downloads.git_blob_id(os.path.join(MIRROR, file.mirror_path)) == blob
+
+
+@needs_mirror
+def test_the_loader_of_the_complete_screen_reads_the_real_bytes_of_its_subset(cmea, tmp_path):
+    by_role = {file.role: file for file in datasets.DATASETS["cmea-u2os"].files}
+    for file in datasets.DATASETS["cdrp-u2os"].files:
+        path = tmp_path / file.mirror_path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if file.role in by_role:
+            path.symlink_to(os.path.join(MIRROR, by_role[file.role].mirror_path))
+        else:  # of the 270 assays two, for aspirin and a compound that the screen does not hold
+            path.write_text("smiles,1_1,220_692\nCC(=O)Oc1ccccc1C(=O)O,1,-1\nCCO,,0\n")
+    screen = datasets.read_screen("cdrp-u2os", mirror=str(tmp_path), data_dir=str(tmp_path / "data"), unverified=True)
+    pd.testing.assert_frame_equal(screen.cp, cmea[0].cp)
+    pd.testing.assert_frame_equal(screen.tx, cmea[0].tx)
+    pd.testing.assert_frame_equal(screen.compounds, cmea[0].compounds)
+    assert any(note.startswith("Moshkov 270: ") for note in screen.notes)
+    unverified = datasets.describe_sources(screen).set_index("file")["verified"]
+    assert not unverified[
+        ["data/Cell_Morphology_Profile_Complete.rda", "data/Transcriptomic_Profile_Complete.rda"]
+    ].any()
+    assert unverified["metadata/moa/repurposing_info.tsv"]

@@ -20,6 +20,7 @@ MODULES = {path.stem: path for path in sorted((ROOT / "cpx_utils").glob("*.py"))
 TOOLS = {
     "ipykernel": "the notebooks' kernel",
     "jupyterlab": "where people read and change the notebooks",
+    "openpyxl": "the probes' Excel table, through pandas",
     "pyarrow": "parquet, through pandas",
     "pytest": "runs the tests",
     "pytest-xdist": "runs them side by side",
@@ -126,7 +127,9 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_used():
     providers = metadata.packages_distributions()
     declared = set(pinned(PROJECT["dependencies"]))
     own = {name: {canonical(dist) for dist in providers.get(name, [])} for name in imported_packages(sources)}
-    undeclared = {name for name, distributions in own.items() if not distributions & declared}
+    extras = [lines for extra, lines in PROJECT["optional-dependencies"].items() if extra != "test"]
+    optional = set(pinned([line for lines in extras for line in lines]))
+    undeclared = {name for name, distributions in own.items() if not distributions & (declared | optional)}
     assert undeclared <= COMES_WITH.keys()
     for name in undeclared:
         distribution, parent = COMES_WITH[name]

@@ -37,7 +37,7 @@ def make_screen(n_compounds: int = 12) -> Screen:
         }
     )
     activity = pd.DataFrame({COMPOUND: ids, "task": "t1", "active": np.int8([1, 0] * (n_compounds // 2))})
-    tasks = pd.DataFrame({"task": ["t1"], "target": [""], "family": ["kinase"]})
+    tasks = pd.DataFrame({"task": ["t1"], "target": [""], "family": ["kinase"], "source": "own"})
     return Screen("tiny", make_wells("Cells_"), make_wells("GENE", seed=1), compounds, activity, tasks)
 
 
@@ -200,6 +200,33 @@ def test_testability_names_what_lacks():
     assert table.loc["bioactivity", "reason"] == "the screen has no assay outcomes"
 
 
+def test_annotated_tasks_are_no_measured_ones():
+    screen = make_screen()
+    annotated = screen.activity.assign(task="annotated KDR")
+    tasks = pd.concat([screen.tasks, screen.tasks.assign(task="annotated KDR", source=profiles.ANNOTATED)])
+    both = replace(screen, activity=pd.concat([annotated, screen.activity], ignore_index=True), tasks=tasks)
+    activity, kept = profiles.measured_only(both.activity, both.tasks)
+    pd.testing.assert_frame_equal(activity, screen.activity)
+    pd.testing.assert_frame_equal(kept, screen.tasks)
+    table = profiles.testability(both, min_active=6, min_inactive=6).set_index("endpoint")
+    assert table.loc["bioactivity", "reason"].startswith("1 of 1 tasks")
+    alone = replace(screen, activity=annotated, tasks=tasks.iloc[1:])
+    assert profiles.testability(alone).set_index("endpoint").loc["bioactivity", "reason"].endswith("no assay outcomes")
+    counts = profiles.count_compounds(alone).set_index("what")["n"]
+    assert counts["in any assay"] == 0 and profiles.count_compounds(both).set_index("what")["n"]["in any assay"] == 12
+    assert profiles.task_counts(both)["source"].tolist() == ["own", "annotation"]
+
+
+def test_tasks_that_name_no_source_are_taken_as_measured():
+    screen = make_screen()
+    old = replace(screen, tasks=screen.tasks.drop(columns="source"))
+    assert profiles.check_screen(old) == []
+    assert profiles.require_valid(old).tasks["source"].tolist() == [""]
+    activity, tasks = profiles.measured_only(old.activity, old.tasks)
+    assert len(activity) == len(old.activity) and tasks["task"].tolist() == ["t1"]
+    assert profiles.task_counts(old)["source"].tolist() == [""]
+
+
 def test_replicates_on_one_plate_of_several_are_no_replicates():
     screen = make_screen()
     cp = screen.cp.copy()
@@ -231,6 +258,9 @@ def test_save_and_load_give_the_same_screen(tmp_path):
     loaded = profiles.load_screen(tmp_path / "run")
     for name in ("cp", "tx", "compounds", "activity", "tasks"):
         pd.testing.assert_frame_equal(getattr(loaded, name), getattr(screen, name), check_dtype=False)
+    old = replace(screen, tasks=screen.tasks.drop(columns="source"))
+    profiles.save_screen(old, tmp_path / "old")  # a screen of before tasks named their source
+    assert profiles.load_screen(tmp_path / "old").tasks["source"].tolist() == [""]
     assert loaded.cp["Cells_0"].dtype == np.float32
     assert isinstance(loaded.compounds["MoA"][0], list) and loaded.compounds["target"][0] == []
     assert (loaded.name, loaded.notes, loaded.sources) == (screen.name, screen.notes, screen.sources)
