@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from cpx_utils.kernels import THREADS_PER_STAGE, skip_slow_imports
-from cpx_utils.profiles import ScreenError
+from cpx_utils.profiles import Screen, ScreenError
 from cpx_utils.provenance import project_root, run_manifest, stage_records, write_json
 from cpx_utils.running import Console, Plan, Run, forecast, require_upstream, run_lock, short_path, write_timings
 from cpx_utils.stages import PLUMBING, PROFILES, find_stage, read_stages, resolve_parameters
@@ -46,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--data-dir", default="", metavar="DIR", help="where downloads are kept (default: a folder of your user)")
     add("--unverified", action="store_true", help="accept files whose hash isn't the registry's; the results say so")
     add("--check", action="store_true", help="examine the screen, list what is wrong or not testable, run nothing")
+    add("--template", metavar="FILE.toml", help="write a description of a screen to edit, with small tables beside it")
     add = parser.add_argument_group("the study").add_argument
     add("--profile", default="default", choices=list(PROFILES),
         help="smoke: small, to see that everything works; full: more repeats (default: default)")  # fmt: skip
@@ -60,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     which.add_argument("--only", nargs="+", metavar="NN", help="consider these notebooks alone")
     which.add_argument("--from", dest="first", metavar="NN", help="consider this notebook and those after it")
     add("--force", action="store_true", help="run the notebooks considered even if nothing changed")
-    add("--dry-run", action="store_true", help="say what would run, and why; run nothing")
+    add("--dry-run", action="store_true", help="say what would run, and why, and what would be downloaded; run nothing")
     add("--list", action="store_true", help="list the notebooks, their parameters and what is stale; run nothing")
     add("--jobs", type=int, default=min(os.cpu_count() or 1, 3), metavar="N",
         help="notebooks side by side (default: %(default)s); results don't depend on it")  # fmt: skip
@@ -160,38 +161,81 @@ def print_list(plan: Plan, console: Console) -> None:
         console.say()
 
 
-def print_check(plan: Plan, console: Console) -> bool:
-    """Examine the plan's screen; print what is wrong with it, what it lacks, and its notes.
+def print_downloads(plan: Plan, console: Console) -> None:
+    """Print what a screen of the registry still has to download, one line a file, and how much that is.
+
+    Sizes decide, no hashes. The tables of Cell Painting features that the plan doesn't read are left out.
+    """
+    from cpx_utils.datasets import CP_TABLES, DATASETS
+    from cpx_utils.downloads import describe_plan, planned_downloads
+
+    if plan.dataset not in DATASETS:
+        return
+    first = plan.parameters[plan.stages[0].name]
+    mirror, data_dir = first.get("mirror", ""), first.get("data_dir", "")
+    files = DATASETS[plan.dataset].files
+    if {file.role for file in files} >= set(CP_TABLES.values()):
+        unread = set(CP_TABLES.values()) - {CP_TABLES.get(first.get("cp_table", "selected"))}
+        files = tuple(file for file in files if file.role not in unread)
+    for line in describe_plan(planned_downloads(files, mirror, data_dir), mirror, data_dir):
+        console.say(line)
+
+
+def check(options: argparse.Namespace, notebooks: Path, console: Console) -> int:
+    """Examine a screen; print what is wrong with it, or else what it can't answer and what should be known of it.
+
+    Tables of one's own come before the rest of the call, so that a name that is wrong doesn't hide what else is.
 
     Returns
     -------
-    bool
-        Whether it can be used.
+    int
+        Exit status: 0 where nothing is wrong, 2 elsewhere.
     """
-    from cpx_utils.datasets import examine_screen
-    from cpx_utils.profiles import testability
+    from cpx_utils.datasets import examine_screen, is_user_screen
 
-    first = plan.parameters[plan.stages[0].name]
-    options = {"screen_size": "size"} | {
-        name: name for name in ("seed", "preset", "shared_strength", "mirror", "data_dir", "unverified")
-    }
-    given = {option: first[name] for name, option in options.items() if name in first}
-    screen, problems = examine_screen(first["dataset"], **given)
+    own = is_user_screen(options.dataset)
+    screen, problems = examine_screen(options.dataset) if own else (None, [])
+    if not problems:
+        first = next(iter(make_plan(options, notebooks).parameters.values()))
+        if not own:
+            names = {"screen_size": "size"} | {
+                name: name
+                for name in ("seed", "preset", "shared_strength", "cp_table", "mirror", "data_dir", "unverified")
+            }
+            given = {option: first[name] for name, option in names.items() if name in first}
+            screen, problems = examine_screen(options.dataset, **given)
     for problem in problems:
         console.complain(problem)
     if problems:
-        return False
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        console.say(f"{options.dataset}: {count}; what is testable can be told once nothing is wrong")
+        return 2
+    _print_outlook(screen, first.get("min_active", 25), console)
+    return 0
+
+
+def _print_outlook(screen: Screen, least: int, console: Console) -> None:
+    from cpx_utils.profiles import testability
+    from cpx_utils.user_screens import review_screen
+
     console.say(
         f"{screen.name}: CP {len(screen.cp)} wells, TX {len(screen.tx)} wells, "
         f"{len(screen.compounds)} compounds, {len(screen.tasks)} tasks; nothing is wrong"
     )
-    least = first.get("min_active", 25)
     for row in testability(screen, least, least).itertuples():
         reason = f" ({row.reason})" if row.reason else ""
         console.say(f"  {row.endpoint}: {'testable' if row.testable else 'not testable'}{reason}")
-    for note in screen.notes:
+    for note in (*screen.notes, *review_screen(screen)):
         console.say(f"  note: {note}")
-    return True
+
+
+def write_template_screen(path: str, console: Console) -> None:
+    """Write a template of a user's own screen and say what to do with it."""
+    from cpx_utils.template import write_template
+
+    toml, *tables = write_template(path)
+    console.say(f"{toml}: describes a tiny simulated screen in {', '.join(table.name for table in tables)} beside it")
+    console.say(f"put your tables in their place, then: python run_all.py --dataset {toml} --check")
 
 
 def print_claims(run_dir: Path, console: Console) -> None:
@@ -272,15 +316,20 @@ def main(arguments: Sequence[str] | None = None, notebooks: str | Path | None = 
     previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         options = parse_call(arguments)
-        plan = make_plan(options, Path(notebooks) if notebooks else project_root() / "notebooks")
+        if options.template:
+            write_template_screen(options.template, console)
+            return 0
+        folder = Path(notebooks) if notebooks else project_root() / "notebooks"
         if options.check:
-            return 0 if print_check(plan, console) else 2
+            return check(options, folder, console)
+        plan = make_plan(options, folder)
         if options.list:
             print_list(plan, console)
             return 0
         if options.dry_run:
             for name, outlook in forecast(plan).items():
                 console.say(f"{name}: {outlook}")
+            print_downloads(plan, console)
             return 0
         return run_plan(plan, console)
     except ScreenError as error:

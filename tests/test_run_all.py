@@ -229,6 +229,27 @@ def test_what_a_stage_no_longer_makes_is_removed(tmp_path, capsys):
     assert not list(study.run_dir.glob("stages/*.before"))
 
 
+def test_a_dry_run_says_what_would_be_downloaded(tmp_path, capsys):
+    from cpx_utils.datasets import DATASETS
+
+    study = Study(tmp_path)
+    places = 'mirror: str = ""  # where from\ndata_dir: str = ""  # where to\n'
+    write_notebook(study.notebooks, "01_prepare", places + 'cp_table: str = "selected"  # which features\n', ["1"])
+    call = ("--dry-run", "--dataset", "ta-orf", "--data-dir", str(tmp_path / "data"))
+    status, _, printed = study.run(capsys, *call)
+    lines = printed.out.splitlines()
+    files = {file.role: file for file in DATASETS["ta-orf"].files}
+    assert status == 0 and lines[0].startswith("01_prepare: ") and len(lines) == 4 + len(files) - 1 + 1
+    assert lines[4] == f"  {files['cp'].name}: to download, 1.1 MB ({files['cp'].address})"
+    assert lines[-1] == f"downloads: 3 files, 3.2 MB of 3.2 MB still to come, into {tmp_path / 'data'}"
+    all_features = study.run(capsys, *call, "-p", "cp_table=all")[2].out
+    assert f"  {files['cp_all'].name}: to download, 27.5 MB" in all_features
+    assert files["cp"].name not in all_features
+    mirrored = study.run(capsys, *call, "--mirror", str(tmp_path))[2].out
+    assert mirrored.count("missing from the mirror") == 3 and "downloads: none; 3 files" in mirrored
+    assert not (tmp_path / "data").exists()
+
+
 def test_run_all_itself_answers(tmp_path):
     from cpx_utils.provenance import project_root
 

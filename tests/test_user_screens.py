@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cpx_utils import datasets, user_screens
+from cpx_utils import datasets
 from cpx_utils.profiles import (
     COMPOUND,
     CONTROL,
@@ -68,7 +68,7 @@ def test_a_sound_screen(screen):
     read = datasets.read_screen(path)
     assert read.name == datasets.dataset_name(path) == "my-screen"
     assert list(read.cp.columns) == [*METADATA_COLUMNS, "Cells_A", "Nuclei_B"]
-    assert list(read.tx.columns) == [*METADATA_COLUMNS, "TP53", "HLA-DMA"]
+    assert list(read.tx.columns) == [*METADATA_COLUMNS, "HLA-DMA", "TP53"]  # sorted: the file's order plays no part
     assert read.cp[COMPOUND].tolist() == ["001", "002", "DMSO"]  # zeros kept
     assert read.cp[CONTROL].tolist() == read.tx[CONTROL].tolist() == [False, False, True]
     assert read.tx[WELL].tolist() == ["", "", ""] and read.tx[PLATE].tolist() == ["7"] * 3
@@ -159,7 +159,7 @@ def test_annotation_is_read_and_what_is_missing_is_noted(screen):
     assert read.compounds[COMPOUND].tolist() == ["001", "002"]
     assert read.activity.values.tolist() == [["001", "t1", 1], ["002", "t1", 0], ["001", "t3", 1]]
     assert read.activity["active"].dtype == np.int8
-    assert read.tasks.values.tolist() == [["t1", "PTGS1", "other enzyme"], ["t3", "", "other"]]
+    assert read.tasks.values.tolist() == [["t1", "PTGS1", "other enzyme", "own"], ["t3", "", "other", "own"]]
     notes = " ".join(read.notes)
     for fragment in (
         "1 compounds have a profile but no row in the compounds table (first: 002)",
@@ -199,8 +199,8 @@ TOML_MISTAKES = {
     "address": (TOML.replace("cp.csv", "https://x.org/cp.csv"), ["https://x.org/cp.csv", "download the file first"]),
     "missing file": (TOML.replace("cp.csv", "cpp.csv"), ["cpp.csv: no such file", "relative to the TOML"]),
     "folder": (TOML.replace('"cp.csv"', '"."'), [".: is a folder"]),
-    "h5ad": (TOML.replace("cp.csv", "x.h5ad"), ["AnnData (.h5ad) isn't read directly", "to_parquet"]),
-    "format": (TOML.replace("cp.csv", "x.xlsx"), ["x.xlsx: unknown format", ".csv, .csv.gz, .parquet"]),
+    "h5ad": (TOML.replace("cp.csv", "x.h5ad"), ["x.h5ad: not a readable h5ad file"]),
+    "format": (TOML.replace("cp.csv", "x.xlsx"), ["x.xlsx: unknown format", ".csv, .csv.gz, .parquet, .h5ad"]),
     "bad expression": (TOML.replace('"cp.csv"', '"cp.csv"\nfeatures = "(Cells"'), ["is no regular expression"]),
     "no match": (TOML.replace('"cp.csv"', '"cp.csv"\nfeatures = "^gene"'), ["no column is matched", "'Cells_A'"]),
     "absent column": (TOML + '[columns]\ndose = "conc"\n', ["dose = 'conc': neither cp.csv nor tx.csv.gz has"]),
@@ -258,9 +258,13 @@ TABLE_MISTAKES = {
     "repeated column": (dict(cp=edit(CP, "Nuclei_B", "Cells_A")), ["column 'Cells_A' occurs more than once"]),
     "repeated well": (dict(cp=edit(CP, "A02", "A01")), ["plate '1' well 'A01' is given more than once"]),
     "semicolons": (dict(cp=CP.replace(",", ";")), ["cp.csv: columns are separated by semicolons; use commas"]),
-    "longer row": (dict(cp=CP + "1,A04,003,1,0,1,2,3,4\n"), ["cp.csv: not a readable csv table", "line 5"]),
-    "longer rows": (dict(cp=CP.replace("9\n", "9,9\n")), ["rows have more values than the header has columns (8)"]),
-    "no rows": (dict(cp=CP.splitlines()[0] + "\n"), ["cp.csv: the table has no rows"]),
+    "longer row": (
+        dict(cp=CP + "1,A04,003,1,0,1,2,3,4\n"),
+        ["cp.csv: 9 values where the header has 8 columns, in data row 4"],
+    ),
+    "longer rows": (dict(cp=CP.replace("9\n", "9,9\n")), ["has 8 columns, in data rows 1, 2, 3", "empty cell"]),
+    "shorter row": (dict(cp=CP + "1,A04,003,1\n"), ["4 values where the header has 8 columns, in data row 4"]),
+    "no rows": (dict(cp=CP.splitlines()[0] + "\n"), ["cp.csv: the table has a header but no rows"]),
     "empty file": (dict(cp=""), ["cp.csv: the file is empty"]),
     "no CP features": (
         dict(cp=edit(edit(CP, "Cells_A", "x"), "Nuclei_B", "y")),
@@ -306,9 +310,9 @@ def test_mistakes_in_the_annotation(mistake, screen):
 def test_damaged_files_are_named(screen, tmp_path):
     path = screen()
     whole = (tmp_path / "tx.csv.gz").read_bytes()
-    for damaged in (whole[:-20], b"not gzip"):
+    for damaged, words in ((whole[:-20], "not an intact gzip file"), (b"not gzip", "not a gzip file, in spite of")):
         (tmp_path / "tx.csv.gz").write_bytes(damaged)
-        assert "tx.csv.gz: not an intact gzip file" in refused(path)
+        assert f"tx.csv.gz: {words}" in refused(path)
     (tmp_path / "tx.csv.gz").write_bytes(whole)
     (tmp_path / "cp.csv").write_bytes(CP.replace("A01", "\u00b5").encode("latin-1"))
     assert "cp.csv: not UTF-8 text (byte 0xb5); save it as UTF-8" in refused(path)
@@ -333,34 +337,5 @@ def test_examine_lists_every_problem(screen):
     path = screen(toml=ANNOTATED, c_csv=COMPOUNDS + "001,C,,\n", a_csv=ACTIVITY, t_csv=TASKS, **files)
     found, problems = datasets.examine_screen(path)
     assert found is None
-    assert [problem.split(":")[0] for problem in problems] == ["tx.csv.gz", "cp.csv", "c.csv"]
+    assert [problem.split(":")[0] for problem in problems] == ["cp.csv", "tx.csv.gz", "c.csv"]
     assert refused(path).endswith("(and 2 more problems: run_all.py --check lists them)")
-
-
-def test_control_words():
-    words = ["True", "1", "negcon", "yes", "false", "0", None, "poscon", np.nan, 1.0, True, False]
-    profile = user_screens._ProfileTable("CP", "cp.csv", pd.DataFrame(), {}, "")
-    flags = user_screens._flags(profile, pd.Series(words, dtype=object, name="control"))
-    assert flags.tolist() == [True] * 4 + [False] * 5 + [True, True, False]
-
-
-def test_text_of_ids():
-    values = pd.Series([1, 2.0, "x ", None, np.nan, "007"], dtype=object)
-    assert user_screens._as_text(values).tolist() == ["1", "2", "x", "", "", "007"]
-    assert user_screens._as_text(pd.Series([1.0, np.nan])).tolist() == ["1", ""]
-
-
-def test_one_table_of_new_wells_is_read_by_the_same_rules(tmp_path):
-    path = tmp_path / "plate.csv"
-    path.write_text(
-        CP.replace("Metadata_Compound", "id").replace("Metadata_Control", "kind").replace(",1,0.0", ",negcon,0.0")
-    )
-    columns = {"compound": "id", "control": "kind", "plate": "Metadata_Plate"}
-    wells = user_screens.read_cell_painting(path, columns)
-    assert list(wells.columns) == [*METADATA_COLUMNS, "Cells_A", "Nuclei_B"]
-    assert wells[COMPOUND].tolist() == ["001", "002", "DMSO"] and wells[CONTROL].tolist() == [False, False, True]
-    assert feature_columns(user_screens.read_cell_painting(path, columns, "^Image_")) == ["Image_C"]
-    with pytest.raises(ScreenError, match=r"plate\.csv.*compound"):
-        user_screens.read_cell_painting(path, columns | {"compound": "name"})
-    with pytest.raises(ScreenError, match="no such file"):
-        user_screens.read_cell_painting(tmp_path / "none.csv")
