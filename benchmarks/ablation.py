@@ -28,9 +28,15 @@ from cpx_utils.profiles import ScreenError, compound_groups
 
 RESULTS = Path(__file__).resolve().parent / "results"
 DRAWS = {"true_pairs": 1, "deranged": 1}
+N_CANDIDATES = 12
+SHARED = {
+    "input_noise": [0.5, 1.0, 2.0],
+    "n_cp_components": [25, 50, 100],
+    "learning_rate": [0.005, 0.02],
+}
 GRIDS = {
-    "contrastive": {"temperature": [0.3, 1.0], "input_noise": [1.0, 2.0]},
-    "autoencoder": {"cp_weight": [0.1, 0.3, 1.0], "input_noise": [1.0, 2.0]},
+    "contrastive": {"temperature": [0.1, 0.3, 1.0]} | SHARED,
+    "autoencoder": {"cp_weight": [0.1, 0.3, 1.0]} | SHARED,
 }
 # What changes, by full form; None: the parameters of METHODS, with nothing chosen inside the folds.
 CHANGES: dict[str, dict[str, dict | None]] = {
@@ -109,7 +115,7 @@ def measure_screen(folds: list, compounds: pd.DataFrame, name: str) -> pd.DataFr
     tables = []
     for prepared in tqdm(folds, desc=name):
         for method, changes in CHANGES.items():
-            choice = tuning.choose(METHODS[method](), GRIDS[method], prepared)
+            choice = tuning.choose(METHODS[method](), GRIDS[method], prepared, n_candidates=N_CANDIDATES)
             for form, change in changes.items():
                 table = measure(method, form_encoder(method, change, choice.parameters), prepared, compounds)
                 tables.append(table.assign(method=method, form=form))

@@ -86,23 +86,39 @@ def retrieval_block() -> str:
 
 
 def screens_block() -> str:
-    """One row a registered screen: what is known of its compounds, what is downloaded, under which licence."""
+    """One row a registered screen: its size, what is known of its compounds, its files, whether it was run here."""
     rows = []
-    for name in screens():
-        counts = table(name, "01_compounds").set_index("what")["n"]
-        dataset = DATASETS[name]
-        size = sum(file.bytes for file in dataset.files)
-        download = f"{size / 1e6:.1f} MB in {len(dataset.files)} files" if dataset.files else "none"
-        known = [str(counts[what]) for what in ("paired", "with an MoA", "in any assay")]
-        rows.append([f"`{name}`", dataset.title, *known, download, dataset.licence, dataset.citation])
+    for name, dataset in DATASETS.items():
+        known = ["–"] * 2
+        if name in screens():
+            reached = table(name, "01_reach").set_index("source")
+            mechanisms = reached.iloc[-1]  # the last row is of mechanisms
+            tested = reached.iloc[:-1]
+            assays = [
+                f"{source}: {row['compounds']:,} compounds, {row['tasks']} tasks, {row['tested']} testable"
+                + (f" ({row['families']})" if row["tested"] else "")
+                for source, row in tested.iterrows()
+            ]
+            known = [f"{mechanisms['compounds']:,} compounds, {mechanisms['tested']} MoAs of two", "; ".join(assays)]
+        needed = [file for file in dataset.files if file.role != "cp_all"]
+        size = f"{sum(file.bytes for file in needed) / 1e6:.0f} MB"
+        unknown = sum(file.bytes == 0 for file in needed)
+        size += f" and {unknown} files of unstated size" if unknown else ""
+        run = {True: "yes", False: "no: a stand-in of its full size"}[dataset.on_real_bytes]
+        run = "simulated" if not dataset.files else run
+        size = size if dataset.files else "none"
+        rows.append([f"`{name}`", *dataset.shape, *known, size, dataset.licence, run, dataset.citation])
     header = [
         "name",
-        "what",
         "paired compounds",
+        "wells a treatment (CP / TX)",
+        "doses",
+        "features (CP / TX)",
         "with an MoA",
-        "in an assay",
+        "assays",
         "download",
         "licence of the profiles",
+        "run here on real bytes",
         "cite",
     ]
     return markdown(header, rows)

@@ -8,11 +8,12 @@ comparable, so areas under curves are taken within a fold and then averaged.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import union_categoricals
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
@@ -20,6 +21,8 @@ from cpx_utils.metrics import pr_auc, roc_auc
 from cpx_utils.profiles import COMPOUND, KEYS, METADATA_COLUMNS, ScreenError, embedding_table, embedding_values
 
 DEFAULT_PENALTIES = np.logspace(-2.5, 3.0, 12)
+MAX_COMPONENTS = 400
+PREDICTION_COLUMNS = [*KEYS, "model", "compound", "task", "label", "score"]
 
 
 def label_matrix(
@@ -87,6 +90,8 @@ class ManyTaskRidgeClassifier(ClassifierMixin, BaseEstimator):
     penalties : array (n_penalties,), optional
         Grid relative to the mean non-trivial eigenvalue of a task's Gram matrix, so that one grid serves
         embeddings of any width. Default: 12 values from 10^-2.5 to 10^3.
+    max_components : int
+        Most dimensions a task is fitted in (see Notes).
 
     Attributes
     ----------
@@ -105,10 +110,15 @@ class ManyTaskRidgeClassifier(ClassifierMixin, BaseEstimator):
     Notes
     -----
     A task with one class only in training gets a constant score, and a task without any label the score 0.
+
+    Beyond `max_components` features and rows, the leading principal components of all training rows take the place of
+    the features: a decomposition a task grows with the cube of their number, and 400 components hold nearly all of the
+    variance of Cell Painting features, whose correlations are strong. Up to that many rows nothing is lost at all.
     """
 
-    def __init__(self, penalties: np.ndarray | None = None):
+    def __init__(self, penalties: np.ndarray | None = None, max_components: int = MAX_COMPONENTS):
         self.penalties = penalties
+        self.max_components = max_components
 
     def fit(self, X: np.ndarray, Y: np.ndarray) -> ManyTaskRidgeClassifier:
         """Fit all tasks.
@@ -145,7 +155,12 @@ class ManyTaskRidgeClassifier(ClassifierMixin, BaseEstimator):
         constant = deviation <= 1e-12 * np.maximum(np.abs(self.mean_), 1.0)
         self.scale_ = np.where(constant, 1.0, deviation)
         standardised = np.where(constant, 0.0, (X - self.mean_) / self.scale_)
-        self._fit_tasks(standardised, 2.0 * Y - 1.0, labelled, grid)
+        if min(X.shape) > self.max_components:
+            leading = np.linalg.eigh(standardised.T @ standardised)[1][:, -self.max_components :]
+            self._fit_tasks(standardised @ leading, 2.0 * Y - 1.0, labelled, grid)
+            self.coef_ = leading @ self.coef_  # (n_features, n_tasks)
+        else:
+            self._fit_tasks(standardised, 2.0 * Y - 1.0, labelled, grid)
         return self
 
     def _fit_tasks(self, X: np.ndarray, targets: np.ndarray, labelled: np.ndarray, grid: np.ndarray) -> None:
@@ -198,7 +213,8 @@ class ManyTaskRidgeClassifier(ClassifierMixin, BaseEstimator):
         basis, weight = (scores, shrink) if primal else (left, eigenvalue[:, None] * shrink)
         leverage = 1.0 / n + basis**2 @ weight  # (n, p)
         projected = basis.T @ (y - y_mean)  # (r, t)
-        fitted = np.einsum("nr,rp,rt->npt", basis, weight, projected, optimize=True) + y_mean
+        shrunk = weight[:, :, None] * projected[:, None, :]  # (r, p, t)
+        fitted = (basis @ shrunk.reshape(len(weight), -1)).reshape(n, *shrunk.shape[1:]) + y_mean
         # (n, p, t); 1 - h > 0 since every penalty is positive and n > 1
         residual = (y[:, None, :] - fitted) / (1.0 - leverage)[:, :, None]
         errors = (residual**2).mean(0)  # (p, t)
@@ -295,7 +311,8 @@ def predict_folds(
     -------
     DataFrame
         `KEYS`, ``model, compound, task, label, score``: one row a labelled test compound, task and
-        representation; tasks that lack a class among a fold's training compounds have none there.
+        representation; tasks that lack a class among a fold's training compounds have none there. Names are
+        categories, since a large screen has tens of millions of rows.
     """
     tables = []
     for key, part in consensus.groupby(KEYS, sort=False):
@@ -309,15 +326,34 @@ def predict_folds(
             scores = random_forest_scores(values[training], outcome[training], values[~training], **options)
         known = ~np.isnan(outcome[~training]) & np.isfinite(scores)
         compound, task = np.nonzero(known)
-        table = pd.DataFrame(dict(zip(KEYS, key, strict=True)), index=range(len(compound)))
-        table["model"] = model
-        table["compound"] = part.loc[~training, COMPOUND].to_numpy()[compound]
-        table["task"] = labels.columns.to_numpy()[task]
-        table["label"] = outcome[~training][known].astype(np.int8)
-        table["score"] = scores[known].astype(np.float32)
-        tables.append(table)
-    columns = [*KEYS, "model", "compound", "task", "label", "score"]
-    return pd.concat(tables, ignore_index=True).reindex(columns=columns)
+        same = np.zeros(len(compound), dtype=np.int8)
+        columns: dict[str, object] = {}
+        for name, value in zip([*KEYS, "model"], [*key, model], strict=True):
+            number = isinstance(value, int | np.integer)
+            columns[name] = same + np.int16(value) if number else pd.Categorical.from_codes(same, [str(value)])
+        names = part.loc[~training, COMPOUND].astype(str)
+        place = np.argsort(np.argsort(names.to_numpy(object)))  # categories are sorted
+        columns["compound"] = pd.Categorical.from_codes(place[compound], sorted(names))
+        columns["task"] = pd.Categorical.from_codes(task, labels.columns.astype(str))
+        columns["label"] = outcome[~training][known].astype(np.int8)
+        columns["score"] = scores[known].astype(np.float32)
+        tables.append(pd.DataFrame(columns))
+    return join_predictions(tables)
+
+
+def join_predictions(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Tables of test predictions below each other, their names still categories, in alphabetical order."""
+    tables = list(tables)
+    if not tables:
+        return pd.DataFrame(columns=PREDICTION_COLUMNS)
+    joined = {}
+    for name in PREDICTION_COLUMNS:
+        parts = [table[name] for table in tables]
+        if isinstance(parts[0].dtype, pd.CategoricalDtype):
+            joined[name] = union_categoricals(parts, sort_categories=True)
+        else:
+            joined[name] = np.concatenate([part.to_numpy() for part in parts])
+    return pd.DataFrame(joined)
 
 
 def second_opinion(
@@ -346,8 +382,7 @@ def second_opinion(
         part = table[(table[["split", "repeat"]] == first).all(axis=1)]
         part = part[(part["seed"] == 0) & part["control"].isin(["", "true_pairs"])]
         tables.append(predict_folds(part, labels, model="random_forest", seed=seed, n_trees=n_trees))
-    columns = [*KEYS, "model", "compound", "task", "label", "score"]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
+    return join_predictions(tables)
 
 
 def opinions_beside(values: pd.DataFrame) -> pd.DataFrame:
@@ -492,8 +527,11 @@ def evaluate_folds(predictions: pd.DataFrame) -> pd.DataFrame:
     """
     tables = []
     for key, part in predictions.groupby([*KEYS, "model"], sort=False):
-        labels, scores = (part.pivot(index="compound", columns="task", values=name) for name in ("label", "score"))
-        table = evaluate_tasks(labels, scores.to_numpy())
+        compound, names = pd.factorize(part["compound"])
+        task, tasks = pd.factorize(part["task"], sort=True)
+        labels, scores = (np.full((len(names), len(tasks)), np.nan) for _ in range(2))
+        labels[compound, task], scores[compound, task] = part["label"], part["score"]
+        table = evaluate_tasks(labels, scores, np.asarray(tasks, dtype=object))
         tables.append(pd.concat([pd.DataFrame([key] * len(table), columns=[*KEYS, "model"]), table], axis=1))
     ids = [*KEYS, "model", "task", "n_active", "n_inactive"]
     if not tables:
@@ -559,11 +597,11 @@ class Predictions:
         count = np.zeros_like(total)
         for one in self.folds:
             kept = slice(None) if keep is None else np.asarray(keep)[one.rows]
-            scores = one.scores[kept][:, :, one.present]
-            labels = np.repeat(one.labels[kept], scores.shape[2], axis=1)
-            values = roc_auc(labels, scores.reshape(len(scores), -1)).reshape(len(self.tasks), -1)
-            total[:, one.present] += np.nan_to_num(values)
-            count[:, one.present] += ~np.isnan(values)
+            labels = one.labels[kept]
+            for column in np.flatnonzero(one.present):  # all columns at once would not fit into memory
+                values = roc_auc(labels, one.scores[kept, :, column])
+                total[:, column] += np.nan_to_num(values)
+                count[:, column] += ~np.isnan(values)
         return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
 
 
@@ -596,14 +634,14 @@ def dense_predictions(predictions: pd.DataFrame) -> Predictions:
     column = table.groupby(keys, sort=True, observed=True).ngroup().to_numpy()
     columns = table[keys].iloc[np.unique(column, return_index=True)[1]].reset_index(drop=True)
     label = table["label"].to_numpy(dtype=float)
-    score = table["score"].to_numpy(dtype=float)
+    score = table["score"].to_numpy(dtype=np.float32)
     fold_of = table.groupby(["repeat", "fold"], sort=True, observed=True).ngroup().to_numpy()
     names = table[["repeat", "fold"]].to_numpy()
     folds = []
     for number in range(fold_of.max(initial=-1) + 1):
         at = np.flatnonzero(fold_of == number)
         rows, local = np.unique(compound[at], return_inverse=True)
-        scores = np.full((len(rows), len(tasks), len(columns)), np.nan)
+        scores = np.full((len(rows), len(tasks), len(columns)), np.nan, dtype=np.float32)
         labels = np.full((len(rows), len(tasks)), np.nan)
         scores[local, task[at], column[at]] = score[at]
         labels[local, task[at]] = label[at]

@@ -271,6 +271,7 @@ def crossfit(
     *,
     controls: dict[str, int] | None = None,
     grid: dict[str, list] | None = None,
+    n_candidates: int = 0,
     draws_elsewhere: int = 3,
     first_seed: int = 0,
     progress: bool = True,
@@ -292,6 +293,8 @@ def crossfit(
         Values of parameters to choose from in each fold, on its training compounds and their true pairs
         (`tuning.choose`: by retrieval where the method has TX codes, else by replicates). Every control of the fold
         inherits the choice, so that only the pairs differ.
+    n_candidates
+        Combinations of the grid's values to try; 0 tries all.
     draws_elsewhere
         Most draws of a control on other kinds of split than the first fold's, which carries the verdicts.
     first_seed
@@ -319,7 +322,8 @@ def crossfit(
     for prepared, control, seed in tqdm(jobs, desc=method, disable=not progress, mininterval=2):
         used = 1000 * first_seed + seed
         if prepared.name not in chosen:
-            choice = tuning.choose(first, grid or {}, prepared, score=score, seed=first_seed)
+            how = {"score": score, "n_candidates": n_candidates, "seed": first_seed}
+            choice = tuning.choose(first, grid or {}, prepared, **how)
             chosen[prepared.name] = choice.parameters
             if grid:
                 where = {"split": prepared.split, "repeat": prepared.repeat, "fold": prepared.fold, "method": method}
@@ -347,6 +351,7 @@ def crossfit_all(
     controls: dict[str, int],
     *,
     grids: dict[str, dict[str, list]] | None = None,
+    n_candidates: int = 0,
     first_seed: int = 0,
     step: Callable = nullcontext,
     progress: bool = True,
@@ -357,7 +362,7 @@ def crossfit_all(
     ----------
     encoders
         An unfitted encoder for each method; it is cloned for every fit, with a seed of its own where it has one.
-    folds, controls, first_seed
+    folds, controls, n_candidates, first_seed
         As for `crossfit`.
     grids
         By method, the `grid` of `crossfit`; methods without one keep the parameters of their encoder.
@@ -381,7 +386,8 @@ def crossfit_all(
         try:
             with step(f"fit {method}"):
                 grid = (grids or {}).get(method)
-                options = {"controls": controls, "grid": grid, "first_seed": first_seed, "progress": progress}
+                options = {"controls": controls, "grid": grid, "n_candidates": n_candidates}
+                options |= {"first_seed": first_seed, "progress": progress}
                 results[method] = crossfit(method, make, folds, **options)
         except ScreenError as error:
             left_out[method] = str(error)

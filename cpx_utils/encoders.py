@@ -26,6 +26,7 @@ from cpx_utils.profiles import ScreenError
 CELL_COUNT = r"Number_Object_Number|(^|_)Cells?_?Count(_|$)|(^|_)Count(_|$)"  # how CellProfiler tables call it
 CP_BASES = ("pca", "discriminants")
 CONTRASTIVE_LOSSES = ("info_nce", "siglip", "cloob", "vicreg", "barlow_twins")
+MAX_VALIDATION = 300  # held-out compounds: more would cost time and tell early stopping nothing new
 
 
 class Encoder(TransformerMixin, BaseEstimator):
@@ -319,11 +320,17 @@ class RidgeTX(Encoder):
 
 
 def _ridge_path(x, y, alphas):
-    """Mean of x, and ridge weights for each penalty (times n rows) from one singular value decomposition."""
+    """Mean of x, and ridge weights for each penalty (times n rows) from one eigendecomposition.
+
+    Of the smaller of the two Gram matrices; every penalty is above 0, so squaring the condition does no harm.
+    """
     mean = x.mean(axis=0)
-    left, singular, right = np.linalg.svd(x - mean, full_matrices=False)
-    projected = left.T @ (y - y.mean(axis=0))  # (rank, n_targets)
-    return mean, (right.T @ ((singular / (singular**2 + alpha * len(x)))[:, None] * projected) for alpha in alphas)
+    x, y = (x - mean).astype(float), y - y.mean(axis=0)
+    primal = x.shape[1] <= len(x)
+    values, vectors = np.linalg.eigh(x.T @ x if primal else x @ x.T)
+    projected = vectors.T @ (x.T @ y if primal else y)  # (rank, n_targets)
+    back = vectors if primal else x.T @ vectors  # (n_features, rank)
+    return mean, (back @ (projected / (values + alpha * len(x))[:, None]) for alpha in alphas)
 
 
 class RegularisedCCA(Encoder):
@@ -540,11 +547,12 @@ class NetworkEncoder(Encoder):
         Standard deviation of the Gaussian noise added to inputs of about unit variance, new in every step.
     dropout, weight_decay, learning_rate, batch_size
         As usual (AdamW); `batch_size` counts compounds.
-    max_epochs, patience
-        An epoch shows one random well of every compound. Training ends after `max_epochs`, or after `patience` epochs
-        without a new lowest loss on the held-out compounds. With `max_epochs` 0 weights stay as they were drawn.
+    max_epochs, max_steps, patience
+        An epoch shows one random well of every compound, a step one batch. Training ends after `max_epochs` or
+        `max_steps` (whole epochs, at least one), or after `patience` epochs without a new lowest loss on the held-out
+        compounds. With `max_epochs` 0 weights stay as they were drawn.
     validation_share
-        Share of the training compounds held out for that; 0 trains for `max_epochs`.
+        Share of the training compounds held out for that, 300 of them at most; 0 trains for `max_epochs`.
     device
         `auto` (a GPU if there is one), `cpu` or `cuda`.
     seed
@@ -573,9 +581,10 @@ class NetworkEncoder(Encoder):
     dropout: float = 0.0
     weight_decay: float = 0.01
     learning_rate: float = 0.02
-    batch_size: int = 512
+    batch_size: int = 256
     max_epochs: int = 400
-    patience: int = 20
+    max_steps: int = 1000
+    patience: int = 40
     validation_share: float = 0.15
     device: str = "auto"
     seed: int = 0
@@ -592,16 +601,20 @@ class NetworkEncoder(Encoder):
         wells = _wells_by_compound(groups)
         rngs = np.random.default_rng(self.seed).spawn(self.n_members)
         self.history_ = []
-        self.best_epoch_ = self.max_epochs
         n_compounds = wells[0].shape[0]
-        n_validation = round(self.validation_share * n_compounds)
+        self.best_epoch_ = self._most_epochs(n_compounds)
+        n_validation = min(round(self.validation_share * n_compounds), MAX_VALIDATION)
         if n_validation >= 2 and self.max_epochs > 0:
             for member, rng in enumerate(rngs):
                 validation, training = np.split(rng.permutation(n_compounds), [n_validation])
                 parts = [tuple(one[part] for one in wells) for part in (training, validation)]
-                self._train(data, *parts, self.max_epochs, rng, member)
+                self._train(data, *parts, self._most_epochs(len(training)), rng, member)
             self.best_epoch_ = _best_epoch(self.history_)
         self.networks_ = [self._train(data, wells, None, self.best_epoch_, rng) for rng in rngs]
+
+    def _most_epochs(self, n_compounds):
+        """Epochs within both limits; at least one, unless no training is wanted at all."""
+        return min(self.max_epochs, max(1, self.max_steps // -(-n_compounds // self.batch_size)))
 
     def _fit_inputs(self, cp, tx, groups):
         basis = cp_basis(cp, groups, self.cp_basis, self.n_cp_components)  # (n_features, n_basis)

@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 
 import matplotlib
 import matplotlib.style
@@ -515,7 +515,12 @@ def _fewest_gaps(n: int, choices: Sequence[int]) -> int:
 
 
 def _intervals_panel(
-    ax: Axes, table: pd.DataFrame, methods: list[str], chance: float | None, reference: str | None
+    ax: Axes,
+    table: pd.DataFrame,
+    methods: list[str],
+    chance: float | None,
+    reference: str | None,
+    chance_label: str = "chance",
 ) -> None:
     for y, method in enumerate(methods):
         rows = table[table["method"] == method]
@@ -523,7 +528,7 @@ def _intervals_panel(
             _series(ax, rows, y)
         else:
             _unmeasured(ax, y)
-    lines = [] if chance is None else [(float(chance), "chance", "--")]
+    lines = [] if chance is None else [(float(chance), chance_label, "--")]
     name = "raw_cp" if reference is None else reference
     own = table[(table["method"] == name) & table["control"].map(_is_true) & _finite(table["mean"])]
     if len(own):
@@ -590,6 +595,7 @@ def method_interval_panels(
     xlabels: Mapping[str, str] | Sequence[str] | str,
     titles: Mapping[str, str] | Sequence[str] | str,
     chance: Mapping[str, float] | Sequence[float] | float | None = None,
+    chance_label: str = "chance",
     title: str = "",
 ) -> StudyFigure:
     """Several endpoints side by side, the rows shared: see :func:`method_intervals`.
@@ -600,6 +606,8 @@ def method_interval_panels(
         ``method, control, mean, ci_low, ci_high`` each. An empty table's panel says so.
     xlabels, titles, chance
         One a panel: by name, in order, or one for all.
+    chance_label : str
+        Name of the dashed line, such as "no difference".
     title : str
         Over the whole figure.
 
@@ -621,7 +629,7 @@ def method_interval_panels(
     wide = (FULL_WIDTH - 2.0) / across - 0.15
     for number, (ax, name) in enumerate(zip(_grid(fig, len(names), across, sharey=True), names, strict=True)):
         if _finite(cleaned[name]["mean"]).any():
-            _intervals_panel(ax, cleaned[name], methods, chances[name], None)
+            _intervals_panel(ax, cleaned[name], methods, chances[name], None, chance_label)
         else:
             _rows(ax, [wrap_text(method_label(method), 1.75) for method in methods])
             ax.text(0.03, 0.5, wrap_text("nothing to show: not measured", wide), transform=ax.transAxes, color=GREY)
@@ -779,12 +787,14 @@ def training_curves(
 
 @_styled
 def parameter_choices(table: pd.DataFrame, *, xlabel: str, title: str) -> StudyFigure:
-    """What each fold's choice among parameters saw: a dot a fold and candidate, filled where it was chosen.
+    """What the folds saw when they chose among parameters: a row of panels a method, a panel a parameter.
 
     Parameters
     ----------
     table : DataFrame
-        ``split, repeat, fold, method, candidate, value, chosen``. A panel a method, a row a candidate.
+        ``split, repeat, fold, method, candidate, value, chosen``; a candidate is written as in
+        `cpx_utils.tuning.in_words`. Each dot is a fold's mean over the candidates with that value of the parameter;
+        above stands how many folds chose it.
     xlabel : str
         What candidates were scored by.
 
@@ -797,28 +807,43 @@ def parameter_choices(table: pd.DataFrame, *, xlabel: str, title: str) -> StudyF
     table = table[_finite(table["value"])]
     if not len(table):
         return _nothing(title, "there was one candidate, and nothing to choose")
-    methods = order_methods(table["method"])
-    names = {method: list(dict.fromkeys(table.loc[table["method"] == method, "candidate"])) for method in methods}
-    height = 1.0 + sum(0.55 + 0.24 * len(rows) for rows in names.values())
-    fig = _figure(SINGLE_WIDTH, height, title)
-    options = {"sharex": True, "height_ratios": [1 + len(rows) for rows in names.values()]}
-    for ax, method in zip(_grid(fig, len(methods), 1, **options), methods, strict=True):
-        rows = table[table["method"] == method]
-        for y, name in enumerate(names[method]):
-            own = rows[rows["candidate"] == name]
-            chosen = own["chosen"].to_numpy(bool)
-            # Folds lie above each other in the same order in every row, so that equal values do not hide one another.
-            places = y + np.linspace(-0.22, 0.22, len(own)) if len(own) > 1 else np.array([float(y)])
-            for part, fill in ((~chosen, "white"), (chosen, method_colour(method))):
-                ax.plot(own["value"][part], places[part], "o", ms=4.5, mec=method_colour(method), mfc=fill, mew=1.1)
-            share = f"{chosen.sum()} of {len(own)}"
-            ax.text(1.02, y, share, transform=ax.get_yaxis_transform(), va="center", size=SMALL, color="#555555")
-        _rows(ax, [wrap_text(name, 2.6) for name in names[method]])
-        ax.set_title(method_label(method))
-        _few_ticks(ax)
-    ax.set_xlabel(xlabel)
-    _note(fig, "A dot a fold; filled, and counted at the right: chosen.")
+    pairs = table["candidate"].map(lambda words: dict(part.split("=", 1) for part in words.split(", ")))
+    settings = pd.DataFrame(list(pairs), index=table.index)
+    varied = {
+        method: [name for name in settings if settings.loc[rows.index, name].nunique() > 1]
+        for method, rows in table.groupby("method")
+    }
+    methods = [method for method in order_methods(table["method"]) if varied[method]]
+    fig = _figure(FULL_WIDTH, 0.5 + 1.75 * len(methods), title)
+    axes = fig.subplots(len(methods), max(map(len, varied.values())), sharey="row", squeeze=False)
+    for row, method in zip(axes, methods, strict=True):
+        for ax, name in zip_longest(row, varied[method]):
+            if name is None:
+                ax.set_axis_off()
+                continue
+            own = table[table["method"] == method]
+            _choice_panel(ax, own, settings.loc[own.index, name], method_colour(method))
+            words = name.replace("_", " ").removeprefix("n ").replace("cp ", "CP ").replace("tx ", "TX ")
+            ax.set_xlabel(words)
+        row[0].set_title(method_label(method), pad=14)
+    fig.supylabel(wrap_text(xlabel, fig.get_figheight() - 0.5, NORMAL), size=NORMAL)
+    _note(fig, "A dot a fold: mean of the candidates with this value; bar: mean of the folds; n: folds that chose it.")
     return fig
+
+
+def _choice_panel(ax: Axes, rows: pd.DataFrame, setting: pd.Series, colour: str) -> None:
+    """Score of the candidates by one parameter's value, fold by fold, and how often each value was chosen."""
+    values = sorted(setting.unique(), key=float) if setting.str.fullmatch(r"[-+.\de]+").all() else setting.unique()
+    for x, value in enumerate(values):
+        with_value = rows[setting == value]
+        folds = with_value.groupby(["split", "repeat", "fold"])["value"].mean().to_numpy()
+        places = x + (np.linspace(-0.2, 0.2, len(folds)) if len(folds) > 1 else np.zeros(1))
+        ax.plot(places, folds, "o", ms=3.5, mec=colour, mfc="white", mew=0.9)
+        ax.hlines(folds.mean(), x - 0.32, x + 0.32, color=colour, lw=1.6)
+        won = f"n={with_value['chosen'].sum()}"
+        ax.text(x, 1.0, won, transform=ax.get_xaxis_transform(), ha="center", va="bottom", size=SMALL, color="#555555")
+    ax.set_xticks(range(len(values)), values)
+    ax.set_xlim(-0.6, len(values) - 0.4)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -1065,13 +1090,15 @@ def _dumbbells(ax: Axes, rows: pd.DataFrame) -> None:
 
 
 @_styled
-def missing_and_counts(table: pd.DataFrame, *, title: str) -> StudyFigure:
+def missing_and_counts(table: pd.DataFrame, *, title: str, xlabel: str = "number") -> StudyFigure:
     """How many there are of each kind, such as compounds that are paired, that have a structure, an assay.
 
     Parameters
     ----------
     table : DataFrame
         ``what, n``, drawn in the order given.
+    xlabel : str
+        What is counted.
 
     Returns
     -------
@@ -1090,7 +1117,7 @@ def missing_and_counts(table: pd.DataFrame, *, title: str) -> StudyFigure:
     _rows(ax, [wrap_text(str(what), 2.4, max_lines=2) for what in table["what"]])
     ax.set_xlim(0, max(counts.max(), 1) * 1.12)
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    ax.set_xlabel("number")
+    ax.set_xlabel(xlabel)
     return fig
 
 

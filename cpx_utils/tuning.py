@@ -49,9 +49,31 @@ class Choice:
     table: pd.DataFrame
 
 
-def candidates(grid: dict[str, list]) -> list[dict[str, Any]]:
-    """Every combination of a grid's values; the last parameter changes fastest."""
-    return [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+def candidates(grid: dict[str, list], n_candidates: int = 0, seed: int = 0) -> list[dict[str, Any]]:
+    """Combinations of a grid's values.
+
+    Parameters
+    ----------
+    grid
+        Values to try for each parameter.
+    n_candidates
+        How many combinations to draw where there are more; 0 takes them all, the last parameter changing fastest. They
+        are drawn as a Latin hypercube, so that every value of a parameter is tried equally often, up to one (McKay
+        1979): with several parameters that covers a grid better than fewer values of each would (Bergstra 2012).
+    seed
+        Of the draw.
+
+    Returns
+    -------
+    list of dict
+    """
+    every = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+    if not 0 < n_candidates < len(every):
+        return every
+    rng = np.random.default_rng([seed, n_candidates])
+    columns = [rng.permutation(np.resize(np.arange(len(values)), n_candidates)) for values in grid.values()]
+    drawn = dict.fromkeys(zip(*columns, strict=True))  # the same combination twice is tried once
+    return [{name: grid[name][at] for name, at in zip(grid, places, strict=True)} for places in sorted(drawn)]
 
 
 def in_words(parameters: dict[str, Any]) -> str:
@@ -67,7 +89,9 @@ def choose(
     prepared,
     *,
     score: str = "retrieval",
-    n_splits: int = 2,
+    n_candidates: int = 0,
+    n_splits: int = 3,
+    max_groups: int = 1500,
     seed: int = 0,
 ) -> Choice:
     """Choose among a grid's candidates on a fold's training compounds.
@@ -76,8 +100,9 @@ def choose(
     ----------
     encoder
         Unfitted; it is cloned for every fit. An ensemble is scored by one of its members.
-    grid
-        Values to try for each parameter; with a single candidate nothing is fitted.
+    grid, n_candidates
+        Values to try for each parameter, and how many combinations of them (`candidates`). Where some are drawn, one
+        more is tried: the combination of `main_effects`. With a single candidate nothing is fitted.
     prepared
         The fold (`cpx_utils.crossfit.PreparedFold`). Features stay prepared as they are, on all training compounds:
         scaling and selection know neither pairs nor replicates.
@@ -87,8 +112,11 @@ def choose(
     n_splits
         Parts the training compounds are split into, by compound group; each is held out once, and the scores of all
         compounds are averaged.
+    max_groups
+        Most compound groups that take part, drawn at random: on large screens that many tell candidates apart, and
+        the choice stays quick.
     seed
-        Of the split, together with the fold's number.
+        Of the candidates, and of the split together with the fold's number. All folds try the same candidates.
 
     Returns
     -------
@@ -108,31 +136,72 @@ def choose(
     unknown = [name for name in grid if name not in encoder.get_params()]
     if unknown:
         raise ScreenError(f"{type(encoder).__name__} has no parameter {unknown[0]!r} to choose")
-    options = candidates(grid)
-    values: list[list[float]] = [[] for _ in options]
-    if len(options) > 1:
-        for training, held_out in inner_splits(prepared, n_splits, seed):
-            for parameters, scores in zip(options, values, strict=True):
-                single = {"n_members": 1} if "n_members" in encoder.get_params() else {}
-                fitted = fit_wells(clone(encoder).set_params(**single | parameters), prepared, training)
-                scores.extend(_scores(fitted, prepared, held_out, score))
+    options = candidates(grid, n_candidates, seed)
+    parts = list(inner_splits(prepared, n_splits, seed, max_groups))
+    values = [_held_out_scores(encoder, one, prepared, parts, score) for one in options] if len(options) > 1 else [[]]
+    sign = 1 if BEST[score] == "lowest" else -1
+    if 1 < len(options) < len(candidates(grid)):
+        best = main_effects(options, [sign * np.nanmean(one) if len(one) else np.nan for one in values])
+        if best not in options:
+            options.append(best)
+            values.append(_held_out_scores(encoder, best, prepared, parts, score))
     rows = [(in_words(parameters), score, *_summary(one)) for parameters, one in zip(options, values, strict=True)]
     table = pd.DataFrame(rows, columns=CHOICE_COLUMNS[:-1])
-    sign = 1 if BEST[score] == "lowest" else -1
     winner = int(np.argmin((sign * table["value"]).fillna(np.inf)))
     table["chosen"] = np.arange(len(table)) == winner
     return Choice(options[winner], table)
 
 
-def inner_splits(prepared, n_splits: int, seed: int) -> Iterable[tuple[np.ndarray, np.ndarray]]:
-    """Split a fold's training wells again, by compound group: boolean rows (n_wells,) to train on and to hold out."""
+def main_effects(options: list[dict[str, Any]], scores: list[float]) -> dict[str, Any]:
+    """Combine the values that did best on average, parameter by parameter.
+
+    Where combinations are drawn, the best of each parameter's values seldom meet in one. As in a fractional factorial
+    design, each value is judged by the mean score of the candidates that have it (Box, Hunter & Hunter 1978).
+
+    Parameters
+    ----------
+    options
+        The candidates.
+    scores
+        One each, the lower the better; NaN where nothing could be scored.
+
+    Returns
+    -------
+    dict
+        A combination of values that occur; the first of equals.
+    """
+    table = pd.DataFrame(options).assign(score=scores)
+    combined = {}
+    for name in options[0]:
+        means = [table.loc[table[name] == value, "score"].mean() for value in dict.fromkeys(table[name])]
+        places = list(dict.fromkeys(one[name] for one in options))
+        combined[name] = places[int(np.argmin(np.nan_to_num(means, nan=np.inf)))]
+    return combined
+
+
+def _held_out_scores(encoder, parameters, prepared, parts, score):
+    """One value for each held-out compound, or treatment, of all inner splits."""
+    single = {"n_members": 1} if "n_members" in encoder.get_params() else {}
+    values = []
+    for training, held_out in parts:
+        fitted = fit_wells(clone(encoder).set_params(**single | parameters), prepared, training)
+        values.extend(_scores(fitted, prepared, held_out, score))
+    return values
+
+
+def inner_splits(prepared, n_splits: int, seed: int, max_groups: int = 1500) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+    """Split a fold's training wells again, by compound group: boolean rows (n_wells,) to train on and to hold out.
+
+    Of more than `max_groups` groups, so many take part, drawn at random.
+    """
     names, group = np.unique(prepared.groups[prepared.is_training].astype(str), return_inverse=True)
     rng = np.random.default_rng([seed, prepared.repeat, prepared.fold + 1, len(names)])
-    part = rng.permutation(len(names)) % min(n_splits, len(names))
+    order = rng.permutation(len(names))
+    part = np.where(order < max_groups, order % min(n_splits, len(names)), -1)
     for number in range(part.max() + 1):
         training, held_out = (np.zeros(len(prepared.is_training), dtype=bool) for _ in range(2))
         held_out[prepared.is_training] = part[group] == number
-        training[prepared.is_training] = part[group] != number
+        training[prepared.is_training] = (part[group] != number) & (part[group] >= 0)
         yield training, held_out
 
 

@@ -75,6 +75,53 @@ def test_leave_one_out_equals_refitting(n, d):
         assert np.isnan(np.delete(model.loo_scores_[:, task], rows)).all()
 
 
+def test_beyond_the_limit_the_leading_components_take_the_features_place():
+    rng = np.random.default_rng(3)
+    X = rng.normal(size=(60, 12)) * np.geomspace(5, 0.05, 12) @ np.linalg.qr(rng.normal(size=(12, 12)))[0]
+    Y = (X[:, :4] + rng.normal(size=(60, 4)) > 0).astype(float)
+    Y[rng.random(Y.shape) < 0.3] = np.nan
+    limited = bioactivity.ManyTaskRidgeClassifier(max_components=5).fit(X, Y)
+    standardised = (X - X.mean(0)) / X.std(0)
+    leading = np.linalg.svd(standardised)[2][:5].T
+    for task in range(4):
+        known = ~np.isnan(Y[:, task])
+        reference = Ridge(alpha=limited.alpha_[task])
+        reference.fit(standardised[known] @ leading, 2 * Y[known, task] - 1)
+        expected = reference.predict(standardised @ leading)
+        np.testing.assert_allclose(limited.decision_function(X)[:, task], expected, atol=1e-8)
+    every = bioactivity.ManyTaskRidgeClassifier().fit(X, Y)
+    for enough in (12, 60):  # as many as features, or more
+        same = bioactivity.ManyTaskRidgeClassifier(max_components=enough).fit(X, Y)
+        np.testing.assert_array_equal(same.coef_, every.coef_)
+    wide = bioactivity.ManyTaskRidgeClassifier(max_components=30).fit(X[:30], Y[:30])  # as many as rows
+    np.testing.assert_allclose(wide.coef_, bioactivity.ManyTaskRidgeClassifier().fit(X[:30], Y[:30]).coef_)
+
+
+def test_predictions_stay_small_and_can_be_joined():
+    rng = np.random.default_rng(4)
+    names = [f"c{i}" for i in rng.permutation(30)]
+    labels = pd.DataFrame((rng.random((30, 3)) < 0.5).astype(float), index=names, columns=["b", "a", "c"])
+    tables = []
+    for method in ("rcca", "pca_cp"):
+        head = pd.DataFrame({"Metadata_Compound": names, "role": ["train"] * 20 + ["test"] * 10})
+        keys = pd.DataFrame([("random", 0, 1, 2, method, "true_pairs")] * 30, columns=KEYS)
+        table = pd.concat([head, keys, embedding_table(rng.normal(size=(30, 2)))], axis=1)
+        tables.append(bioactivity.predict_folds(table, labels))
+    joined = bioactivity.join_predictions(tables)
+    assert list(joined) == bioactivity.PREDICTION_COLUMNS and len(joined) == 2 * 10 * 3
+    for name in ("split", "method", "control", "model", "compound", "task"):
+        assert isinstance(joined[name].dtype, pd.CategoricalDtype)
+        assert list(joined[name].cat.categories) == sorted(joined[name].cat.categories)
+    assert joined.memory_usage(deep=False)[1:].sum() / len(joined) < 30
+    own = labels.loc[joined["compound"].astype(str)].to_numpy()
+    column = joined["task"].astype(str).map({"b": 0, "a": 1, "c": 2}).to_numpy()
+    np.testing.assert_array_equal(joined["label"], own[np.arange(len(own)), column])
+    assert set(joined["compound"].astype(str)) == set(names[20:])
+    apart = [bioactivity.evaluate_folds(table) for table in tables]
+    pd.testing.assert_frame_equal(bioactivity.evaluate_folds(joined), pd.concat(apart, ignore_index=True))
+    assert list(bioactivity.join_predictions([])) == bioactivity.PREDICTION_COLUMNS
+
+
 def test_classifier_is_an_estimator_and_survives_poor_tasks():
     X, Y = labelled_data(40, 6, 5)
     X[:, 2] = 7.0  # constant
@@ -87,7 +134,7 @@ def test_classifier_is_an_estimator_and_survives_poor_tasks():
     assert np.isfinite(scores).all() and np.isfinite(model.coef_).all()
     assert np.ptp(scores[:, 0]) == np.ptp(scores[:, 2]) == 0 and scores[0, 0] == 0
     np.testing.assert_allclose(scores[:, 1], 1.0, atol=1e-12)
-    assert set(np.unique(model.predict(X))) <= {0, 1} and model.get_params() == {"penalties": [0.1, 1.0]}
+    assert set(np.unique(model.predict(X))) <= {0, 1} and model.get_params()["penalties"] == [0.1, 1.0]
     np.testing.assert_array_equal(
         bioactivity.ManyTaskRidgeClassifier().fit(X, Y[:, 3]).decision_function(X)[:, 0],
         bioactivity.ManyTaskRidgeClassifier().fit(X, Y[:, [3]]).decision_function(X)[:, 0],

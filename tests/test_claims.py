@@ -500,3 +500,54 @@ def test_deranged_controls_stand_against_the_same_references():
     assert weighed.loc["raw_cp", "deranged_low"] <= 0.12 <= weighed.loc["raw_cp", "deranged_high"]
     assert np.isnan(weighed.loc["deranged", "deranged_effect"])
     assert (weighed["would_change"] != "").sum() == 1
+
+
+# --------------------------------------------------------------------------------------------------
+# Retrieval
+
+
+def retrieval_table(better: float, n_compounds: int = 80, seed: int = 0) -> pd.DataFrame:
+    """Ranks among 40: ridge and its deranged control near chance, a method that is `better` by a shift of ranks."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for compound in range(n_compounds):
+        hard = rng.random()
+        for method, control, seeds in (
+            ("ridge_tx", "true_pairs", 1), ("ridge_tx", "deranged", 3),
+            ("rcca", "true_pairs", 1), ("rcca", "deranged", 3),
+        ):  # fmt: skip
+            for draw in range(seeds):
+                shift = better if (method, control) == ("rcca", "true_pairs") else 0.0
+                rank = int(np.clip(40 * (hard + 0.1 * rng.normal() - shift), 0, 39))
+                rows.append((0, compound % 3, draw, method, control, f"c{compound}", rank, 40))
+    return pd.DataFrame(rows, columns="repeat fold seed method control compound rank n_candidates".split())
+
+
+def test_retrieval_contrasts_are_differences_on_the_same_compounds():
+    table = retrieval_table(0.3)
+    found = claims.retrieval_contrasts(table, n_bootstrap=300).set_index(["method", "measure", "against"])
+    assert len(found) == 2 * (2 + 1)  # ridge isn't compared with itself
+    near = table.assign(near=table["rank"] <= 0.1 * 39, share=table["rank"] / 39)
+    means = near.groupby(["method", "control"])[["near", "share"]].mean()
+    for measure, column in (("nearest tenth", "near"), ("mean rank", "share")):
+        own = means.loc[("rcca", "true_pairs"), column]
+        row = found.loc[("rcca", measure, "ridge_tx")]
+        assert row["value"] == pytest.approx(own)
+        assert row["effect"] == pytest.approx(own - means.loc[("ridge_tx", "true_pairs"), column])
+        row = found.loc[("rcca", measure, "own deranged pairs")]
+        assert row["effect"] == pytest.approx(own - means.loc[("rcca", "deranged"), column])
+        assert row["n_units"] == 80
+    assert found.loc[("rcca", "nearest tenth", "ridge_tx"), "ci_low"] > 0.1
+    assert found.loc[("rcca", "mean rank", "ridge_tx"), "ci_high"] < -0.1
+    assert found.loc[("ridge_tx", "mean rank", "own deranged pairs"), "ci_low"] < 0
+    assert found.loc[("ridge_tx", "mean rank", "own deranged pairs"), "ci_high"] > 0
+
+
+def test_pairing_makes_retrieval_intervals_narrow():
+    paired = claims.retrieval_contrasts(retrieval_table(0.0), n_bootstrap=400)
+    row = paired.set_index(["method", "measure", "against"]).loc[("rcca", "mean rank", "ridge_tx")]
+    alone = claims.interval_table(
+        retrieval_table(0.0).assign(share=lambda table: table["rank"] / 39), "share", n_bootstrap=400
+    ).set_index(["method", "control"])
+    width = alone.loc[("rcca", "true_pairs"), "ci_high"] - alone.loc[("rcca", "true_pairs"), "ci_low"]
+    assert row["ci_high"] - row["ci_low"] < 0.6 * width

@@ -567,6 +567,16 @@ def test_without_held_out_compounds_training_runs_to_the_end(method, pairs):
     assert encoder.best_epoch_ == 4
 
 
+def test_a_limit_on_steps_ends_training_in_whole_epochs(pairs):
+    steps_an_epoch = -(-N_TRAINING // 16)
+    limited = make("contrastive", batch_size=16, max_steps=3 * steps_an_epoch + 1, max_epochs=50, validation_share=0.0)
+    assert pairs.fit(limited).best_epoch_ == 3
+    assert pairs.fit(limited.set_params(max_steps=1)).best_epoch_ == 1  # at least one
+    assert pairs.fit(limited.set_params(max_epochs=0)).best_epoch_ == 0
+    watched = pairs.fit(limited.set_params(max_epochs=50, max_steps=2 * steps_an_epoch, validation_share=0.15))
+    assert max(one["epoch"] for one in watched.history_) == 2
+
+
 def test_training_stops_when_unseen_pairs_no_longer_improve(pairs):
     rng = np.random.default_rng(8)
     noise = rng.normal(size=(N_TRAINING, 30))[pairs.compound[pairs.training]]  # nothing that could generalise

@@ -53,8 +53,9 @@ def test_a_title_with_its_number_then_the_headings_in_order(notebook):
 def test_code_is_short_and_every_cell_has_its_why(notebook):
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert 0 < len(cells) <= 20
-    too_long = {cell.id: n for cell in cells if (n := len(list(filter(str.strip, cell.source.splitlines())))) > 20}
-    assert too_long == {}
+    lines = {cell.id: len(list(filter(str.strip, cell.source.splitlines()))) for cell in cells}
+    assert lines.pop(f"{notebook.number}-parameters") <= 25  # a flat list, read line by line
+    assert {name: n for name, n in lines.items() if n > 20} == {}
     before = {here.id: above.cell_type for above, here in zip(notebook.cells, notebook.cells[1:], strict=False)}
     assert {cell.id for cell in cells if before[cell.id] != "markdown"} == set()
     assert all(cell.source.strip() for cell in notebook.cells)

@@ -648,15 +648,19 @@ def test_training_curves_average_over_runs_and_mark_the_median_epoch():
     assert {"best epoch 12", "chance", "training pairs", "unseen compounds"} <= set(words(fig))
 
 
-def test_choices_are_filled_and_counted():
+def test_choices_show_every_fold_and_count_the_winners():
     table, fig = choice_table(), draw("parameter_choices")
-    assert [ax.get_title(loc="left") for ax in fig.axes] == ["contrastive", "contrastive, soft targets"]
-    for ax, (_, rows) in zip(fig.axes, table.groupby("method"), strict=True):
-        assert [label.get_text() for label in ax.get_yticklabels()] == list(rows["candidate"].unique())
-        counts = [text.get_text() for text in ax.texts]
-        assert counts == [f"{n} of 4" for n in rows.groupby("candidate", sort=False)["chosen"].sum()]
-        filled = [x for line in ax.lines if line.get_markerfacecolor() != "white" for x in line.get_xdata()]
-        np.testing.assert_allclose(sorted(filled), sorted(rows.loc[rows["chosen"], "value"]))
+    assert [ax.get_title(loc="left") for ax in fig.axes[::2]] == ["contrastive", "contrastive, soft targets"]
+    assert [ax.get_xlabel() for ax in fig.axes] == ["temperature", "input noise"] * 2
+    temperature = table["candidate"].str.extract("temperature=([^,]+)")[0]
+    for ax, (_, rows) in zip(fig.axes[::2], table.groupby("method"), strict=True):
+        assert [label.get_text() for label in ax.get_xticklabels()] == ["0.3", "1"]
+        grouped = rows.groupby(temperature)
+        assert [text.get_text() for text in ax.texts] == [f"n={n}" for n in grouped["chosen"].sum()]
+        for line, (_, part) in zip(ax.lines, grouped, strict=True):
+            np.testing.assert_allclose(line.get_ydata(), part.groupby("fold")["value"].mean())
+        means = [collection.get_segments()[0][0][1] for collection in ax.collections]
+        np.testing.assert_allclose(means, [part.groupby("fold")["value"].mean().mean() for _, part in grouped])
     single = choice_table().query("candidate == 'temperature=0.3, input_noise=1'").assign(value=np.nan)
     assert any("nothing to choose" in text for text in words(plots.parameter_choices(single, xlabel="x", title="t")))
 

@@ -17,7 +17,7 @@ GRID = {"n_tx_components": [2, 20], "shrinkage": [0.1, 0.9]}
 
 @pytest.fixture(scope="module")
 def choice(tiny_folds):
-    return tuning.choose(RegularisedCCA(), GRID, tiny_folds[0])
+    return tuning.choose(RegularisedCCA(), GRID, tiny_folds[0], n_splits=2)
 
 
 def test_candidates_are_all_combinations_in_the_grids_order():
@@ -26,6 +26,58 @@ def test_candidates_are_all_combinations_in_the_grids_order():
     ]
     assert tuning.candidates({}) == [{}]
     assert tuning.in_words({"temperature": 0.30, "n": 5, "cp_basis": "pca"}) == "temperature=0.3, n=5, cp_basis=pca"
+
+
+def test_drawn_candidates_try_every_value_equally_often():
+    grid = {"temperature": [0.1, 0.3, 1.0], "input_noise": [0.5, 1.0, 2.0], "patience": [10, 20, 40], "basis": ["pca"]}
+    drawn = tuning.candidates(grid, 12, seed=3)
+    assert len({tuning.in_words(one) for one in drawn}) == len(drawn) <= 12
+    assert all(one in tuning.candidates(grid) for one in drawn)
+    assert drawn == tuning.candidates(grid, 12, seed=3) != tuning.candidates(grid, 12, seed=4)
+    for n in (1, 6, 9):
+        drawn = tuning.candidates(grid | {"more": list(range(100))}, n)  # so many that none is drawn twice
+        for name in ("temperature", "input_noise", "patience"):
+            counts = [sum(one[name] == value for one in drawn) for value in grid[name]]
+            assert sum(counts) == n and max(counts) - min(counts) <= 1
+    assert tuning.candidates(grid, 27) == tuning.candidates(grid, 0) == tuning.candidates(grid, 99)
+
+
+def test_main_effects_combine_the_values_that_did_best_on_average():
+    options = [{"a": 1, "b": "x"}, {"a": 1, "b": "y"}, {"a": 2, "b": "x"}, {"a": 3, "b": "y"}]
+    assert tuning.main_effects(options, [5.0, 1.0, 2.0, np.nan]) == {"a": 2, "b": "y"}
+    assert tuning.main_effects(options, [1.0, 1.0, 1.0, 1.0]) == {"a": 1, "b": "x"}  # the first of equals
+    assert tuning.main_effects(options, [np.nan] * 4) == {"a": 1, "b": "x"}
+
+
+def test_where_candidates_are_drawn_the_best_values_are_tried_together(tiny_folds, monkeypatch):
+    grid = {"n_tx_components": [2, 10, 20], "shrinkage": [0.1, 0.5, 0.9], "n_dimensions": [2, 4, 8]}
+    drawn = tuning.candidates(grid, 4, seed=9)
+    # Scores that add up: more components, less shrinkage and more dimensions are better.
+    scores = lambda one: [-one["n_tx_components"] + 10 * one["shrinkage"] - one["n_dimensions"]] * 3  # noqa: E731
+    monkeypatch.setattr(tuning, "_held_out_scores", lambda encoder, one, *rest: scores(one))
+    choice = tuning.choose(RegularisedCCA(), grid, tiny_folds[0], n_candidates=4, seed=9)
+    means = {
+        name: {v: np.mean([scores(o)[0] for o in drawn if o[name] == v] or [np.inf]) for v in grid[name]}
+        for name in grid
+    }
+    best = {name: min(values, key=values.get) for name, values in means.items()}
+    assert choice.table["candidate"].tolist() == [tuning.in_words(one) for one in [*drawn, best]]
+    assert best not in drawn and choice.parameters == min([*drawn, best], key=scores)
+    every = tuning.choose(RegularisedCCA(), grid, tiny_folds[0], n_candidates=0)
+    assert len(every.table) == 27 and every.parameters == {"n_tx_components": 20, "shrinkage": 0.1, "n_dimensions": 8}
+
+
+def test_on_large_screens_some_compounds_decide(tiny_folds):
+    fold = tiny_folds[0]
+    parts = list(tuning.inner_splits(fold, 2, 0, max_groups=20))
+    everyone = {name for part in parts for rows in part for name in fold.groups[rows]}
+    assert len(everyone) == 20 and len(parts) == 2
+    (training, held_out), (other_training, other_held_out) = parts
+    np.testing.assert_array_equal(training, other_held_out)
+    np.testing.assert_array_equal(held_out, other_training)
+    assert not (training & held_out).any() and not ((training | held_out) & ~fold.is_training).any()
+    choice = tuning.choose(RegularisedCCA(), GRID, fold, n_splits=2, max_groups=20)
+    assert choice.table["n_compounds"].unique().tolist() == [20]
 
 
 @pytest.mark.parametrize("n_splits", [2, 3])
@@ -90,7 +142,7 @@ def test_retrieval_scores_equal_a_loop_and_the_lowest_wins(choice, tiny_folds):
 
 def test_replicate_scores_are_mean_average_precision_and_the_highest_wins(tiny_folds):
     fold = tiny_folds[0]
-    choice = tuning.choose(LdaIdentity(), {"n_components": [1, 8]}, fold, score="replicates")
+    choice = tuning.choose(LdaIdentity(), {"n_components": [1, 8]}, fold, score="replicates", n_splits=2)
     control = fold.cp_wells[CONTROL].to_numpy()
     values = []
     for n_components in (1, 8):
@@ -131,7 +183,7 @@ def test_garbage_in_test_compounds_changes_no_choice_bit_for_bit(choice, tiny_fo
     cp, tx = fold.cp.copy(), fold.tx.copy()
     cp[fold.is_test] = 50 * rng.standard_cauchy(cp[fold.is_test].shape)
     tx[~fold.tx_is_training] = 50 * rng.standard_cauchy(tx[~fold.tx_is_training].shape)
-    dirty = tuning.choose(RegularisedCCA(), GRID, replace(fold, cp=cp, tx=tx))
+    dirty = tuning.choose(RegularisedCCA(), GRID, replace(fold, cp=cp, tx=tx), n_splits=2)
     pd.testing.assert_frame_equal(dirty.table, choice.table, check_exact=True)
     assert dirty.parameters == choice.parameters
 
