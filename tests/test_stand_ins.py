@@ -236,4 +236,4 @@ def test_stereoisomers_of_the_real_lists_share_their_truth(stand_ins, made, tmp_
         planted.activity.sort_values(order, ignore_index=True),
         check_dtype=False,
     )
-    assert any("Moshkov 270" in note and "; 0 structure-assay pairs held both" in note for note in screen.notes)
+    assert any("Moshkov 270" in note and "; 0 compound-assay pairs are conflicts" in note for note in screen.notes)
