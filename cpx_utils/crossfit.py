@@ -489,6 +489,8 @@ def _retrieval(encoder, prepared, codes):
 def oracle_consensus(folds: list[PreparedFold], with_cp: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """What TX itself would give, were it measured for new compounds too: a ceiling, never a competitor.
 
+    `cp_tx` is made for the first fold's kind of split alone: it is wide, and only shown.
+
     Parameters
     ----------
     folds
@@ -514,7 +516,8 @@ def oracle_consensus(folds: list[PreparedFold], with_cp: pd.DataFrame) -> dict[s
         training = (mine["role"] == "train").to_numpy()
         stacked = np.hstack([block / np.sqrt(block[training].var(axis=0).sum()) for block in (cp, tx)])
         role = pd.Series(mine["role"].to_numpy(), name="role")
-        for method, values in (("tx", tx), ("cp_tx", stacked)):
+        widest = {"cp_tx": stacked} if prepared.split == folds[0].split else {}
+        for method, values in ({"tx": tx} | widest).items():
             key = dict(zip(KEYS, (prepared.split, prepared.repeat, prepared.fold, 0, method, ""), strict=True))
             tables[method].append(_keyed(pd.concat([metadata[[COMPOUND]], role, embedding_table(values)], axis=1), key))
     return {method: pd.concat(parts, ignore_index=True) for method, parts in tables.items()}

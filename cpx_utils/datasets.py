@@ -437,7 +437,7 @@ DATASETS: dict[str, Dataset] = {
             citation=_CITE_CMEA,
             read=_read_cdrp_consensus,
             shape=("9,515", "1 / 1", "1", "812 / 978"),
-            parameters={"n_folds": 3, "n_repeats": 1},
+            parameters={"n_folds": 3, "n_repeats": 1, "n_derangements_linear": 5},
         ),
         Dataset(
             name="cdrp-bio",
