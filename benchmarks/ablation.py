@@ -28,7 +28,7 @@ from cpx_utils.profiles import ScreenError, compound_groups
 
 RESULTS = Path(__file__).resolve().parent / "results"
 DRAWS = {"true_pairs": 1, "deranged": 1}
-N_CANDIDATES = 12
+N_CANDIDATES = 8
 SHARED = {
     "input_noise": [0.5, 1.0, 2.0],
     "n_cp_components": [25, 50, 100],

@@ -8,7 +8,7 @@ comparable, so areas under curves are taken within a fold and then averaged.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ from cpx_utils.metrics import pr_auc, roc_auc
 from cpx_utils.profiles import COMPOUND, KEYS, METADATA_COLUMNS, ScreenError, embedding_table, embedding_values
 
 DEFAULT_PENALTIES = np.logspace(-2.5, 3.0, 12)
-MAX_COMPONENTS = 400
+DECOMPOSED_UP_TO = 400
 PREDICTION_COLUMNS = [*KEYS, "model", "compound", "task", "label", "score"]
 
 
@@ -90,8 +90,8 @@ class ManyTaskRidgeClassifier(ClassifierMixin, BaseEstimator):
     penalties : array (n_penalties,), optional
         Grid relative to the mean non-trivial eigenvalue of a task's Gram matrix, so that one grid serves
         embeddings of any width. Default: 12 values from 10^-2.5 to 10^3.
-    max_components : int
-        Most dimensions a task is fitted in (see Notes).
+    decomposed_up_to : int
+        Most features, or rows, for which each task has a decomposition of its own (see Notes).
 
     Attributes
     ----------
@@ -111,14 +111,16 @@ class ManyTaskRidgeClassifier(ClassifierMixin, BaseEstimator):
     -----
     A task with one class only in training gets a constant score, and a task without any label the score 0.
 
-    Beyond `max_components` features and rows, the leading principal components of all training rows take the place of
-    the features: a decomposition a task grows with the cube of their number, and 400 components hold nearly all of the
-    variance of Cell Painting features, whose correlations are strong. Up to that many rows nothing is lost at all.
+    Beyond `decomposed_up_to` features and rows a decomposition a task would take hours, since it grows with the cube of
+    their number. Then one decomposition of all training rows serves all tasks: with its eigenvalues, scaled to a task's
+    number of labels, leave-one-out is approximate and picks the penalty; at that penalty the task's own equation is
+    solved by conjugate gradients, all tasks at once, with the same decomposition as preconditioner (Hestenes and
+    Stiefel 1952), to a relative residual of 1e-5.
     """
 
-    def __init__(self, penalties: np.ndarray | None = None, max_components: int = MAX_COMPONENTS):
+    def __init__(self, penalties: np.ndarray | None = None, decomposed_up_to: int = DECOMPOSED_UP_TO):
         self.penalties = penalties
-        self.max_components = max_components
+        self.decomposed_up_to = decomposed_up_to
 
     def fit(self, X: np.ndarray, Y: np.ndarray) -> ManyTaskRidgeClassifier:
         """Fit all tasks.
@@ -155,12 +157,8 @@ class ManyTaskRidgeClassifier(ClassifierMixin, BaseEstimator):
         constant = deviation <= 1e-12 * np.maximum(np.abs(self.mean_), 1.0)
         self.scale_ = np.where(constant, 1.0, deviation)
         standardised = np.where(constant, 0.0, (X - self.mean_) / self.scale_)
-        if min(X.shape) > self.max_components:
-            leading = np.linalg.eigh(standardised.T @ standardised)[1][:, -self.max_components :]
-            self._fit_tasks(standardised @ leading, 2.0 * Y - 1.0, labelled, grid)
-            self.coef_ = leading @ self.coef_  # (n_features, n_tasks)
-        else:
-            self._fit_tasks(standardised, 2.0 * Y - 1.0, labelled, grid)
+        solve = self._solve_tasks if min(X.shape) > self.decomposed_up_to else self._fit_tasks
+        solve(standardised, 2.0 * Y - 1.0, labelled, grid)
         return self
 
     def _fit_tasks(self, X: np.ndarray, targets: np.ndarray, labelled: np.ndarray, grid: np.ndarray) -> None:
@@ -181,6 +179,42 @@ class ManyTaskRidgeClassifier(ClassifierMixin, BaseEstimator):
                 self.intercept_[tasks] = targets[np.ix_(rows, tasks)].mean(0) if len(rows) else 0.0
                 continue
             self._fit_pattern(X, gram, targets, rows, np.array(tasks), grid)
+
+    def _solve_tasks(self, X: np.ndarray, targets: np.ndarray, labelled: np.ndarray, grid: np.ndarray) -> None:
+        """All tasks on one eigendecomposition of all rows; `X` is centred."""
+        count = np.maximum(labelled.sum(0), 1)  # (t,)
+        self.intercept_ = np.where(labelled, targets, 0.0).sum(0) / count
+        y = np.where(labelled, targets - self.intercept_, 0.0).astype(np.float32)  # (n, t)
+        eigenvalue, vectors = np.linalg.eigh(X.T @ X / len(X))
+        eigenvalue = np.maximum(eigenvalue, 0.0)[:, None]  # (d, 1)
+        rows = (X @ vectors).astype(np.float32)  # (n, d)
+        mask = labelled.astype(np.float32)
+        centre = rows.T @ mask / count  # (d, t)
+        spread = (rows**2).sum(1) @ mask - count * (centre**2).sum(0)
+        unit = np.maximum(spread, 1e-12) / np.maximum(np.minimum(count - 1, X.shape[1]), 1)  # (t,)
+        projected = rows.T @ y  # (d, t)
+        self.loo_errors_ = np.empty((len(grid), len(count)))
+        self.loo_scores_ = np.full(targets.shape, np.nan)
+        for number, penalty in enumerate(grid):
+            shrink = (1.0 / (eigenvalue * count + penalty * unit)).astype(np.float32)  # (d, t)
+            leverage = np.minimum(1.0 / count + rows**2 @ shrink, 0.95)
+            fitted = rows @ (shrink * projected)
+            fitted -= (fitted * mask).sum(0) / count
+            residual = np.where(labelled, (y - fitted) / (1.0 - leverage), 0.0)
+            self.loo_errors_[number] = (residual**2).sum(0) / count
+            # Of equal errors the strongest penalty: the simpler model.
+            better = self.loo_errors_[number] <= self.loo_errors_[:number].min(axis=0, initial=np.inf)
+            self.alpha_ = np.where(better, penalty * unit, self.alpha_ if number else np.nan)
+            self.loo_scores_[:, better] = np.where(labelled, targets - residual, np.nan)[:, better]
+        precondition = (1.0 / (eigenvalue * count + self.alpha_)).astype(np.float32)
+
+        def apply(weights):
+            within = (rows @ weights - (centre * weights).sum(0)) * mask  # (n, t); sums to 0 over a task's rows
+            return rows.T @ within + (self.alpha_ * weights).astype(np.float32)
+
+        weights = _conjugate_gradients(apply, projected, precondition)
+        self.coef_ = vectors @ weights
+        self.intercept_ = self.intercept_ - (centre * weights).sum(0)
 
     def _fit_pattern(
         self,
@@ -240,6 +274,33 @@ class ManyTaskRidgeClassifier(ClassifierMixin, BaseEstimator):
     def predict(self, X: np.ndarray) -> np.ndarray:
         """Predicted class 0 or 1, (n, n_tasks)."""
         return (self.decision_function(X) > 0).astype(int)
+
+
+def _conjugate_gradients(
+    apply: Callable[[np.ndarray], np.ndarray],
+    right: np.ndarray,
+    precondition: np.ndarray,
+    *,
+    tolerance: float = 1e-5,
+    max_iterations: int = 200,
+) -> np.ndarray:
+    """Solve a positive definite system for every column of `right` (d, t) at once; `precondition` is diagonal."""
+    solution, residual = np.zeros_like(right), right.copy()
+    direction = step = precondition * residual
+    product = (residual * step).sum(0)
+    enough = tolerance * np.linalg.norm(right, axis=0)
+    for _ in range(max_iterations):
+        if (np.linalg.norm(residual, axis=0) <= enough).all():
+            break
+        image = apply(direction)
+        length = product / np.maximum((direction * image).sum(0), 1e-30)
+        solution += length * direction
+        residual -= length * image
+        step = precondition * residual
+        following = (residual * step).sum(0)
+        direction = step + following / np.maximum(product, 1e-30) * direction
+        product = following
+    return solution
 
 
 def _doubly_centred(gram: np.ndarray) -> np.ndarray:

@@ -75,26 +75,52 @@ def test_leave_one_out_equals_refitting(n, d):
         assert np.isnan(np.delete(model.loo_scores_[:, task], rows)).all()
 
 
-def test_beyond_the_limit_the_leading_components_take_the_features_place():
-    rng = np.random.default_rng(3)
-    X = rng.normal(size=(60, 12)) * np.geomspace(5, 0.05, 12) @ np.linalg.qr(rng.normal(size=(12, 12)))[0]
-    Y = (X[:, :4] + rng.normal(size=(60, 4)) > 0).astype(float)
-    Y[rng.random(Y.shape) < 0.3] = np.nan
-    limited = bioactivity.ManyTaskRidgeClassifier(max_components=5).fit(X, Y)
+def many_features(n=300, d=120, t=8, seed=3):
+    """Correlated features, and tasks with labels missing at random."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n, d)) * np.geomspace(5, 0.05, d) @ np.linalg.qr(rng.normal(size=(d, d)))[0] + 3
+    Y = (X[:, :t] - 3 + rng.normal(size=(n, t)) > 0).astype(float)
+    Y[rng.random(Y.shape) < 0.6] = np.nan
+    return X, Y
+
+
+def test_beyond_the_limit_every_task_still_gets_its_own_ridge():
+    X, Y = many_features()
+    solved = bioactivity.ManyTaskRidgeClassifier(decomposed_up_to=50).fit(X, Y)
     standardised = (X - X.mean(0)) / X.std(0)
-    leading = np.linalg.svd(standardised)[2][:5].T
-    for task in range(4):
+    for task in range(Y.shape[1]):
         known = ~np.isnan(Y[:, task])
-        reference = Ridge(alpha=limited.alpha_[task])
-        reference.fit(standardised[known] @ leading, 2 * Y[known, task] - 1)
-        expected = reference.predict(standardised @ leading)
-        np.testing.assert_allclose(limited.decision_function(X)[:, task], expected, atol=1e-8)
-    every = bioactivity.ManyTaskRidgeClassifier().fit(X, Y)
-    for enough in (12, 60):  # as many as features, or more
-        same = bioactivity.ManyTaskRidgeClassifier(max_components=enough).fit(X, Y)
-        np.testing.assert_array_equal(same.coef_, every.coef_)
-    wide = bioactivity.ManyTaskRidgeClassifier(max_components=30).fit(X[:30], Y[:30])  # as many as rows
-    np.testing.assert_allclose(wide.coef_, bioactivity.ManyTaskRidgeClassifier().fit(X[:30], Y[:30]).coef_)
+        reference = Ridge(alpha=solved.alpha_[task]).fit(standardised[known], 2 * Y[known, task] - 1)
+        scores = solved.decision_function(X)[:, task]
+        np.testing.assert_allclose(scores, reference.predict(standardised), atol=2e-4 * np.ptp(scores))
+    every = bioactivity.ManyTaskRidgeClassifier(decomposed_up_to=120).fit(X, Y)  # as many as features: as before
+    np.testing.assert_array_equal(every.coef_, bioactivity.ManyTaskRidgeClassifier().fit(X, Y).coef_)
+
+
+def test_beyond_the_limit_penalties_are_as_good_on_unseen_rows():
+    differences = []
+    for seed in range(6):
+        X, Y = many_features(n=900, seed=seed)
+        train, test = X[:300], X[300:]
+        models = [bioactivity.ManyTaskRidgeClassifier(decomposed_up_to=limit) for limit in (50, 400)]
+        scores = [model.fit(train, Y[:300]).decision_function(test) for model in models]
+        for task in range(Y.shape[1]):
+            known = ~np.isnan(Y[300:, task])
+            auc = [sk.roc_auc_score(Y[300:, task][known], one[known, task]) for one in scores]
+            differences.append(auc[0] - auc[1])
+    assert abs(np.mean(differences)) < 0.003 and np.abs(differences).max() < 0.06
+
+
+def test_beyond_the_limit_poor_tasks_survive():
+    X, Y = many_features()
+    Y[:, 0] = np.nan
+    Y[:, 1] = np.where(np.isnan(Y[:, 1]), np.nan, 1.0)
+    Y[2:, 2] = np.nan
+    X[:, 5] = 7.0
+    scores = bioactivity.ManyTaskRidgeClassifier(decomposed_up_to=50).fit(X, Y).decision_function(X)
+    assert np.isfinite(scores).all()
+    assert np.ptp(scores[:, 0]) == 0 and scores[0, 0] == 0
+    np.testing.assert_allclose(scores[:, 1], 1.0, atol=1e-5)
 
 
 def test_predictions_stay_small_and_can_be_joined():
@@ -118,7 +144,11 @@ def test_predictions_stay_small_and_can_be_joined():
     np.testing.assert_array_equal(joined["label"], own[np.arange(len(own)), column])
     assert set(joined["compound"].astype(str)) == set(names[20:])
     apart = [bioactivity.evaluate_folds(table) for table in tables]
-    pd.testing.assert_frame_equal(bioactivity.evaluate_folds(joined), pd.concat(apart, ignore_index=True))
+    order = ["method", "metric", "task"]
+    values = [
+        table.sort_values(order, ignore_index=True) for table in (bioactivity.evaluate_folds(joined), pd.concat(apart))
+    ]
+    pd.testing.assert_frame_equal(*values)
     assert list(bioactivity.join_predictions([])) == bioactivity.PREDICTION_COLUMNS
 
 
