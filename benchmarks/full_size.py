@@ -6,8 +6,8 @@ python benchmarks/full_size.py cdrp-bio --from 05 # go on after a change, with w
 
 Their bytes cannot be had everywhere, so stand-ins of the same files, columns and sizes are written first
 (`benchmarks/stand_ins.py`), with a planted truth. Each is then run by run_all.py with the profile default, as a user
-would. The table goes to benchmarks/results/full_size.csv: seconds and peak memory of each notebook, what was tested, and
-whether what was planted is found again: own TX profiles by the contrastive encoder, on true and on deranged pairs.
+would. The table goes to benchmarks/results/full_size.csv: seconds and peak memory of each notebook, what was tested,
+and whether what was planted is found again: own TX profiles by the contrastive encoder, on true and on deranged pairs.
 """
 
 import argparse

@@ -167,7 +167,53 @@ def ablation_block() -> str:
     return markdown(["encoder", "form", *(f"{screen}: {names[measure]}" for screen, measure in columns)], rows)
 
 
+def paired_block() -> str:
+    """One row a screen and method: paired differences in retrieval to its own deranged control and to ridge."""
+    rows = []
+    for screen in screens():
+        found = table(screen, "05_retrieval").set_index(["method", "against", "measure"])
+        for method, label in METHODS.items():
+            cells = []
+            for against in ("own deranged pairs", "ridge_tx"):
+                for measure in ("nearest tenth", "mean rank"):
+                    key = (method, against, measure)
+                    one = found.loc[key] if key in found.index else None
+                    cells.append(
+                        "–" if one is None else f"{one['effect']:+.3f} ({one['ci_low']:+.3f} to {one['ci_high']:+.3f})"
+                    )
+            if any(cell != "–" for cell in cells):
+                rows.append([screen, label, *cells])
+    header = ["screen", "method", "share, minus own deranged", "mean rank, minus own deranged"]
+    return markdown([*header, "share, minus ridge", "mean rank, minus ridge"], rows)
+
+
+def full_size_block() -> str:
+    """One row a screen: time, memory and what was found again on a stand-in of its full size."""
+    values = pd.read_csv(ROOT / "benchmarks" / "results" / "full_size.csv", dtype=str)
+    rows = []
+    for screen, part in values.groupby("screen", sort=False):
+        by = part.set_index(["what", "item"])["value"]
+        seconds, peak = (by[what].astype(float) for what in ("seconds", "peak MB"))
+        verdicts = "; ".join(f"{claim}: {verdict}" for claim, verdict in by["verdict"].items())
+        near = by["own TX in the nearest tenth"].astype(float)
+        rows.append(
+            [
+                f"`{screen}`",
+                f"{float(by['wall clock', 'seconds']) / 60:.1f} min",
+                f"{seconds.idxmax()} ({seconds.max() / 60:.1f} min)",
+                f"{peak.max() / 1000:.1f} GB ({peak.idxmax()})",
+                by["tested", "tasks"],
+                f"{near['true_pairs']:.2f} / {near['deranged']:.2f}",
+                verdicts,
+            ]
+        )
+    header = ["stand-in of", "whole study", "longest notebook", "most memory in one process", "tasks tested"]
+    return markdown([*header, "own TX in the nearest tenth: true / deranged", "verdicts on what was planted"], rows)
+
+
 BLOCKS = {
+    "paired": paired_block,
+    "full size": full_size_block,
     "ablation": ablation_block,
     "calibration": calibration_block,
     "null": null_block,

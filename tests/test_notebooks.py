@@ -153,7 +153,7 @@ def test_the_simulated_screen_runs_through(tiny):
 
 COLUMNS = {
     "activity.parquet": [COMPOUND, "task", "active"],
-    "tasks.parquet": ["task", "target", "family"],
+    "tasks.parquet": ["task", "target", "family", "source"],
     "compounds.parquet": [COMPOUND, "InChIKey14", "SMILES", "MoA", "target"],
     "folds.parquet": [COMPOUND, "split", "repeat", "fold"],
     "tables/clustering.csv": ["screen", *KEYS, "endpoint", "label", "n", "value"],
