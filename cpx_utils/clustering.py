@@ -14,7 +14,14 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from cpx_utils.metrics import average_precision, cluster_indices, cosine_similarity, silhouette
+from cpx_utils.metrics import (
+    average_precision,
+    average_precision_of_few,
+    cluster_indices,
+    cosine_similarity,
+    silhouette_of_points,
+    unit_rows,
+)
 from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, KEYS, PLATE, embedding_values, treatments
 
 
@@ -52,20 +59,17 @@ def replicate_clustering(wells: pd.DataFrame, embedding: np.ndarray) -> pd.DataF
         ``silhouette`` (cosine, treatments as classes, mean of its wells; NaN for a treatment of one well).
     """
     treatment_names, treatment, queries, points, controls = _queries(wells, embedding)
-    positive, candidate = _replicate_relations(treatment, queries[PLATE].fillna("").to_numpy(dtype=str))
-    similarity = cosine_similarity(points)  # (n_queries, n_queries)
+    plate = np.unique(queries[PLATE].fillna("").to_numpy(dtype=str), return_inverse=True)[1]
+    precision, activity = replicate_average_precision(points, treatment, plate, controls)
     table = pd.DataFrame(
         {
-            "replicate_map": average_precision(similarity, positive, candidate),
-            "activity_map": np.nan,
-            "silhouette": silhouette(similarity, treatment),
+            "replicate_map": precision,
+            "activity_map": activity,
+            "silhouette": silhouette_of_points(points, treatment),
         }
     )
     n_wells = np.bincount(treatment, minlength=len(treatment_names))
     table.loc[n_wells[treatment] < 2, "silhouette"] = np.nan
-    if len(controls):
-        to_controls = cosine_similarity(points, controls)  # (n_queries, n_controls)
-        table["activity_map"] = _activity(similarity, to_controls, positive)
     result = table.groupby(treatment).mean()
     first = np.searchsorted(treatment, np.arange(len(treatment_names)))
     result.insert(0, "compound", queries[COMPOUND].to_numpy(dtype=object)[first])
@@ -93,37 +97,53 @@ def _queries(
     return names, treatment[order], queries.iloc[order], embedding[~control][order], embedding[control]
 
 
-def _replicate_relations(treatment: np.ndarray, plate: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Boolean matrices (n, n) for wells sorted by treatment: who is positive, who is ranked at all."""
-    n = len(treatment)
-    positive = np.zeros((n, n), dtype=bool)
-    candidate = np.ones((n, n), dtype=bool)
+def replicate_average_precision(
+    points: np.ndarray, treatment: np.ndarray, plate: np.ndarray, controls: np.ndarray, *, block: int = 256
+) -> tuple[np.ndarray, np.ndarray]:
+    """Average precision of each well's replicates, among all wells and among the negative controls.
+
+    Parameters
+    ----------
+    points : array (n, n_dimensions)
+        Embedded wells, sorted by treatment.
+    treatment, plate : integer arrays (n,)
+        Positives are wells of the same treatment on other plates, or other wells where there is one plate only; the
+        other wells of the treatment are not ranked.
+    controls : array (n_controls, n_dimensions)
+        May be empty.
+    block : int
+        Queries at a time: memory holds their similarities to all wells, never all to all.
+
+    Returns
+    -------
+    precision, activity : arrays (n,)
+        NaN without positives; `activity` also without controls.
+    """
+    unit, of_controls = unit_rows(points), unit_rows(controls)
     one_plate = len(np.unique(plate)) < 2
-    edges = np.flatnonzero(np.diff(treatment, prepend=-1, append=-1))
-    for start, stop in pairwise(edges):
-        block = slice(start, stop)
-        elsewhere = plate[block, None] != plate[None, block]
-        if one_plate:
-            elsewhere = ~np.eye(stop - start, dtype=bool)
-        positive[block, block] = elsewhere
-        candidate[block, block] = elsewhere
-    return positive, candidate
-
-
-def _activity(similarity: np.ndarray, to_controls: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    """Average precision of each well's replicates among its replicates and the negative controls."""
-    most = int(positive.sum(1).max(initial=0))
-    if most == 0:
-        return np.full(len(similarity), np.nan)
-    # The few positives go into a narrow table of their own, so that only (replicates + controls) are sorted.
-    query, item = np.nonzero(positive)
-    slot = np.arange(len(query)) - np.searchsorted(query, query)
-    own = np.full((len(similarity), most), -np.inf, dtype=similarity.dtype)
-    own[query, slot] = similarity[query, item]
-    ranked = np.hstack([own, to_controls])
-    is_positive = np.zeros(ranked.shape, dtype=bool)
-    is_positive[query, slot] = True
-    return average_precision(ranked, is_positive)
+    n = len(treatment)
+    first = np.searchsorted(treatment, treatment)
+    last = np.searchsorted(treatment, treatment, side="right")
+    precision, activity = np.full(n, np.nan), np.full(n, np.nan)
+    for start in range(0, n, block):
+        rows = np.arange(start, min(start + block, n))
+        places = np.arange(first[rows[0]], last[rows[-1]])  # the wells of these queries' treatments
+        similarity = unit[rows] @ unit.T  # (block, n)
+        same = treatment[rows, None] == treatment[places]
+        elsewhere = rows[:, None] != places if one_plate else plate[rows, None] != plate[places]
+        positive = same & elsewhere
+        near = similarity[:, places]
+        similarity[:, places] = np.where(same & ~elsewhere, -np.inf, near)
+        # The few positives go into a narrow table of their own.
+        query, item = np.nonzero(positive)
+        slot = np.arange(len(query)) - np.searchsorted(query, query)
+        own = np.full((len(rows), int(positive.sum(1).max(initial=0))), np.inf, dtype=similarity.dtype)
+        own[query, slot] = near[query, item]
+        there = np.isfinite(own)
+        precision[rows] = average_precision_of_few(similarity, own, there)
+        if len(controls):
+            activity[rows] = average_precision_of_few(unit[rows] @ of_controls.T, own, there, own_ranked=False)
+    return precision, activity
 
 
 # The table of a screen without replicates: the columns of `replicate_clustering_by_fold`, no rows.
@@ -514,9 +534,9 @@ def replicate_p_values(
     names, treatment, queries, points, _ = _queries(wells, embedding)
     plate = np.unique(queries[PLATE].fillna("").to_numpy(dtype=str), return_inverse=True)[1]
     compound = pd.factorize(queries[COMPOUND])[0]
+    precision, _ = replicate_average_precision(points, treatment, plate, points[:0])
+    observed = pd.Series(precision).groupby(treatment).mean().to_numpy()
     similarity = cosine_similarity(points)
-    positive, candidate = _replicate_relations(treatment, plate)
-    observed = pd.Series(average_precision(similarity, positive, candidate)).groupby(treatment).mean().to_numpy()
     ranks = _at_least(similarity, treatment[:, None] != treatment)
     first = np.searchsorted(treatment, np.arange(len(names) + 1))
     own_compound = compound[first[:-1]]

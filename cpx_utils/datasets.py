@@ -475,6 +475,7 @@ DATASETS: dict[str, Dataset] = {
             citation=_CITE_HAGHIGHI,
             read=_read_rosetta,
             shape=("about 1,570", "5 / 3", "7", "119 of 1,670 / 978"),
+            parameters={"n_derangements_linear": 5},
             columns={
                 "cp": ProfileColumns(
                     treatment="Metadata_pert_id_dose",

@@ -25,12 +25,13 @@ def cosine_similarity(a: np.ndarray, b: np.ndarray | None = None) -> np.ndarray:
     array (n_a, n_b)
         Values in [-1, 1]; a row of zeros has similarity 0 with everything.
     """
-    unit_a = _unit_rows(a)
-    unit_b = unit_a if b is None else _unit_rows(b)
+    unit_a = unit_rows(a)
+    unit_b = unit_a if b is None else unit_rows(b)
     return unit_a @ unit_b.T  # (n_a, n_b)
 
 
-def _unit_rows(rows: np.ndarray) -> np.ndarray:
+def unit_rows(rows: np.ndarray) -> np.ndarray:
+    """Rows scaled to unit length; a row of zeros stays."""
     rows = np.asarray(rows)
     rows = rows.astype(np.result_type(rows.dtype, np.float32), copy=False)
     length = np.linalg.norm(rows, axis=1, keepdims=True)
@@ -84,6 +85,39 @@ def average_precision(similarity: np.ndarray, positive: np.ndarray, candidate: n
         positives_at_least = len(of_positives) - of_positives.searchsorted(of_positives)
         values[query] = (positives_at_least / at_least).mean()
     return values
+
+
+def average_precision_of_few(
+    similarity: np.ndarray, own: np.ndarray, positive: np.ndarray, *, own_ranked: bool = True
+) -> np.ndarray:
+    """:func:`average_precision` where positives are few: their ranks are counted, nothing is sorted.
+
+    Parameters
+    ----------
+    similarity : array (n_queries, n_items)
+        Of the items that are ranked; -inf for those that are not.
+    own : array (n_queries, most)
+        Similarity of each query's positives.
+    positive : boolean array (n_queries, most)
+        Which entries of `own` are positives; the others fill up.
+    own_ranked : bool
+        Whether the positives are among the items of `similarity`, too.
+
+    Returns
+    -------
+    array (n_queries,)
+        NaN for a query without positives.
+    """
+    own = np.where(positive, own, np.inf)
+    among = (own[:, None, :] >= own[:, :, None]) & positive[:, None, :]  # (n_queries, most, most)
+    positives_at_least = among.sum(2)
+    at_least = np.ones(own.shape, dtype=np.int64)
+    for place in range(own.shape[1]):
+        at_least[:, place] = np.count_nonzero(similarity >= own[:, place, None], axis=1)
+    at_least += 0 if own_ranked else positives_at_least
+    precision = np.where(positive, positives_at_least / np.maximum(at_least, 1), 0.0).sum(1)
+    count = positive.sum(1)
+    return np.divide(precision, count, out=np.full(len(own), np.nan), where=count > 0)
 
 
 def _labels_and_scores(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -233,6 +267,36 @@ def silhouette(similarity: np.ndarray, labels: np.ndarray) -> np.ndarray:
     other = means.min(1)
     scale = np.maximum(own, other)
     value = np.divide(other - own, scale, out=np.zeros(n), where=scale > 0)
+    return np.where(size[code] > 1, value, 0.0)
+
+
+def silhouette_of_points(points: np.ndarray, labels: np.ndarray, *, block: int = 1024) -> np.ndarray:
+    """:func:`silhouette` with the cosine of points (n, n_features), without the matrix of all their similarities.
+
+    The mean cosine to a class is the product with the sum of its unit vectors, so that time grows with the number of
+    classes and memory with `block` of them.
+    """
+    classes, code = np.unique(np.asarray(labels), return_inverse=True)
+    n = len(code)
+    if len(classes) < 2:
+        return np.full(n, np.nan)
+    unit = unit_rows(points)
+    size = np.bincount(code)
+    order = np.argsort(code, kind="stable")
+    starts = np.concatenate([[0], size.cumsum()[:-1]])
+    sums = np.add.reduceat(unit[order].astype(float), starts, axis=0)  # (n_classes, n_features)
+    own_similarity = (unit.astype(float) ** 2).sum(1)
+    value = np.zeros(n)
+    for start in range(0, n, block):
+        rows = slice(start, start + block)
+        own_class, at = code[rows], np.arange(len(code[rows]))
+        totals = unit[rows] @ sums.T  # (block, n_classes)
+        own = 1.0 - (totals[at, own_class] - own_similarity[rows]) / np.maximum(size[own_class] - 1, 1)
+        means = 1.0 - totals / size
+        means[at, own_class] = np.inf
+        other = means.min(1)
+        scale = np.maximum(own, other)
+        value[rows] = np.divide(other - own, scale, out=np.zeros(len(at)), where=scale > 0)
     return np.where(size[code] > 1, value, 0.0)
 
 

@@ -279,13 +279,16 @@ class Workspace:
 
     # reading
 
-    def read(self, name: str) -> pd.DataFrame:
+    def read(self, name: str, filters: list[tuple] | None = None) -> pd.DataFrame:
         """Read a table of this run, checking that it is what its writer recorded.
 
         Parameters
         ----------
         name
             Path relative to `run_dir`, ending in .parquet or .csv.
+        filters
+            Of a parquet table: conditions on rows, such as ``[("split", "==", "random")]``; the others never come into
+            memory.
 
         Raises
         ------
@@ -295,7 +298,7 @@ class Workspace:
         """
         path = self.input_file(name)
         if path.suffix == ".parquet":
-            return pd.read_parquet(path)
+            return pd.read_parquet(path, filters=filters)
         return pd.read_csv(path, float_precision="round_trip")
 
     def input_folder(self, name: str) -> Path:

@@ -7,7 +7,7 @@ from sklearn.preprocessing import StandardScaler
 
 from cpx_utils.encoders import RidgeTX
 from cpx_utils.metrics import nearest_decile, retrieval_rank
-from cpx_utils.profiles import CONTROL, PLATE, feature_columns, treatments
+from cpx_utils.profiles import CONTROL, PLATE, feature_columns, feature_matrix, treatments
 
 # What real screens show, to lay beside the screen at hand: CDRP-bio and LINCS Pilot 1 from the replicate correlations
 # that Haghighi 2022 published, cmea-u2os (a consensus profile for each of 162 compounds) measured with this module.
@@ -88,9 +88,7 @@ def replicate_correlations(table: pd.DataFrame, seed: int = 0, n_null: int = 100
     Haghighi 2022 (doi 10.1038/s41592-022-01667-0), replicate correlation.
     """
     wells = table[~table[CONTROL].to_numpy(bool)]
-    values = wells[feature_columns(wells)].to_numpy(np.float64)
-    values = np.nan_to_num(values - np.nanmean(values, axis=1, keepdims=True))
-    values /= np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
+    values = feature_matrix(wells)
     treatment, _ = pd.factorize(treatments(wells))
     order = np.argsort(treatment, kind="stable")
     groups = [rows for rows in np.split(order, np.flatnonzero(np.diff(treatment[order])) + 1) if len(rows) > 1]
@@ -101,7 +99,7 @@ def replicate_correlations(table: pd.DataFrame, seed: int = 0, n_null: int = 100
     null = [rng.choice(len(values), size, replace=False) for _ in range(n_null)]
     null = [rows for rows in null if len(set(treatment[rows])) == size]
     kinds = ["replicates"] * len(groups) + ["null"] * len(null)
-    correlations = [_median_correlation(values[rows]) for rows in (*groups, *null)]
+    correlations = [_median_correlation(values[rows].astype(float)) for rows in (*groups, *null)]
     return pd.DataFrame({"kind": kinds, "correlation": correlations})
 
 
@@ -119,7 +117,10 @@ def share_beyond_chance(correlations: pd.DataFrame) -> float:
     return float((by_kind.get_group("replicates") > by_kind.get_group("null").quantile(0.9)).mean())
 
 
-def _median_correlation(units):
+def _median_correlation(wells):
+    """Of each pair of rows; a group at a time in double precision, since the whole screen so would not fit."""
+    units = np.nan_to_num(wells - np.nanmean(wells, axis=1, keepdims=True))
+    units /= np.maximum(np.linalg.norm(units, axis=1, keepdims=True), 1e-12)
     return np.median((units @ units.T)[np.triu_indices(len(units), 1)])
 
 

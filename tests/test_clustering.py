@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score, silhouette_samples
 
-from cpx_utils import clustering
+from cpx_utils import clustering, metrics
 from cpx_utils.clustering import moa_clustering, replicate_clustering
 from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, KEYS, PLATE, WELL, embedding_table
 
@@ -435,3 +435,23 @@ def test_one_dimension_passes_through_and_earns_chance():
     per_compound, summary = moa_clustering(compounds, codes[:, :1])
     assert np.isfinite(list(summary.values())).all() and per_compound["average_precision"].mean() < 0.1
     assert clustering.moa_p_values(compounds, codes[:, :1])["p_value"].notna().all()
+
+
+def test_replicates_are_ranked_in_blocks_as_all_at_once():
+    rng = np.random.default_rng(9)
+    treatment = np.sort(rng.integers(0, 30, 150))
+    for plate in (rng.integers(0, 5, 150), np.zeros(150, dtype=int)):
+        points, controls = rng.normal(size=(150, 6)), rng.normal(size=(20, 6))
+        same = treatment[:, None] == treatment
+        elsewhere = plate[:, None] != plate if plate.any() else ~np.eye(150, dtype=bool)
+        similarity = metrics.cosine_similarity(points)
+        expected = metrics.average_precision(similarity, same & elsewhere, ~same | elsewhere)
+        against = np.hstack([similarity, metrics.cosine_similarity(points, controls)])
+        positive = np.hstack([same & elsewhere, np.zeros((150, 20), dtype=bool)])
+        ranked = np.hstack([same & elsewhere, np.ones((150, 20), dtype=bool)])
+        active = metrics.average_precision(against, positive, ranked)
+        for block in (1, 16, 1000):
+            got = clustering.replicate_average_precision(points, treatment, plate, controls, block=block)
+            np.testing.assert_allclose(got[0], expected, rtol=1e-12)
+            np.testing.assert_allclose(got[1], active, rtol=1e-12)
+        assert np.isnan(clustering.replicate_average_precision(points, treatment, plate, controls[:0])[1]).all()

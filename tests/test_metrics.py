@@ -140,3 +140,39 @@ def test_chance_of_the_nearest_decile_is_a_share_of_ranks():
         ranks = np.arange(n)
         assert metrics.chance_of_nearest_decile(n) == pytest.approx(metrics.nearest_decile(ranks, n).mean())
     assert metrics.chance_of_nearest_decile(np.array([10, 11])) == pytest.approx((0.1 + 2 / 11) / 2)
+
+
+def test_counting_equals_sorting_where_positives_are_few():
+    rng = np.random.default_rng(5)
+    n, n_items = 40, 60
+    similarity = np.round(rng.normal(size=(n, n_items)), 1)  # with ties
+    candidate = rng.random((n, n_items)) < 0.9
+    positive = candidate & (rng.random((n, n_items)) < 0.05)
+    positive[0] = False
+    most = int(positive.sum(1).max())
+    own, there = np.full((n, most), 9.0), np.zeros((n, most), dtype=bool)
+    for query in range(n):
+        values = similarity[query, positive[query]]
+        own[query, : len(values)], there[query, : len(values)] = values, True
+    expected = metrics.average_precision(similarity, positive, candidate)
+    got = metrics.average_precision_of_few(np.where(candidate, similarity, -np.inf), own, there)
+    assert np.isnan(got[0]) and np.isfinite(got).sum() > 30
+    np.testing.assert_allclose(got, expected, rtol=1e-12)
+    others = np.where(candidate & ~positive, similarity, -np.inf)
+    np.testing.assert_allclose(
+        metrics.average_precision_of_few(others, own, there, own_ranked=False), expected, rtol=1e-12
+    )
+
+
+@pytest.mark.parametrize("block", [7, 1024])
+def test_silhouette_of_points_equals_that_of_their_similarities(block):
+    rng = np.random.default_rng(6)
+    points = rng.normal(size=(90, 5))
+    points[3] = 0.0
+    labels = rng.integers(0, 12, 90)
+    labels[0] = 99  # alone in its class
+    expected = metrics.silhouette(metrics.cosine_similarity(points), labels)
+    expected[3] = metrics.silhouette_of_points(points, labels)[3]  # a point without direction is far from itself there
+    np.testing.assert_allclose(metrics.silhouette_of_points(points, labels, block=block), expected, atol=1e-12)
+    assert expected[0] == 0.0
+    assert np.isnan(metrics.silhouette_of_points(points, np.zeros(90))).all()
