@@ -5,10 +5,10 @@ python benchmarks/ablation.py --quick    # one fold of the simulated screen, one
 python benchmarks/ablation.py --mirror DIR   # read cmea-u2os from a folder laid out as HOST/PATH
 
 The full forms are those of the study: linear heads, few components (of discriminants, where there are replicates),
-strong noise, an ensemble, temperature or weight and noise chosen inside each training fold. Every changed form takes
-over what the full form chose in the same fold, so that one choice changes and no other. All forms are fitted on true
-and on deranged pairs, and compared on the same unseen compounds: brackets hold 95% intervals of the difference to the
-full form, compounds resampled. The intervals know nothing of other derangements or seeds. The table goes to
+strong noise, an ensemble, the parameters of `GRIDS` chosen inside each training fold. Every changed form takes over
+what the full form chose in the same fold, so that one choice changes and no other. All forms are fitted on true and on
+deranged pairs, and compared on the same unseen compounds: brackets hold 95% intervals of the difference to the full
+form, compounds resampled. The intervals know nothing of other derangements or seeds. The table goes to
 benchmarks/results/ablation.csv, and to the screen as Markdown.
 """
 
