@@ -104,7 +104,7 @@ def screens_block() -> str:
         size = f"{sum(file.bytes for file in needed) / 1e6:.0f} MB"
         unknown = sum(file.bytes == 0 for file in needed)
         size += f" and {unknown} files of unstated size" if unknown else ""
-        run = {True: "yes", False: "no: a stand-in of its full size"}[dataset.on_real_bytes]
+        run = {True: "yes", False: "no: a stand-in"}[dataset.on_real_bytes]
         run = "simulated" if not dataset.files else run
         size = size if dataset.files else "none"
         rows.append([f"`{name}`", *dataset.shape, *known, size, dataset.licence, run, dataset.citation])
