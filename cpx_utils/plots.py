@@ -1669,8 +1669,11 @@ def _reference_label(row: pd.Series) -> str:
     return f"{name.removesuffix(' (no TX)')}, best without TX" if row["role"] == "best CP-only" else name
 
 
-def _claim_words(head: pd.Series, rows: pd.DataFrame, several: bool) -> tuple[str, str, str]:
-    """Name, verdict and (reason, what would change it) of a claim, wrapped to their places."""
+def _claim_words(head: pd.Series, rows: pd.DataFrame, several: bool, width: float) -> tuple[str, str, str]:
+    """Name, verdict and (reason, what would change it) of a claim, wrapped to their places.
+
+    `width` is that of a panel without comparisons, in inches.
+    """
     name = head["claim_name"] or ENDPOINT_LABELS.get(head["endpoint"], head["endpoint"])
     if not name.lower().startswith("claim"):
         name = f"Claim {head['claim']}: {name}"
@@ -1678,7 +1681,7 @@ def _claim_words(head: pd.Series, rows: pd.DataFrame, several: bool) -> tuple[st
     reason = head["reason"] if head["verdict"] else ""
     if reason and head["would_change"] and len(rows):
         reason += f". What would change it: {head['would_change']}"
-    return name, wrap_text(head["verdict"], 1.6, NORMAL, "bold"), wrap_text(reason, 1.65 if len(rows) else 4.2)
+    return name, wrap_text(head["verdict"], 1.6, NORMAL, "bold"), wrap_text(reason, 1.65 if len(rows) else width)
 
 
 def _claim_rows(words: tuple[str, str, str], rows: pd.DataFrame) -> float:
@@ -1745,7 +1748,9 @@ def claims_forest(claims: pd.DataFrame, *, title: str) -> StudyFigure:
         claims[name] = claims[name].astype(object).where(claims[name].notna(), "").astype(str) if name in claims else ""
     groups = _claim_groups(claims)
     several = claims["screen"].nunique() > 1
-    words = [_claim_words(head, rows, several) for head, rows in groups]
+    # The names of references, where there are any, leave less room for the panels.
+    width = 3.4 if any(len(rows) for _, rows in groups) else 4.2
+    words = [_claim_words(head, rows, several, width) for head, rows in groups]
     heights = [_claim_rows(said, rows) for said, (_, rows) in zip(words, groups, strict=True)]
     # Inches for the name of the claim and, under comparisons, for their axis.
     around = [

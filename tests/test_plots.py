@@ -815,6 +815,18 @@ def test_claims_show_the_primary_comparisons_and_the_verdict():
     assert "no families here" in found and "contrastive minus reference, ROC-AUC" in found
 
 
+def test_a_long_reason_stays_off_its_verdict():
+    table = claims_table()
+    reason = "0 of 9515 CP treatments are on at least 2 wells (at least 2 are needed)"
+    table["reason"] = table["reason"].where(table["verdict"] != "not testable", reason)
+    fig = plots.claims_forest(table, title="t")
+    fig.canvas.draw()
+    renderer = fig.canvas.get_renderer()
+    told = next(text for ax in fig.axes for text in ax.texts if text.get_text().startswith("0 of 9515"))
+    beside = next(text for text in told.axes.texts if text.get_text() == "not testable")
+    assert told.get_window_extent(renderer).x1 < beside.get_window_extent(renderer).x0
+
+
 def test_claims_of_several_screens_have_their_own_panels():
     table = pd.concat([claims_table(), claims_table().assign(screen="cmea-u2os")], ignore_index=True)
     fig = plots.claims_forest(table.drop(columns="claim_name"), title="t")
