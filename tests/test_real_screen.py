@@ -15,11 +15,12 @@ def real(tmp_path_factory):
     if not MIRROR or not Path(MIRROR).is_dir():
         pytest.skip("CPX_MIRROR isn't set to a folder with the real screen's files")
     folder = tmp_path_factory.mktemp("real")
-    # 01 to 03 as a user gets them, with fewer controls; the autoencoder, which nothing below measures, trains briefly
+    # 01 to 03 as a user gets them, with fewer controls and candidates; the autoencoder, which nothing below measures,
+    # trains briefly
     small = ("04.max_epochs=40", "04.n_members=1", "04.n_derangements=1", "05.map_methods=contrastive",
              "05.n_bootstrap=200", "06.n_bootstrap=200", "06.n_draws=1", "07.n_bootstrap=500",
              "07.data_shares=0.5", "02.n_derangements_linear=4", "02.n_other_controls=0", "03.n_other_controls=0",
-             "04.n_other_controls=0")  # fmt: skip
+             "04.n_other_controls=0", "03.n_candidates=4", "03.n_derangements=2", "04.n_candidates=1")  # fmt: skip
     options = ("--mirror", MIRROR, "--data-dir", str(folder / "data"))
     study = Study(folder, "cmea-u2os", "cmea-u2os", *small, options=options)
     study.done = study.run()
