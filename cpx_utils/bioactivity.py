@@ -209,6 +209,7 @@ class ManyTaskRidgeClassifier(ClassifierMixin, BaseEstimator):
         precondition = (1.0 / (eigenvalue * count + self.alpha_)).astype(np.float32)
 
         def apply(weights):
+            """Each task's own normal equation, left side: (d, t) -> (d, t)."""
             within = (rows @ weights - (centre * weights).sum(0)) * mask  # (n, t); sums to 0 over a task's rows
             return rows.T @ within + (self.alpha_ * weights).astype(np.float32)
 

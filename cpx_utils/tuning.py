@@ -174,9 +174,9 @@ def main_effects(options: list[dict[str, Any]], scores: list[float]) -> dict[str
     table = pd.DataFrame(options).assign(score=scores)
     combined = {}
     for name in options[0]:
-        means = [table.loc[table[name] == value, "score"].mean() for value in dict.fromkeys(table[name])]
-        places = list(dict.fromkeys(one[name] for one in options))
-        combined[name] = places[int(np.argmin(np.nan_to_num(means, nan=np.inf)))]
+        values = list(dict.fromkeys(one[name] for one in options))
+        means = [table.loc[table[name] == value, "score"].mean() for value in values]
+        combined[name] = values[int(np.argmin(np.nan_to_num(means, nan=np.inf)))]
     return combined
 
 
