@@ -23,7 +23,7 @@ from tqdm import tqdm
 from cpx_utils import clustering, crossfit, preprocessing, splits, tuning
 from cpx_utils.datasets import read_screen
 from cpx_utils.encoders import METHODS, Encoder
-from cpx_utils.metrics import nearest_decile
+from cpx_utils.metrics import retrieval_scores
 from cpx_utils.profiles import ScreenError, compound_groups
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -95,12 +95,7 @@ def measure(name: str, encoder: Encoder, prepared, compounds: pd.DataFrame) -> p
     if left_out:
         raise ScreenError(left_out[name])
     result = results[name]
-    retrieval = result.retrieval
-    retrieval = retrieval.assign(
-        near=nearest_decile(retrieval["rank"], retrieval["n_candidates"]).astype(float),
-        rank_share=retrieval["rank"] / (retrieval["n_candidates"] - 1),
-    )
-    tables = [retrieval.melt(["control", "compound"], ["near", "rank_share"], "measure")]
+    tables = [retrieval_scores(result.retrieval).melt(["control", "compound"], ["near", "rank_share"], "measure")]
     wells = clustering.replicate_clustering_by_fold(result.wells)
     replicates = wells.groupby(["control", "compound"], as_index=False)["replicate_map"].mean()
     tables.append(replicates.melt(["control", "compound"], ["replicate_map"], "measure"))

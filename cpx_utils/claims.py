@@ -29,7 +29,7 @@ import numpy as np
 import pandas as pd
 
 from cpx_utils.bioactivity import PredictionFold, Predictions, dense_predictions, tx_strong_cp_weak
-from cpx_utils.metrics import nearest_decile
+from cpx_utils.metrics import retrieval_scores
 from cpx_utils.splits import halves
 
 ENDPOINTS = {1: "tx_strong_tasks", 2: "replicate_map", 3: "moa_map", 4: "family_auc"}
@@ -1143,12 +1143,9 @@ def retrieval_contrasts(
         "own deranged pairs" or the reference. Compounds and draws are resampled, and the same ones for both sides;
         against deranged pairs the luck of one pairing is added, as for the claims.
     """
-    table = retrieval.assign(
-        near=nearest_decile(retrieval["rank"], retrieval["n_candidates"]).astype(float),
-        share=retrieval["rank"] / (retrieval["n_candidates"] - 1),
-    )
+    table = retrieval_scores(retrieval)
     rows = []
-    for measure, column in (("nearest tenth", "near"), ("mean rank", "share")):
+    for measure, column in (("nearest tenth", "near"), ("mean rank", "rank_share")):
         rng = np.random.default_rng(seed)
         resample = resample_compounds(table["compound"].unique(), n_bootstrap=n_bootstrap, rng=rng)
         one = bootstrap_compound_endpoint(table, column, resample, rng)

@@ -9,6 +9,7 @@ scores as chance.
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 
 
 def cosine_similarity(a: np.ndarray, b: np.ndarray | None = None) -> np.ndarray:
@@ -230,6 +231,15 @@ def nearest_decile(rank: np.ndarray, n_candidates: int | np.ndarray) -> np.ndarr
     """
     # Ten times the rank is exact in integers; 0.1 * 10 in floats is luck.
     return 10 * np.asarray(rank) <= np.asarray(n_candidates) - 1
+
+
+def retrieval_scores(retrieval: pd.DataFrame) -> pd.DataFrame:
+    """A table of retrieval ranks (``rank, n_candidates``) with two scores of each query added.
+
+    ``near`` is 1 where :func:`nearest_decile` holds, else 0; ``rank_share`` runs from 0 (nearest) to 1 (farthest).
+    """
+    rank, n_candidates = retrieval["rank"], retrieval["n_candidates"]
+    return retrieval.assign(near=nearest_decile(rank, n_candidates).astype(float), rank_share=rank / (n_candidates - 1))
 
 
 def chance_of_nearest_decile(n_candidates: int | np.ndarray) -> float:
