@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,8 @@ from cpx_utils.metrics import (
     unit_rows,
 )
 from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, KEYS, PLATE, embedding_values, treatments
+
+PAIRS_AT_ONCE = 4_000_000  # of null draws: bounds memory, not results
 
 
 def _checked(embedding: np.ndarray, n_rows: int) -> np.ndarray:
@@ -427,39 +429,106 @@ def _at_least(similarity: np.ndarray, candidate: np.ndarray) -> np.ndarray:
     return ranks
 
 
-def _map_of_sets(
-    ranks: np.ndarray, sets: np.ndarray, positive: np.ndarray, related: np.ndarray | None = None
-) -> np.ndarray:
-    """Mean average precision of many sets of items, each member a query: (n_sets,).
+def _ranks_of_pairs(points: np.ndarray, treatment: np.ndarray, queries: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """:func:`_at_least` of some pairs only, among the wells of other treatments: (n_pairs,), like the two positions.
 
-    ``ranks`` from :func:`_at_least`; ``sets`` (n_sets, size) are positions; ``positive`` (size, size) says which
-    members of a set are each other's positives. Other members of the same set are left out of the ranking. Items that
-    are ``related`` (n, n) are no candidates of each other in ``ranks`` and so no positives either.
+    `points` are sorted by `treatment`. Memory holds the similarities of a block of queries, never all to all.
+    """
+    unit = unit_rows(points)
+    first, last = (np.searchsorted(treatment, treatment, side=side) for side in ("left", "right"))
+    order = np.argsort(queries, kind="stable")
+    starts = np.searchsorted(queries[order], np.arange(len(points) + 1))
+    asked = np.flatnonzero(np.diff(starts))
+    ranks = np.empty(len(queries), dtype=np.int32)
+    for block in range(0, len(asked), 256):
+        rows = asked[block : block + 256]
+        for row, similarity in zip(rows, unit[rows] @ unit.T, strict=True):
+            pairs = order[starts[row] : starts[row + 1]]
+            nearness = similarity[items[pairs]]
+            similarity[first[row] : last[row]] = -np.inf
+            similarity.sort()
+            ranks[pairs] = len(points) - similarity.searchsorted(nearness)
+    return ranks
+
+
+def _map_of_sets(ranks: np.ndarray, sets: np.ndarray, related: np.ndarray) -> np.ndarray:
+    """Mean average precision of many sets of items, each member a query and all others its positives: (n_sets,).
+
+    ``ranks`` from :func:`_at_least`; ``sets`` (n_sets, size) are positions. Items that are ``related`` (n, n) are no
+    candidates of each other in ``ranks`` and so no positives either.
     """
     size = sets.shape[1]
-    if not len(sets) or not positive.any():
-        return np.full(len(sets), np.nan)
-    left_out = ~positive & ~np.eye(size, dtype=bool)
     values = np.empty(len(sets))
-    block = max(1, 4_000_000 // size ** (3 if left_out.any() else 2))  # bounds memory
+    block = max(1, PAIRS_AT_ONCE // size**2)
     for start in range(0, len(sets), block):
         part = sets[start : start + block]
-        pairs = part[:, :, None], part[:, None, :]
-        of_set = ranks[pairs]  # (b, size, size): query, item
-        counts = np.broadcast_to(positive, of_set.shape) if related is None else positive & ~related[pairs]
-        at_least = of_set.astype(float)
+        pairs = part[:, :, None], part[:, None, :]  # query, item
+        values[start : start + block] = _map_of_ranks(ranks[pairs], ~np.eye(size, dtype=bool) & ~related[pairs])
+    return values
+
+
+def _map_of_ranks(of_set: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    """Mean average precision of sets of items, each member a query: (n_sets,); NaN for a set without positives.
+
+    ``of_set`` (n_sets, size, size) are the ranks of a set's items for each of its queries, ties at their end;
+    ``positive``, of the same shape, says which are positives.
+    """
+    at_least = np.sort(np.where(positive, of_set, np.inf), axis=2)  # positives first, the nearest on top
+    last = np.ones(at_least.shape, dtype=bool)
+    last[:, :, :-1] = at_least[:, :, 1:] != at_least[:, :, :-1]
+    size = of_set.shape[2]
+    found = np.where(last, np.arange(1, size + 1), size)
+    found = np.minimum.accumulate(found[:, :, ::-1], axis=2)[:, :, ::-1]
+    n_positive = positive.sum(2)
+    precision = (found / at_least).sum(2) / np.maximum(n_positive, 1)  # a number over infinity is 0
+    n_queries = (n_positive > 0).sum(1)
+    return np.where(n_queries > 0, precision.sum(1) / np.maximum(n_queries, 1), np.nan)
+
+
+def _maps_of_pseudo_treatments(
+    points: np.ndarray, treatment: np.ndarray, drawn: list[tuple[np.ndarray, np.ndarray]]
+) -> list[np.ndarray]:
+    """Mean average precision of sets of wells of different treatments, each member a query: for each pattern (n_sets,).
+
+    A pattern is ``sets`` (n_sets, size), positions, and ``positive`` (size, size): which members of a set are each
+    other's positives. The others are left out of the ranking, as wells of one treatment on one plate are. Patterns
+    share their passes over all wells.
+    """
+    pieces = [
+        (number, part)
+        for number, (sets, _) in enumerate(drawn)
+        for part in np.array_split(sets, max(1, -(-sets.size * sets.shape[1] // PAIRS_AT_ONCE)))
+    ]
+    n_pairs = np.cumsum([part.size * part.shape[1] for _, part in pieces])
+    maps: list[list[np.ndarray]] = [[] for _ in drawn]
+    for _, group in groupby(range(len(pieces)), key=lambda place: int(n_pairs[place] // PAIRS_AT_ONCE)):
+        together = [pieces[place] for place in group]
+        pairs = [_pairs_within(part) for _, part in together]
+        queries, items = (np.concatenate(side) for side in zip(*pairs, strict=True))
+        ranks = np.split(_ranks_of_pairs(points, treatment, queries, items), np.cumsum([len(q) for q, _ in pairs])[:-1])
+        for (number, part), of_piece in zip(together, ranks, strict=True):
+            of_set = of_piece.reshape(*part.shape, part.shape[1])
+            maps[number].append(_map_of_set_ranks(of_set, drawn[number][1]))
+    return [np.concatenate(parts) for parts in maps]
+
+
+def _pairs_within(sets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Query and item of every pair within sets (n_sets, size), a member with itself among them: (n_sets * size**2,)."""
+    shape = (*sets.shape, sets.shape[1])
+    return np.broadcast_to(sets[:, :, None], shape).ravel(), np.broadcast_to(sets[:, None, :], shape).ravel()
+
+
+def _map_of_set_ranks(of_set: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    """:func:`_map_of_ranks` where `positive` (size, size) is the same for all sets and others aren't ranked."""
+    left_out = ~positive & ~np.eye(len(positive), dtype=bool)
+    values = np.empty(len(of_set))
+    block = max(1, PAIRS_AT_ONCE // len(positive) ** 3)
+    for start in range(0, len(of_set), block):
+        ranks = of_set[start : start + block]
         if left_out.any():
-            nearer = of_set[:, :, None, :] <= of_set[:, :, :, None]  # (b, query, item, left out)
-            at_least -= (nearer & left_out[:, None, :]).sum(3)
-        at_least = np.sort(np.where(counts, at_least, np.inf), axis=2)  # positives first, the nearest on top
-        last = np.ones(at_least.shape, dtype=bool)
-        last[:, :, :-1] = at_least[:, :, 1:] != at_least[:, :, :-1]
-        found = np.where(last, np.arange(1, size + 1), size)
-        found = np.minimum.accumulate(found[:, :, ::-1], axis=2)[:, :, ::-1]
-        n_positive = counts.sum(2)
-        precision = (found / at_least).sum(2) / np.maximum(n_positive, 1)  # a number over infinity is 0
-        n_queries = (n_positive > 0).sum(1)
-        values[start : start + block] = np.where(n_queries > 0, precision.sum(1) / np.maximum(n_queries, 1), np.nan)
+            nearer = ranks[:, :, None, :] <= ranks[:, :, :, None]  # (n_sets, query, item, left out)
+            ranks = ranks - (nearer & left_out[:, None, :]).sum(3)
+        values[start : start + block] = _map_of_ranks(ranks, np.broadcast_to(positive, ranks.shape))
     return values
 
 
@@ -536,25 +605,27 @@ def replicate_p_values(
     compound = pd.factorize(queries[COMPOUND])[0]
     precision, _ = replicate_average_precision(points, treatment, plate, points[:0])
     observed = pd.Series(precision).groupby(treatment).mean().to_numpy()
-    similarity = cosine_similarity(points)
-    ranks = _at_least(similarity, treatment[:, None] != treatment)
     first = np.searchsorted(treatment, np.arange(len(names) + 1))
     own_compound = compound[first[:-1]]
     patterns: dict[tuple, list[int]] = {}
     for one, (start, stop) in enumerate(pairwise(first)):
         patterns.setdefault(tuple(np.sort(plate[start:stop])), []).append(one)
-    p_value = np.full(len(names), np.nan)
     rng = np.random.default_rng(seed)
-    for plates, members in patterns.items():
+    drawn, members = [], []
+    for plates, treated in patterns.items():
         plates = np.array(plates)
         elsewhere = plates[:, None] != plates
         if plate.max(initial=0) == 0:  # one plate only: other wells are the positives
             elsewhere = ~np.eye(len(plates), dtype=bool)
         if not elsewhere.any():
             continue
-        sets = _pseudo_treatments(plates, plate, compound, n_null, rng)
-        null, of_compound = _map_of_sets(ranks, sets, elsewhere), compound[sets]
-        for one in members:
+        drawn.append((_pseudo_treatments(plates, plate, compound, n_null, rng), elsewhere))
+        members.append(treated)
+    p_value = np.full(len(names), np.nan)
+    nulls = _maps_of_pseudo_treatments(points, treatment, drawn)
+    for (sets, _), treated, null in zip(drawn, members, nulls, strict=True):
+        of_compound = compound[sets]
+        for one in treated:
             others = (of_compound != own_compound[one]).all(1)
             p_value[one] = _p_values(observed[one : one + 1], null[others])[0]
     return pd.DataFrame(
@@ -630,7 +701,7 @@ def moa_p_values(
             rng.random((min(block, n_null - start), n)).argpartition(size - 1, axis=1)[:, :size]
             for start in range(0, n_null, block)
         ]
-        null = _map_of_sets(ranks, np.concatenate(drawn), ~np.eye(size, dtype=bool), related)
+        null = _map_of_sets(ranks, np.concatenate(drawn), related)
         p_value |= dict(zip(mine, _p_values(np.array([observed[moa] for moa in mine]), null), strict=True))
     rows = [(moa, len(rows), observed[moa], p_value[moa]) for moa, rows in members.items()]
     return pd.DataFrame(rows, columns=["MoA", "n_compounds", "moa_map", "p_value"])

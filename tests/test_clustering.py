@@ -313,6 +313,14 @@ def test_replicate_p_values_equal_a_naive_loop(decimals):
             assert 0 < len(kept) < 60 and row["p_value"] == pytest.approx((1 + at_least) / (1 + len(kept)))
 
 
+def test_p_values_do_not_depend_on_how_much_is_ranked_at_once(monkeypatch):
+    table, points = plated_wells(seed=5)
+    at_once = clustering.replicate_p_values(table, points, n_null=60, seed=4)
+    monkeypatch.setattr(clustering, "PAIRS_AT_ONCE", 700)  # a few sets of one pattern
+    pd.testing.assert_frame_equal(clustering.replicate_p_values(table, points, n_null=60, seed=4), at_once)
+    assert at_once["p_value"].nunique() > 5
+
+
 def test_moa_p_values_equal_a_naive_loop():
     rng = np.random.default_rng(7)
     moas = [[f"m{i % 6}"] + (["extra"] if i % 7 == 0 else []) for i in range(30)] + [[], ["m0"], ["lonely"]]
