@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cpx_utils.metrics import nearest_decile
+from cpx_utils.metrics import retrieval_scores
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "benchmarks" / "results" / "full_size.csv"
@@ -59,8 +59,7 @@ def measure(screen: str, run: Path, seconds: float) -> pd.DataFrame:
     predictions = pd.read_parquet(run / "tables" / "predictions.parquet", columns=["task", "tested"])
     rows.append(("tested", "tasks", predictions.loc[predictions["tested"], "task"].nunique()))
     ranks = pd.read_csv(run / "tables" / "retrieval_03.csv").query("method == 'contrastive'")
-    near = pd.Series(nearest_decile(ranks["rank"], ranks["n_candidates"]), index=ranks.index)
-    for control, share in near.groupby(ranks["control"]).mean().items():
+    for control, share in retrieval_scores(ranks).groupby("control")["near"].mean().items():
         rows.append(("own TX in the nearest tenth", control, round(share, 4)))
     return pd.DataFrame(rows, columns=["what", "item", "value"]).assign(screen=screen, date=date.today().isoformat())
 

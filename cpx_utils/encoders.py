@@ -22,6 +22,7 @@ from sklearn.model_selection import GroupKFold
 from sklearn.utils.validation import check_is_fitted
 
 from cpx_utils.profiles import ScreenError
+from cpx_utils.remember import remembered
 
 CELL_COUNT = r"Number_Object_Number|(^|_)Cells?_?Count(_|$)|(^|_)Count(_|$)"  # how CellProfiler tables call it
 CP_BASES = ("pca", "discriminants")
@@ -161,15 +162,20 @@ class SpheredCP(Encoder):
     def _fit(self, cp, tx, groups, controls):
         use_controls = controls is not None and len(controls) >= self.min_controls
         reference = np.asarray(controls if use_controls else cp, dtype=np.float64)
-        self.mean_ = reference.mean(axis=0)
-        scale = reference.std(axis=0)
-        scale = np.where(scale > 1e-6, scale, 1.0)
-        correlation, _ = ledoit_wolf((reference - self.mean_) / scale, assume_centered=True)
-        values, vectors = np.linalg.eigh(correlation)
-        self.whitening_ = (vectors / np.sqrt(values)) @ vectors.T / scale[:, None]  # (n_features, n_features)
+        self.mean_, self.whitening_ = _sphering(reference)
 
     def _transform(self, cp):
         return (cp - self.mean_) @ self.whitening_
+
+
+@remembered(4)
+def _sphering(reference):
+    """Mean (n_features,) and ZCA-correlation whitening (n_features, n_features) of reference wells."""
+    mean, scale = reference.mean(axis=0), reference.std(axis=0)
+    scale = np.where(scale > 1e-6, scale, 1.0)
+    correlation, _ = ledoit_wolf((reference - mean) / scale, assume_centered=True)
+    values, vectors = np.linalg.eigh(correlation)
+    return mean, (vectors / np.sqrt(values)) @ vectors.T / scale[:, None]
 
 
 class PcaCP(Encoder):
@@ -252,19 +258,25 @@ class LdaIdentity(Encoder):
         classes, of_well, counts = np.unique(groups, return_inverse=True, return_counts=True)
         if len(classes) < 3 or np.median(counts) < 2:
             raise ScreenError("LDA on compound identity needs replicates, and this screen has one profile a compound")
-        means = _group_means(cp, of_well)
-        deviations = cp - means[of_well]
-        # Of the pooled deviations: scikit-learn's "auto" shrinks each class by itself, and two replicates not at all.
-        shrinkage = ledoit_wolf_shrinkage(deviations, assume_centered=True)
-        within = shrunk_covariance(deviations.T @ deviations / len(cp), shrinkage)
-        total = shrunk_covariance(np.cov(cp.T, bias=True), shrinkage)
-        # scikit-learn's solver "eigen", whose loop over hundreds of classes takes most of its time.
-        vectors = eigh(total - within, within)[1][:, ::-1]
+        vectors = _discriminants(cp, of_well)
         self.projection_ = vectors[:, : min(self.n_components, len(classes) - 1)]  # (n_features, n_components)
         self.mean_ = cp.mean(axis=0) @ self.projection_
 
     def _transform(self, cp):
         return cp @ self.projection_ - self.mean_
+
+
+@remembered(6)
+def _discriminants(cp, of_well):
+    """All linear discriminants of compounds, the strongest first: (n_features, n_features)."""
+    means = _group_means(cp, of_well)
+    deviations = cp - means[of_well]
+    # Of the pooled deviations: scikit-learn's "auto" shrinks each class by itself, and two replicates not at all.
+    shrinkage = ledoit_wolf_shrinkage(deviations, assume_centered=True)
+    within = shrunk_covariance(deviations.T @ deviations / len(cp), shrinkage)
+    total = shrunk_covariance(np.cov(cp.T, bias=True), shrinkage)
+    # scikit-learn's solver "eigen", whose loop over hundreds of classes takes most of its time.
+    return eigh(total - within, within)[1][:, ::-1]
 
 
 def _group_means(values, of_row):
@@ -324,13 +336,20 @@ def _ridge_path(x, y, alphas):
 
     Of the smaller of the two Gram matrices; every penalty is above 0, so squaring the condition does no harm.
     """
-    mean = x.mean(axis=0)
-    x, y = (x - mean).astype(float), y - y.mean(axis=0)
+    mean, values, vectors = _gram_spectrum(x)
+    x, y = x - mean, y - y.mean(axis=0)
     primal = x.shape[1] <= len(x)
-    values, vectors = np.linalg.eigh(x.T @ x if primal else x @ x.T)
     projected = vectors.T @ (x.T @ y if primal else y)  # (rank, n_targets)
     back = vectors if primal else x.T @ vectors  # (n_features, rank)
     return mean, (back @ (projected / (values + alpha * len(x))[:, None]) for alpha in alphas)
+
+
+@remembered(12)
+def _gram_spectrum(x):
+    """Mean of the rows, and eigenvalues and -vectors of the smaller Gram matrix of what they deviate from it."""
+    mean = x.mean(axis=0)
+    x = x - mean
+    return (mean, *np.linalg.eigh(x.T @ x if x.shape[1] <= len(x) else x @ x.T))
 
 
 class RegularisedCCA(Encoder):
@@ -433,6 +452,7 @@ def cp_basis(cp: np.ndarray, groups: np.ndarray, name: str, n_components: int) -
     return np.eye(cp.shape[1])
 
 
+@remembered(12)
 def leading_components(values: np.ndarray, n_wanted: int) -> PCA:
     """Leading principal components of (n, n_features) values, as many as there can be."""
     # From the covariance where rows are many: the same components, several times faster.
@@ -495,19 +515,11 @@ class ReplicateCCA(Encoder):
         _, of_well, counts = np.unique(groups, return_inverse=True, return_counts=True)
         if np.median(counts) < 2:
             raise ScreenError("CCA with replicates needs replicates, and this screen has one profile a compound")
-        means = _group_means(cp, of_well)  # (n_compounds, n_features)
-        deviations = cp - means[of_well]
-        within = deviations.T @ deviations / (len(cp) - len(means))
-        within = shrunk_covariance(within, ledoit_wolf_shrinkage(deviations, assume_centered=True))
-        values, vectors = np.linalg.eigh(within)
-        whitening = vectors / np.sqrt(values)  # (n_features, n_features)
+        whitening, between = _between_compounds(cp, of_well)
         self.mean_ = cp.mean(axis=0)
-        whitened = (means - self.mean_) @ whitening
-        # Noise of the means is subtracted, so that only what compounds differ in is left.
-        between = whitened.T @ whitened / len(means) - np.eye(len(values)) / counts.mean()
         tx_pca = leading_components(tx, min(self.n_tx_components, component_limit(groups)))
         tx_codes = (tx - tx_pca.mean_) @ _whitening(tx_pca, self.shrinkage)  # (n_wells, n_tx_components)
-        cross = ((cp - self.mean_) @ whitening).T @ tx_codes / len(cp)
+        cross = whitening.T @ ((cp - self.mean_).T @ tx_codes) / len(cp)  # (n_features, n_tx_components)
         weight = self.replicate_weight
         joint = weight * between / np.linalg.norm(between, 2)
         joint += (1 - weight) * cross @ cross.T / np.linalg.norm(cross, 2) ** 2
@@ -516,6 +528,20 @@ class ReplicateCCA(Encoder):
 
     def _transform(self, cp):
         return (cp - self.mean_) @ self.projection_
+
+
+@remembered(6)
+def _between_compounds(cp, of_well):
+    """Whitening by the covariance within compounds, and then the covariance between them: (n_features, n_features)."""
+    means, counts = _group_means(cp, of_well), np.bincount(of_well)  # (n_compounds, n_features)
+    deviations = cp - means[of_well]
+    within = deviations.T @ deviations / (len(cp) - len(means))
+    within = shrunk_covariance(within, ledoit_wolf_shrinkage(deviations, assume_centered=True))
+    values, vectors = np.linalg.eigh(within)
+    whitening = vectors / np.sqrt(values)
+    whitened = (means - cp.mean(axis=0)) @ whitening
+    # Noise of the means is subtracted, so that only what compounds differ in is left.
+    return whitening, whitened.T @ whitened / len(means) - np.eye(len(values)) / counts.mean()
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

@@ -83,9 +83,9 @@ def _spread(controls: pd.DataFrame) -> pd.Series:
 class FeaturePreparation(TransformerMixin, BaseEstimator):
     """Choose, repair, tame and standardise features; everything is learned from training wells.
 
-    In order: drop features that are missing too often, hardly vary or repeat another one (pycytominer's
-    `feature_select`); fill gaps with the training median; compress heavy tails with the inverse hyperbolic sine
-    (`tame_tails`; linear near 0, logarithmic far out, so that one broken segmentation doesn't own the variance);
+    In order: drop features that are missing too often or hardly vary; fill gaps with the training median; drop features
+    that repeat another one (both by pycytominer's `feature_select`); compress heavy tails with the inverse hyperbolic
+    sine (`tame_tails`; linear near 0, logarithmic far out, so that one broken segmentation doesn't own the variance);
     centre and scale to unit variance.
 
     Parameters
@@ -120,19 +120,24 @@ class FeaturePreparation(TransformerMixin, BaseEstimator):
                 f"none of {wells.shape[1]} features varies and is measured in at least "
                 f"{1 - self.max_missing:.0%} of the training wells; check the feature columns of this screen"
             )
-        operations = ["drop_na_columns", "variance_threshold"]
-        if self.max_correlation < 1:
-            operations.append("correlation_threshold")
         kept = feature_select(
             wells,
             features=list(wells.columns),
-            operation=operations,
+            operation=["drop_na_columns", "variance_threshold"],
             na_cutoff=self.max_missing,
-            corr_threshold=self.max_correlation,
         )
+        medians = kept.median()
+        kept = kept.fillna(medians)  # with gaps, correlations would take hours on a large screen
+        if self.max_correlation < 1:
+            kept = feature_select(
+                kept,
+                features=list(kept.columns),
+                operation="correlation_threshold",
+                corr_threshold=self.max_correlation,
+            )
         self.features_ = list(kept.columns)
-        self.median_ = kept.median().to_numpy(np.float64)
-        filled = self._tame(kept.fillna(kept.median()).to_numpy(np.float64))
+        self.median_ = medians[self.features_].to_numpy(np.float64)
+        filled = self._tame(kept.to_numpy(np.float64))
         self.mean_ = filled.mean(axis=0)
         spread = filled.std(axis=0)
         self.scale_ = np.where(spread > 1e-9, spread, 1.0)

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -301,6 +301,23 @@ class Workspace:
             return pd.read_parquet(path, filters=filters)
         return pd.read_csv(path, float_precision="round_trip")
 
+    def tables(
+        self, pattern: str, names: Iterable[str], filters: list[tuple] | None = None
+    ) -> Mapping[str, pd.DataFrame]:
+        """Several tables of this run by name, each read anew when it is asked for: a large screen's never fit together.
+
+        Parameters
+        ----------
+        pattern
+            Path relative to `run_dir` with a star in the place of the name, such as
+            ``embeddings/*_consensus.parquet``.
+        names
+            What to put there, in order.
+        filters
+            Of `read`, as are the errors.
+        """
+        return _Tables(self, pattern, tuple(names), filters)
+
     def input_folder(self, name: str) -> Path:
         """Return a folder that an earlier stage filled through `output_folder`, all its files checked.
 
@@ -504,6 +521,24 @@ class Workspace:
         sizes = [locate(name, self.run_dir, self.figures_dir).stat().st_size for name in record["writes"]]
         shown = [name.replace(FIGURE_PREFIX, "figures/") for name in record["writes"]]
         return pd.DataFrame({"file": shown, "kB": [round(size / 1000, 1) for size in sizes]})
+
+
+class _Tables(Mapping):
+    """`Workspace.tables`."""
+
+    def __init__(self, workspace: Workspace, pattern: str, names: tuple[str, ...], filters: list[tuple] | None):
+        self._workspace, self._pattern, self._names, self._filters = workspace, pattern, names, filters
+
+    def __getitem__(self, name: str) -> pd.DataFrame:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._workspace.read(self._pattern.replace("*", name), self._filters)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def _in_notebook() -> bool:

@@ -264,3 +264,20 @@ def test_versions_and_git_state_cope_with_what_is_missing(tmp_path):
     assert package_versions()["pandas"] == pd.__version__
     assert git_state(tmp_path) == {}
     assert stage_record_path("run", "01_prepare").as_posix() == "run/stages/01_prepare.json"
+
+
+def test_tables_are_read_by_name_and_in_order_when_they_are_asked_for(tmp_path, table):
+    writer = open_workspace(tmp_path, "02_fit")
+    for factor, name in enumerate(("ridge", "cca", "pca")):
+        writer.write(table.assign(x=table["x"] * factor, seed=range(5)), f"embeddings/{name}_wells.parquet")
+    writer.finish()
+    reader = open_workspace(tmp_path, "05_cluster")
+    tables = reader.tables("embeddings/*_wells.parquet", ["cca", "ridge"], [("seed", "<", 3)])
+    assert list(tables) == ["cca", "ridge"] and len(tables) == 2
+    assert "pca" not in tables and reader._reads == {}
+    np.testing.assert_array_equal(tables["cca"]["x"], table["x"].iloc[:3])
+    assert list(reader._reads) == ["embeddings/cca_wells.parquet"]
+    assert [one["x"].abs().sum() > 0 for one in tables.values()] == [True, False]
+    (tmp_path / "run" / "embeddings" / "cca_wells.parquet").write_bytes(b"else")
+    with pytest.raises(ScreenError, match=r"cca_wells.parquet isn't what 02_fit wrote"):
+        tables["cca"]
