@@ -100,7 +100,7 @@ def _queries(
 
 
 def replicate_average_precision(
-    points: np.ndarray, treatment: np.ndarray, plate: np.ndarray, controls: np.ndarray, *, block: int = 256
+    points: np.ndarray, treatment: np.ndarray, plate: np.ndarray, controls: np.ndarray, *, block: int = 64
 ) -> tuple[np.ndarray, np.ndarray]:
     """Average precision of each well's replicates, among all wells and among the negative controls.
 

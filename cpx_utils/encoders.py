@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy.linalg import eigh
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.covariance import ledoit_wolf, ledoit_wolf_shrinkage, shrunk_covariance
+from sklearn.covariance import ledoit_wolf, shrunk_covariance
 from sklearn.decomposition import PCA
 from sklearn.model_selection import GroupKFold
 from sklearn.utils.validation import check_is_fitted
@@ -27,6 +27,8 @@ from cpx_utils.remember import remembered
 CELL_COUNT = r"Number_Object_Number|(^|_)Cells?_?Count(_|$)|(^|_)Count(_|$)"  # how CellProfiler tables call it
 CP_BASES = ("pca", "discriminants")
 CONTRASTIVE_LOSSES = ("info_nce", "siglip", "cloob", "vicreg", "barlow_twins")
+ROWS_AT_ONCE = 4096
+USUAL_DISCRIMINANTS = 128  # fewer are a part of these, so that they can be remembered together
 MAX_VALIDATION = 300  # held-out compounds: more would cost time and tell early stopping nothing new
 
 
@@ -83,10 +85,13 @@ class Encoder(TransformerMixin, BaseEstimator):
     def transform(self, cp: np.ndarray) -> np.ndarray:
         """Embed CP profiles: (n, n_cp_features) -> float32 (n, n_dimensions)."""
         check_is_fitted(self)
-        cp = np.asarray(cp, dtype=np.float64)
+        cp = np.asarray(cp)
         if cp.shape[1] != self.n_features_in_:
             raise ScreenError(f"{cp.shape[1]} CP features given, the encoder was trained on {self.n_features_in_}")
-        return self._transform(cp).astype(np.float32)
+        # In blocks, so that double precision never costs a large screen's table twice over.
+        starts = range(0, max(len(cp), 1), ROWS_AT_ONCE)
+        blocks = [self._transform(cp[start : start + ROWS_AT_ONCE].astype(np.float64)) for start in starts]
+        return np.concatenate([block.astype(np.float32) for block in blocks])
 
     def save(self, folder: str | Path) -> None:
         """Write `encoder.json` (class and parameters) and `encoder.safetensors` (what was learned)."""
@@ -168,7 +173,7 @@ class SpheredCP(Encoder):
         return (cp - self.mean_) @ self.whitening_
 
 
-@remembered(4)
+@remembered(16)
 def _sphering(reference):
     """Mean (n_features,) and ZCA-correlation whitening (n_features, n_features) of reference wells."""
     mean, scale = reference.mean(axis=0), reference.std(axis=0)
@@ -191,14 +196,15 @@ class PcaCP(Encoder):
         self.sphere = sphere
 
     def _fit(self, cp, tx, groups, controls):
-        sphering = SpheredCP() if self.sphere else RawCP()
-        sphered = sphering.fit(cp, controls=controls)._transform(cp)
-        pca = leading_components(sphered, self.n_components)
-        self.projection_ = pca.components_.T  # (n_features, n_components)
-        self.mean_ = pca.mean_ @ self.projection_
+        covariance = np.cov(cp.T)
+        sphering = np.eye(len(covariance))
         if self.sphere:
-            self.projection_ = sphering.whitening_ @ self.projection_
-            self.mean_ = self.mean_ + sphering.mean_ @ self.projection_
+            sphering = SpheredCP().fit(cp, controls=controls).whitening_
+        # Of sphered wells, without sphering them one by one.
+        _, vectors = np.linalg.eigh(sphering.T @ covariance @ sphering)
+        leading = vectors[:, ::-1][:, : min(self.n_components, *cp.shape)]
+        self.projection_ = sphering @ leading  # (n_features, n_components)
+        self.mean_ = cp.mean(axis=0) @ self.projection_
 
     def _transform(self, cp):
         return cp @ self.projection_ - self.mean_
@@ -258,25 +264,40 @@ class LdaIdentity(Encoder):
         classes, of_well, counts = np.unique(groups, return_inverse=True, return_counts=True)
         if len(classes) < 3 or np.median(counts) < 2:
             raise ScreenError("LDA on compound identity needs replicates, and this screen has one profile a compound")
-        vectors = _discriminants(cp, of_well)
-        self.projection_ = vectors[:, : min(self.n_components, len(classes) - 1)]  # (n_features, n_components)
+        wanted = min(self.n_components, len(classes) - 1)
+        self.projection_ = _discriminants(cp, of_well, max(wanted, USUAL_DISCRIMINANTS))[:, :wanted]
         self.mean_ = cp.mean(axis=0) @ self.projection_
 
     def _transform(self, cp):
         return cp @ self.projection_ - self.mean_
 
 
-@remembered(6)
-def _discriminants(cp, of_well):
-    """All linear discriminants of compounds, the strongest first: (n_features, n_features)."""
-    means = _group_means(cp, of_well)
-    deviations = cp - means[of_well]
-    # Of the pooled deviations: scikit-learn's "auto" shrinks each class by itself, and two replicates not at all.
-    shrinkage = ledoit_wolf_shrinkage(deviations, assume_centered=True)
-    within = shrunk_covariance(deviations.T @ deviations / len(cp), shrinkage)
-    total = shrunk_covariance(np.cov(cp.T, bias=True), shrinkage)
+@remembered(64)
+def _discriminants(cp, of_well, n_wanted):
+    """Leading linear discriminants of compounds, the strongest first: (n_features, up to n_wanted)."""
+    means, counts = _group_means(cp, of_well), np.bincount(of_well)
+    within, shrinkage = _within_compounds(cp, of_well, means)
+    means = means - cp.mean(axis=0)
+    total = within + (means * counts[:, None]).T @ means / len(cp)
+    within, total = (shrunk_covariance(one, shrinkage) for one in (within, total))
     # scikit-learn's solver "eigen", whose loop over hundreds of classes takes most of its time.
-    return eigh(total - within, within)[1][:, ::-1]
+    return eigh(total - within, within)[1][:, ::-1][:, :n_wanted].copy()
+
+
+def _within_compounds(cp, of_well, means):
+    """Covariance (n_features, n_features) of wells around their compound's mean, and its Ledoit-Wolf shrinkage.
+
+    Of the pooled deviations: scikit-learn's "auto" shrinks each class by itself, and two replicates not at all. The
+    shrinkage is `sklearn.covariance.ledoit_wolf_shrinkage`, which would work out the covariance again, and its square.
+    """
+    deviations = cp - means[of_well]
+    n_wells, n_features = cp.shape
+    within = deviations.T @ deviations / n_wells
+    mean_variance = np.trace(within) / n_features
+    squared = (within**2).sum()
+    beta = (((deviations**2).sum(axis=1) ** 2).sum() / n_wells - squared) / (n_features * n_wells)
+    delta = squared / n_features - mean_variance**2
+    return within, min(beta, delta) / delta if beta > 0 < delta else 0.0
 
 
 def _group_means(values, of_row):
@@ -314,14 +335,14 @@ class RidgeTX(Encoder):
         pca = leading_components(tx, self.n_tx_components)
         self.tx_mean_, self.tx_components_ = pca.mean_, pca.components_  # (n_genes,), (n_components, n_genes)
         scores = pca.transform(tx)  # (n_wells, n_components)
-        error = np.zeros(len(self.alphas))
-        for train, test in GroupKFold(min(self.n_inner_folds, len(np.unique(groups)))).split(cp, groups=groups):
-            mean, paths = _ridge_path(cp[train], scores[train], self.alphas)
-            centre = scores[train].mean(axis=0)
-            error += [((scores[test] - centre - (cp[test] - mean) @ weights) ** 2).sum() for weights in paths]
-        self.alpha_ = self.alphas[np.argmin(error)]
-        self.mean_, paths = _ridge_path(cp, scores, [self.alpha_])
-        self.weights_ = next(paths)  # (n_features, n_components)
+        part = np.empty(len(cp), dtype=np.int64)
+        folds = GroupKFold(min(self.n_inner_folds, len(np.unique(groups)))).split(cp, groups=groups)
+        for number, (_, rows) in enumerate(folds):
+            part[rows] = number
+        self.mean_ = cp.mean(axis=0)
+        errors, weights = _ridge_path(cp - self.mean_, scores, part, self.alphas)
+        best = np.argmin(errors)
+        self.alpha_, self.weights_ = self.alphas[best], weights(best)  # (n_features, n_components)
 
     def _transform(self, cp):
         return (cp - self.mean_) @ self.weights_
@@ -331,25 +352,66 @@ class RidgeTX(Encoder):
         return ((tx - self.tx_mean_) @ self.tx_components_.T).astype(np.float32)
 
 
-def _ridge_path(x, y, alphas):
-    """Mean of x, and ridge weights for each penalty (times n rows) from one eigendecomposition.
+def _ridge_path(x, y, part, alphas):
+    """Squared error of ridge regression on parts held out, by penalty (times n rows), and its weights on all rows.
 
-    Of the smaller of the two Gram matrices; every penalty is above 0, so squaring the condition does no harm.
+    Parameters
+    ----------
+    x
+        Centred rows (n, n_features).
+    y
+        Targets (n, n_targets).
+    part
+        Number of each row's part, from 0 on.
+    alphas
+        Penalties, all above 0.
+
+    Returns
+    -------
+    errors, weights
+        (n_alphas,), and a function of a penalty's number that gives (n_features, n_targets).
     """
-    mean, values, vectors = _gram_spectrum(x)
-    x, y = x - mean, y - y.mean(axis=0)
-    primal = x.shape[1] <= len(x)
-    projected = vectors.T @ (x.T @ y if primal else y)  # (rank, n_targets)
-    back = vectors if primal else x.T @ vectors  # (n_features, rank)
-    return mean, (back @ (projected / (values + alpha * len(x))[:, None]) for alpha in alphas)
+    y = y - y.mean(axis=0)
+    products = [(x[part == number].T @ y[part == number], y[part == number].sum(axis=0)) for number in np.unique(part)]
+    product = sum(one for one, _ in products)  # (n_features, n_targets)
+    spectra = _ridge_spectra(x, part)
+    errors = np.zeros(len(alphas))
+    for number, (own, sum_own) in enumerate(products):
+        n_train, mean, values, vectors, scatter = spectra[number]
+        n_own = len(x) - n_train
+        centre = -sum_own / n_train  # mean of the others' targets, since all together have mean 0
+        within = vectors.T @ (product - own - n_train * np.outer(mean, centre))
+        about = vectors.T @ (own - np.outer(mean, sum_own) + np.outer(n_own * mean - x[part == number].sum(0), centre))
+        total = ((y[part == number] - centre) ** 2).sum()
+        for place, alpha in enumerate(alphas):
+            weights = within / (values + alpha * n_train)[:, None]
+            errors[place] += total - 2 * (about * weights).sum() + ((scatter @ weights) * weights).sum()
+    _, _, values, vectors, _ = spectra[-1]
+    projected = vectors.T @ product
+    return errors, lambda place: vectors @ (projected / (values + alphas[place] * len(x))[:, None])
 
 
-@remembered(12)
-def _gram_spectrum(x):
-    """Mean of the rows, and eigenvalues and -vectors of the smaller Gram matrix of what they deviate from it."""
-    mean = x.mean(axis=0)
-    x = x - mean
-    return (mean, *np.linalg.eigh(x.T @ x if x.shape[1] <= len(x) else x @ x.T))
+@remembered(2)
+def _ridge_spectra(x, part):
+    """What ridge regression on centred rows needs of them alone, for each part left out, and last for none.
+
+    The number and mean of the rows that stay, eigenvalues and -vectors of their scatter, and the scatter of the others
+    around that mean, in coordinates of the eigenvectors.
+    """
+    grams = [x[part == number].T @ x[part == number] for number in np.unique(part)]
+    sums = [x[part == number].sum(axis=0) for number in np.unique(part)]
+    nothing = np.zeros_like(grams[0]), np.zeros(x.shape[1]), 0
+    left_out = [*zip(grams, sums, np.bincount(part), strict=True), nothing]
+    total = sum(grams)
+    spectra = []
+    for own, sum_own, n_own in left_out:
+        n_train = len(x) - n_own
+        mean = -sum_own / n_train
+        values, vectors = np.linalg.eigh(total - own - n_train * np.outer(mean, mean))
+        cross = np.outer(sum_own, mean)
+        scatter = own - cross - cross.T + n_own * np.outer(mean, mean)
+        spectra.append((n_train, mean, np.maximum(values, 0.0), vectors, vectors.T @ scatter @ vectors))
+    return tuple(spectra)
 
 
 class RegularisedCCA(Encoder):
@@ -452,7 +514,7 @@ def cp_basis(cp: np.ndarray, groups: np.ndarray, name: str, n_components: int) -
     return np.eye(cp.shape[1])
 
 
-@remembered(12)
+@remembered(128)
 def leading_components(values: np.ndarray, n_wanted: int) -> PCA:
     """Leading principal components of (n, n_features) values, as many as there can be."""
     # From the covariance where rows are many: the same components, several times faster.
@@ -521,9 +583,9 @@ class ReplicateCCA(Encoder):
         tx_codes = (tx - tx_pca.mean_) @ _whitening(tx_pca, self.shrinkage)  # (n_wells, n_tx_components)
         cross = whitening.T @ ((cp - self.mean_).T @ tx_codes) / len(cp)  # (n_features, n_tx_components)
         weight = self.replicate_weight
-        joint = weight * between / np.linalg.norm(between, 2)
-        joint += (1 - weight) * cross @ cross.T / np.linalg.norm(cross, 2) ** 2
-        leading = np.linalg.eigh(joint)[1][:, ::-1][:, : self.n_dimensions]  # (n_features, n_dimensions)
+        joint = weight * between + (1 - weight) * cross @ cross.T / np.linalg.norm(cross, 2) ** 2
+        last = len(joint) - 1
+        leading = eigh(joint, subset_by_index=[max(last + 1 - self.n_dimensions, 0), last])[1][:, ::-1]
         self.projection_ = whitening @ leading
 
     def _transform(self, cp):
@@ -532,16 +594,16 @@ class ReplicateCCA(Encoder):
 
 @remembered(6)
 def _between_compounds(cp, of_well):
-    """Whitening by the covariance within compounds, and then the covariance between them: (n_features, n_features)."""
+    """Whitening by the covariance within compounds; their covariance then, of norm 1: (n_features, n_features)."""
     means, counts = _group_means(cp, of_well), np.bincount(of_well)  # (n_compounds, n_features)
-    deviations = cp - means[of_well]
-    within = deviations.T @ deviations / (len(cp) - len(means))
-    within = shrunk_covariance(within, ledoit_wolf_shrinkage(deviations, assume_centered=True))
+    within, shrinkage = _within_compounds(cp, of_well, means)
+    within = shrunk_covariance(within * len(cp) / (len(cp) - len(means)), shrinkage)
     values, vectors = np.linalg.eigh(within)
     whitening = vectors / np.sqrt(values)
     whitened = (means - cp.mean(axis=0)) @ whitening
     # Noise of the means is subtracted, so that only what compounds differ in is left.
-    return whitening, whitened.T @ whitened / len(means) - np.eye(len(values)) / counts.mean()
+    between = whitened.T @ whitened / len(means) - np.eye(len(values)) / counts.mean()
+    return whitening, between / np.linalg.norm(between, 2)
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.linalg import eigh, fractional_matrix_power
 from sklearn.base import clone
-from sklearn.covariance import LedoitWolf, shrunk_covariance
+from sklearn.covariance import LedoitWolf, ledoit_wolf_shrinkage, shrunk_covariance
 from sklearn.cross_decomposition import CCA
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -743,3 +743,23 @@ def test_soft_targets_are_an_option_of_one_encoder(pairs, fitted):
 def test_a_temperature_that_is_not_positive_is_refused(pairs):
     with pytest.raises(ScreenError, match=r"temperature is -0\.1; .* above 0"):
         pairs.fit(make("contrastive", temperature=-0.1))
+
+
+def test_the_shrinkage_within_compounds_is_scikit_learns():
+    rng = np.random.default_rng(11)
+    compound = np.repeat(np.arange(9), 4)
+    for cp in (rng.normal(size=(36, 6)), rng.normal(size=(36, 50)) * np.linspace(0.1, 3, 50), np.zeros((36, 3))):
+        means = encoders._group_means(cp, compound)
+        deviations = cp - means[compound]
+        within, shrinkage = encoders._within_compounds(cp, compound, means)
+        np.testing.assert_allclose(within, deviations.T @ deviations / 36, atol=1e-12)
+        assert shrinkage == pytest.approx(ledoit_wolf_shrinkage(deviations, assume_centered=True), abs=1e-12)
+    assert shrinkage == 0  # nothing varies
+
+
+def test_rows_are_embedded_alike_however_many_at_once(pairs, monkeypatch):
+    encoder = pairs.fit(PcaCP(n_components=5))
+    at_once = encoder.transform(pairs.cp)
+    monkeypatch.setattr(encoders, "ROWS_AT_ONCE", 7)
+    np.testing.assert_allclose(encoder.transform(pairs.cp), at_once, rtol=1e-5, atol=1e-6)
+    assert encoder.transform(pairs.cp[:0]).shape == (0, 5)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cpx_utils.encoders import METHODS, _discriminants, _gram_spectrum, leading_components
+from cpx_utils.encoders import METHODS, _discriminants, _ridge_spectra, leading_components
 from cpx_utils.remember import remembered
 
 
@@ -69,7 +69,7 @@ def test_encoders_are_the_same_with_and_without_a_memory(method):
     def embed(tx):
         return METHODS[method]().fit(cp, tx, groups=groups).transform(cp)
 
-    for memory in (_discriminants, _gram_spectrum, leading_components):
+    for memory in (_discriminants, _ridge_spectra, leading_components):
         memory.forget()
     fresh = embed(true)
     remembered_after_other_pairs = (embed(other), embed(true))[1]
