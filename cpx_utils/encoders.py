@@ -462,16 +462,17 @@ class RegularisedCCA(Encoder):
     def _fit(self, cp, tx, groups, controls):
         basis = cp_basis(cp, groups, self.cp_basis, self.n_cp_components)  # (n_features, n_basis)
         limit = component_limit(groups)
-        cp_pca = leading_components(cp @ basis, min(self.n_cp_components, limit))
+        codes = cp @ basis  # (n_wells, n_basis)
+        cp_pca = leading_components(codes, min(self.n_cp_components, limit))
         tx_pca = leading_components(tx, min(self.n_tx_components, limit))
-        cp_white = basis @ _whitening(cp_pca, self.shrinkage)  # (n_features, n_cp_components)
+        from_basis = _whitening(cp_pca, self.shrinkage)  # (n_basis, n_cp_components)
         tx_white = _whitening(tx_pca, self.shrinkage)  # (n_genes, n_tx_components)
         self.mean_, self.tx_mean_ = cp.mean(axis=0), tx_pca.mean_
-        cross = ((cp - self.mean_) @ cp_white).T @ ((tx - self.tx_mean_) @ tx_white) / (len(cp) - 1)
+        cross = ((codes - cp_pca.mean_) @ from_basis).T @ ((tx - self.tx_mean_) @ tx_white) / (len(cp) - 1)
         left, correlations, right = np.linalg.svd(cross, full_matrices=False)
         kept = slice(0, self.n_dimensions)
         self.correlations_ = correlations[kept]
-        self.projection_ = cp_white @ left[:, kept] * self.correlations_  # (n_features, n_dimensions)
+        self.projection_ = basis @ from_basis @ left[:, kept] * self.correlations_  # (n_features, n_dimensions)
         self.tx_projection_ = tx_white @ right[kept].T * self.correlations_  # (n_genes, n_dimensions)
 
     def _transform(self, cp):
