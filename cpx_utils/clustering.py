@@ -19,6 +19,7 @@ from cpx_utils.metrics import (
     average_precision_of_few,
     cluster_indices,
     cosine_similarity,
+    for_blocks,
     silhouette_of_points,
     unit_rows,
 )
@@ -127,8 +128,8 @@ def replicate_average_precision(
     first = np.searchsorted(treatment, treatment)
     last = np.searchsorted(treatment, treatment, side="right")
     precision, activity = np.full(n, np.nan), np.full(n, np.nan)
-    for start in range(0, n, block):
-        rows = np.arange(start, min(start + block, n))
+
+    def rank(rows: np.ndarray) -> None:
         places = np.arange(first[rows[0]], last[rows[-1]])  # the wells of these queries' treatments
         similarity = unit[rows] @ unit.T  # (block, n)
         same = treatment[rows, None] == treatment[places]
@@ -145,6 +146,8 @@ def replicate_average_precision(
         precision[rows] = average_precision_of_few(similarity, own, there)
         if len(controls):
             activity[rows] = average_precision_of_few(unit[rows] @ of_controls.T, own, there, own_ranked=False)
+
+    for_blocks(rank, np.arange(n), block)
     return precision, activity
 
 
@@ -440,14 +443,16 @@ def _ranks_of_pairs(points: np.ndarray, treatment: np.ndarray, queries: np.ndarr
     starts = np.searchsorted(queries[order], np.arange(len(points) + 1))
     asked = np.flatnonzero(np.diff(starts))
     ranks = np.empty(len(queries), dtype=np.int32)
-    for block in range(0, len(asked), 256):
-        rows = asked[block : block + 256]
+
+    def rank(rows: np.ndarray) -> None:
         for row, similarity in zip(rows, unit[rows] @ unit.T, strict=True):
             pairs = order[starts[row] : starts[row + 1]]
             nearness = similarity[items[pairs]]
             similarity[first[row] : last[row]] = -np.inf
             similarity.sort()
             ranks[pairs] = len(points) - similarity.searchsorted(nearness)
+
+    for_blocks(rank, asked, 64)
     return ranks
 
 

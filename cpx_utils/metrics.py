@@ -8,6 +8,10 @@ scores as chance.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pandas as pd
 
@@ -29,6 +33,26 @@ def cosine_similarity(a: np.ndarray, b: np.ndarray | None = None) -> np.ndarray:
     unit_a = unit_rows(a)
     unit_b = unit_a if b is None else unit_rows(b)
     return unit_a @ unit_b.T  # (n_a, n_b)
+
+
+def for_blocks(work: Callable[[np.ndarray], None], rows: np.ndarray, block: int) -> None:
+    """Call ``work`` on blocks of rows, on all cores: for NumPy, which lets other threads go on meanwhile.
+
+    Parameters
+    ----------
+    work : callable
+        Takes a block of ``rows``; blocks must not depend on each other, so that their order doesn't matter.
+    rows : array (n,)
+    block : int
+        Rows at a time.
+    """
+    blocks = [rows[start : start + block] for start in range(0, len(rows), block)]
+    if len(blocks) < 8:  # too little to start threads for
+        for one in blocks:
+            work(one)
+        return
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(work, blocks))
 
 
 def unit_rows(rows: np.ndarray) -> np.ndarray:
@@ -280,7 +304,7 @@ def silhouette(similarity: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.where(size[code] > 1, value, 0.0)
 
 
-def silhouette_of_points(points: np.ndarray, labels: np.ndarray, *, block: int = 1024) -> np.ndarray:
+def silhouette_of_points(points: np.ndarray, labels: np.ndarray, *, block: int = 256) -> np.ndarray:
     """:func:`silhouette` with the cosine of points (n, n_features), without the matrix of all their similarities.
 
     The mean cosine to a class is the product with the sum of its unit vectors, so that time grows with the number of
@@ -297,9 +321,9 @@ def silhouette_of_points(points: np.ndarray, labels: np.ndarray, *, block: int =
     sums = np.add.reduceat(unit[order].astype(float), starts, axis=0)  # (n_classes, n_features)
     own_similarity = (unit.astype(float) ** 2).sum(1)
     value = np.zeros(n)
-    for start in range(0, n, block):
-        rows = slice(start, start + block)
-        own_class, at = code[rows], np.arange(len(code[rows]))
+
+    def compare(rows: np.ndarray) -> None:
+        own_class, at = code[rows], np.arange(len(rows))
         totals = unit[rows] @ sums.T  # (block, n_classes)
         own = 1.0 - (totals[at, own_class] - own_similarity[rows]) / np.maximum(size[own_class] - 1, 1)
         means = 1.0 - totals / size
@@ -307,6 +331,8 @@ def silhouette_of_points(points: np.ndarray, labels: np.ndarray, *, block: int =
         other = means.min(1)
         scale = np.maximum(own, other)
         value[rows] = np.divide(other - own, scale, out=np.zeros(len(at)), where=scale > 0)
+
+    for_blocks(compare, np.arange(n), block)
     return np.where(size[code] > 1, value, 0.0)
 
 

@@ -176,3 +176,18 @@ def test_silhouette_of_points_equals_that_of_their_similarities(block):
     np.testing.assert_allclose(metrics.silhouette_of_points(points, labels, block=block), expected, atol=1e-12)
     assert expected[0] == 0.0
     assert np.isnan(metrics.silhouette_of_points(points, np.zeros(90))).all()
+
+
+@pytest.mark.parametrize("n_rows", [0, 5, 700])
+def test_blocks_cover_every_row_once_and_errors_come_through(n_rows):
+    seen = np.zeros(n_rows, dtype=int)
+
+    def work(rows):
+        assert len(rows) <= 50
+        seen[rows] += 1
+
+    metrics.for_blocks(work, np.arange(n_rows), 50)
+    assert (seen == 1).all()
+    if n_rows:
+        with pytest.raises(ZeroDivisionError):
+            metrics.for_blocks(lambda rows: 1 // (rows[0] - rows[0]), np.arange(n_rows).astype(object), 50)
