@@ -356,8 +356,10 @@ def dataloader_training(
     loader = DataLoader(TensorDataset(cp, tx), batch_size=encoder.batch_size, shuffle=True, num_workers=n_workers)
     for _ in range(epochs):
         for cp_batch, tx_batch in loader:
-            noisy = [one + encoder.input_noise * torch.randn_like(one) for one in (cp_batch, tx_batch)]
-            loss = info_nce(*network(*noisy), network.temperature)
+            batch = cp_batch, tx_batch
+            if encoder.input_noise:
+                batch = [one + encoder.input_noise * torch.randn_like(one) for one in batch]
+            loss = info_nce(*network(*batch), network.temperature)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()

@@ -783,7 +783,7 @@ class ContrastiveEncoder(NetworkEncoder):
             return super()._set_gradients(network, cp, tx, torch_rng)
         with torch.no_grad():
             target = soft_targets(tx, self.softness) if self.softness else None
-            noisy = [_noisy(values, self.input_noise, torch_rng) for values in (cp, tx)]
+            noisy = [_noisy(one, self.input_noise, torch_rng) for one in (cp, tx)] if self.input_noise else [cp, tx]
             gradients = info_nce_gradients(*network(*noisy), self.temperature, target)
             for head, inputs, gradient in zip((network.cp, network.tx), noisy, gradients, strict=True):
                 set_linear_gradients(head, inputs, gradient)

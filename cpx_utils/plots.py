@@ -1353,6 +1353,7 @@ def scaling_curves(table: pd.DataFrame, *, title: str) -> StudyFigure:
         ax.set(xscale="log", yscale="log", xlabel=own["unit"].iloc[0], ylabel="seconds")
         ax.set_title(f"{wrap_text(work, 2.1, NORMAL)}\nexponent {exponent:.2f}, dotted {limit:.0f}")
         ax.set_xticks(size, [f"{one:,.0f}" for one in size])
+        ax.set_yticks(seconds[[0, -1]], [f"{one:.2g}" for one in seconds[[0, -1]]])
         ax.minorticks_off()
     return fig
 
