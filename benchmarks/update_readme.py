@@ -211,7 +211,44 @@ def full_size_block() -> str:
     return markdown([*header, "own TX in the nearest tenth: true / deranged", "verdicts on what was planted"], rows)
 
 
+def quantity(value: float, unit: str) -> str:
+    """A measured value with its unit, to three digits."""
+    if unit == "exponent":
+        return f"{value:.2f}"
+    if unit == "MB":
+        return f"{value / 1000:.1f} GB"
+    if unit == "s" and value < 1:
+        return f"{1000 * value:.3g} ms"
+    return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
+
+
+def speed_block() -> str:
+    """One row a measurement: ours beside what people would use, and whether their results agree."""
+    path = ROOT / "benchmarks" / "results" / "speed.csv"
+    if not path.is_file():
+        return "Not measured yet: `python benchmarks/run.py`."
+    rows = []
+    for row in pd.read_csv(
+        path, dtype={"met": str, "equal": str}, keep_default_na=False, na_values=["nan"]
+    ).itertuples():
+        wanted = {"True": ", as wanted", "False": ", **less than wanted**"}
+        wanted |= {"False": ", **more than wanted**"} if row.unit in ("exponent", "MB") else {}
+        ratio = "exponent" if row.unit == "exponent" else f"{float(row.ratio):.3g}"
+        result = "–"
+        if row.compared:
+            agree = {"True": "within", "False": "**not within**"}[row.equal]
+            result = f"{row.compared}: {float(row.difference):.2g}, {agree} {float(row.tolerance):g}"
+        values = [quantity(float(one), row.unit) for one in (row.value, row.value_theirs)]
+        where = f"{row.machine}, {row.threads} thread{'s' if int(row.threads) > 1 else ''}"
+        ratio += wanted.get(row.met, "")
+        rows.append(
+            [row.what, f"{row.ours}: {values[0]}", f"{row.theirs}: {values[1]}", ratio, result, where, row.date]
+        )
+    return markdown(["work", "ours", "beside", "ratio", "results compared", "machine", "date"], rows)
+
+
 BLOCKS = {
+    "speed": speed_block,
     "paired": paired_block,
     "full size": full_size_block,
     "ablation": ablation_block,

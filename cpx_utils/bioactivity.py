@@ -8,7 +8,7 @@ comparable, so areas under curves are taken within a fold and then averaged.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -181,41 +181,49 @@ class ManyTaskRidgeClassifier(ClassifierMixin, BaseEstimator):
             self._fit_pattern(X, gram, targets, rows, np.array(tasks), grid)
 
     def _solve_tasks(self, X: np.ndarray, targets: np.ndarray, labelled: np.ndarray, grid: np.ndarray) -> None:
-        """All tasks on one eigendecomposition of all rows; `X` is centred."""
-        count = np.maximum(labelled.sum(0), 1)  # (t,)
-        self.intercept_ = np.where(labelled, targets, 0.0).sum(0) / count
-        y = np.where(labelled, targets - self.intercept_, 0.0).astype(np.float32)  # (n, t)
-        eigenvalue, vectors = np.linalg.eigh(X.T @ X / len(X))
-        eigenvalue = np.maximum(eigenvalue, 0.0)[:, None]  # (d, 1)
-        rows = (X @ vectors).astype(np.float32)  # (n, d)
+        """All tasks on one eigendecomposition of all rows; `X` is centred. Float32 is enough for the tolerances."""
+        count = np.maximum(labelled.sum(0), 1).astype(np.float32)  # (t,)
         mask = labelled.astype(np.float32)
-        centre = rows.T @ mask / count  # (d, t)
+        mean = np.where(labelled, targets, 0.0).sum(0) / count
+        y = np.where(labelled, targets - mean, 0.0).astype(np.float32)  # (n, t)
+        eigenvalue, rows, vectors = _principal_rows(X)  # (r, 1), (n, r), (d, r)
+        centre = rows.T @ mask / count  # (r, t)
         spread = (rows**2).sum(1) @ mask - count * (centre**2).sum(0)
         unit = np.maximum(spread, 1e-12) / np.maximum(np.minimum(count - 1, X.shape[1]), 1)  # (t,)
-        projected = rows.T @ y  # (d, t)
-        self.loo_errors_ = np.empty((len(grid), len(count)))
-        self.loo_scores_ = np.full(targets.shape, np.nan)
-        for number, penalty in enumerate(grid):
-            shrink = (1.0 / (eigenvalue * count + penalty * unit)).astype(np.float32)  # (d, t)
-            leverage = np.minimum(1.0 / count + rows**2 @ shrink, 0.95)
-            fitted = rows @ (shrink * projected)
-            fitted -= (fitted * mask).sum(0) / count
-            residual = np.where(labelled, (y - fitted) / (1.0 - leverage), 0.0)
-            self.loo_errors_[number] = (residual**2).sum(0) / count
-            # Of equal errors the strongest penalty: the simpler model.
-            better = self.loo_errors_[number] <= self.loo_errors_[:number].min(axis=0, initial=np.inf)
-            self.alpha_ = np.where(better, penalty * unit, self.alpha_ if number else np.nan)
-            self.loo_scores_[:, better] = np.where(labelled, targets - residual, np.nan)[:, better]
-        precondition = (1.0 / (eigenvalue * count + self.alpha_)).astype(np.float32)
+        projected = rows.T @ y  # (r, t)
+
+        def left_out(penalty, leverage):
+            """Residuals (n, t) of rows that their own task's fit has not seen, for one penalty a task."""
+            fitted = rows @ (projected / (eigenvalue * count + penalty))
+            fitted -= np.einsum("nt,nt->t", fitted, mask) / count
+            residual = np.subtract(y, fitted, out=fitted)
+            residual *= mask
+            leverage = np.minimum((1.0 + leverage) / count, np.float32(0.95))
+            return np.divide(residual, np.subtract(1.0, leverage, out=leverage), out=residual)
+
+        penalties = (grid[:, None] * unit).astype(np.float32)  # (p, t)
+        errors = [
+            (left_out(penalty, leverage) ** 2).sum(0) / count
+            for penalty, leverage in zip(penalties, _leverages(rows, eigenvalue, penalties / count), strict=True)
+        ]
+        self.loo_errors_ = np.array(errors, dtype=float)
+        # Of equal errors the strongest penalty: the simpler model.
+        best = len(grid) - 1 - self.loo_errors_[::-1].argmin(0)
+        chosen = penalties[best, np.arange(len(best))]
+        residual = left_out(chosen, next(_leverages(rows, eigenvalue, chosen[None] / count)))
+        self.loo_scores_ = np.where(labelled, targets - residual, np.nan)
+        self.alpha_ = chosen.astype(float)
 
         def apply(weights):
-            """Each task's own normal equation, left side: (d, t) -> (d, t)."""
-            within = (rows @ weights - (centre * weights).sum(0)) * mask  # (n, t); sums to 0 over a task's rows
-            return rows.T @ within + (self.alpha_ * weights).astype(np.float32)
+            """Each task's own normal equation, left side: (r, t) -> (r, t)."""
+            within = rows @ weights  # (n, t)
+            within -= np.einsum("rt,rt->t", centre, weights)
+            within *= mask  # sums to 0 over a task's rows
+            return rows.T @ within + chosen * weights
 
-        weights = _conjugate_gradients(apply, projected, precondition)
-        self.coef_ = vectors @ weights
-        self.intercept_ = self.intercept_ - (centre * weights).sum(0)
+        weights = _conjugate_gradients(apply, projected, 1.0 / (eigenvalue * count + chosen))
+        self.coef_ = (vectors @ weights).astype(float)
+        self.intercept_ = mean - np.einsum("rt,rt->t", centre, weights)
 
     def _fit_pattern(
         self,
@@ -277,6 +285,46 @@ class ManyTaskRidgeClassifier(ClassifierMixin, BaseEstimator):
         return (self.decision_function(X) > 0).astype(int)
 
 
+def _principal_rows(X: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Eigenvalues (r, 1) of the covariance of centred rows, the rows (n, r) on its eigenvectors, and these (d, r).
+
+    From the smaller of the two Gram matrices, and in float32.
+    """
+    n, d = X.shape
+    if d <= n:
+        eigenvalue, vectors = np.linalg.eigh(X.T @ X / n)
+        vectors = vectors.astype(np.float32)
+        rows = X.astype(np.float32) @ vectors
+    else:
+        eigenvalue, left = np.linalg.eigh(X @ X.T / n)
+        kept = eigenvalue > 1e-9 * eigenvalue[-1]  # the others are rounding: the mean is taken off
+        eigenvalue, left = eigenvalue[kept], left[:, kept].astype(np.float32)
+        length = np.sqrt(n * eigenvalue).astype(np.float32)
+        rows, vectors = left * length, X.T.astype(np.float32) @ left / length
+    return np.maximum(eigenvalue, 0.0).astype(np.float32)[:, None], rows, vectors
+
+
+def _leverages(rows: np.ndarray, eigenvalue: np.ndarray, ridges: np.ndarray) -> Iterator[np.ndarray]:
+    """Sum over components of ``rows**2 / (eigenvalue + ridge)``: (n, t) for each line of `ridges` (p, t).
+
+    It is smooth in the logarithm of the ridge, so it is computed on a grid of them, whatever p and t are, and
+    interpolated; steps of a fifth leave errors of about a thousandth.
+    """
+    step = 0.2
+    place = np.log(ridges.astype(float)) / step
+    first = np.floor(place.min())
+    place -= first
+    nodes = np.exp(step * (first + np.arange(int(place.max()) + 2)))
+    at_nodes = rows**2 @ (1.0 / (eigenvalue + nodes)).astype(np.float32)  # (n, n_nodes)
+    task = np.arange(ridges.shape[1])
+    for line in place:
+        lower = line.astype(int)
+        mix = np.zeros((len(nodes), len(task)), dtype=np.float32)
+        mix[lower, task] = 1.0 - (line - lower)
+        mix[lower + 1, task] = line - lower
+        yield at_nodes @ mix
+
+
 def _conjugate_gradients(
     apply: Callable[[np.ndarray], np.ndarray],
     right: np.ndarray,
@@ -287,19 +335,22 @@ def _conjugate_gradients(
 ) -> np.ndarray:
     """Solve a positive definite system for every column of `right` (d, t) at once; `precondition` is diagonal."""
     solution, residual = np.zeros_like(right), right.copy()
-    direction = step = precondition * residual
-    product = (residual * step).sum(0)
+    step = precondition * residual
+    direction = step.copy()
+    product = np.einsum("dt,dt->t", residual, step)
     enough = tolerance * np.linalg.norm(right, axis=0)
     for _ in range(max_iterations):
         if (np.linalg.norm(residual, axis=0) <= enough).all():
             break
         image = apply(direction)
-        length = product / np.maximum((direction * image).sum(0), 1e-30)
+        length = product / np.maximum(np.einsum("dt,dt->t", direction, image), 1e-30)
         solution += length * direction
-        residual -= length * image
+        image *= length
+        residual -= image
         step = precondition * residual
-        following = (residual * step).sum(0)
-        direction = step + following / np.maximum(product, 1e-30) * direction
+        following = np.einsum("dt,dt->t", residual, step)
+        direction *= following / np.maximum(product, 1e-30)
+        direction += step
         product = following
     return solution
 

@@ -732,36 +732,41 @@ class NetworkEncoder(Encoder):
         n_watched = 0 if validation is None else len(validation[0])
         noise = torch.Generator(device=self.device_).manual_seed(int(rng.integers(2**31)))
         watched = {
-            name: torch.as_tensor(rows[:n_watched, 0], device=self.device_)
+            name: [values[torch.as_tensor(rows[:n_watched, 0], device=self.device_)] for values in data]
             for name, (rows, _) in (("training", training), ("validation", validation or training))
         }
         with torch.random.fork_rng(devices=[]):  # weights and dropout are seeded; the caller's state stays
             torch.manual_seed(int(rng.integers(2**31)))
             network = self._network(cp.shape[1], tx.shape[1]).to(self.device_)
-            optimiser = torch.optim.AdamW(network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
+            options = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
+            optimiser = torch.optim.AdamW(network.parameters(), **options, fused=True)
             best, waited = np.inf, 0
             for epoch in range(1, n_epochs + 1):
                 network.train()
                 for batch in _batches(*training, self.batch_size, rng):
                     rows = torch.as_tensor(batch, device=self.device_)
-                    loss = self._loss(network, cp[rows], tx[rows], noise)
-                    optimiser.zero_grad()
-                    loss.backward()
+                    self._set_gradients(network, cp.index_select(0, rows), tx.index_select(0, rows), noise)
                     optimiser.step()
                 if not n_watched:
                     continue
                 network.eval()
                 with torch.no_grad():
-                    losses = {
-                        name: self._validation_loss(network, cp[rows], tx[rows]).item()
-                        for name, rows in watched.items()
-                    }
+                    losses = {name: self._validation_loss(network, *values).item() for name, values in watched.items()}
                 self.history_.append({"member": member, "epoch": epoch, **losses})
                 score = losses["validation"]
                 best, waited = (score, 0) if score < best else (best, waited + 1)
                 if waited >= self.patience:
                     break
         return network.eval()
+
+    def _set_gradients(self, network, cp, tx, torch_rng):
+        """Gradients of one step, by automatic differentiation; linear heads know theirs in closed form.
+
+        On a few hundred compounds a step is so short that the bookkeeping of automatic differentiation takes longer
+        than the products themselves.
+        """
+        network.zero_grad()
+        self._loss(network, cp, tx, torch_rng).backward()
 
     def _encode(self, part: str, inputs: np.ndarray) -> np.ndarray:
         """Unit-length codes of every member's head `part`, side by side: (n, n_members * n_dimensions)."""
@@ -856,6 +861,22 @@ class ContrastiveEncoder(NetworkEncoder):
         codes = network(_noisy(cp, self.input_noise, torch_rng), _noisy(tx, self.input_noise, torch_rng))
         return self._pair_loss(network, *codes, tx)
 
+    def _set_gradients(self, network, cp, tx, torch_rng):
+        import torch
+
+        from cpx_utils.losses import LOWEST_SAFE_TEMPERATURE, info_nce_gradients, soft_targets
+        from cpx_utils.networks import set_linear_gradients
+
+        closed_form = self.loss == "info_nce" and not self.hidden and not self.learn_temperature
+        if not closed_form or not LOWEST_SAFE_TEMPERATURE <= self.temperature <= 10:
+            return super()._set_gradients(network, cp, tx, torch_rng)
+        with torch.no_grad():
+            target = soft_targets(tx, self.softness) if self.softness else None
+            noisy = [_noisy(one, self.input_noise, torch_rng) for one in (cp, tx)] if self.input_noise else [cp, tx]
+            gradients = info_nce_gradients(*network(*noisy), self.temperature, target)
+            for head, inputs, gradient in zip((network.cp, network.tx), noisy, gradients, strict=True):
+                set_linear_gradients(head, inputs, gradient)
+
     def _validation_loss(self, network, cp, tx):
         return self._pair_loss(network, *network(cp, tx), tx)
 
@@ -926,16 +947,26 @@ class AutoencoderEncoder(NetworkEncoder):
         return BimodalAutoencoder(n_cp, n_tx, self.n_dimensions, self.hidden, self.dropout)
 
     def _loss(self, network, cp, tx, torch_rng):
-        import torch
-
         from cpx_utils.losses import reconstruction
+
+        cp_out, tx_out = network(*self._spoiled(cp, tx, torch_rng))
+        return self.cp_weight * reconstruction(cp_out, cp) + reconstruction(tx_out, tx)
+
+    def _spoiled(self, cp, tx, torch_rng):
+        """What a training step encodes: noisy CP and TX, and which of them are present, each (n_pairs, 1)."""
+        import torch
 
         noisy_cp, noisy_tx = _noisy(cp, self.input_noise, torch_rng), _noisy(tx, self.input_noise, torch_rng)
         draw = torch.rand(len(cp), 1, generator=torch_rng, device=cp.device)
-        has_tx = (draw >= self.tx_dropout).float()  # (n_pairs, 1)
+        has_tx = (draw >= self.tx_dropout).float()
         has_cp = (draw < self.tx_dropout + (1 - self.tx_dropout) / 2).float()  # of the rest, half see TX alone
-        cp_out, tx_out = network(noisy_cp, noisy_tx, has_cp, has_tx)
-        return self.cp_weight * reconstruction(cp_out, cp) + reconstruction(tx_out, tx)
+        return noisy_cp, noisy_tx, has_cp, has_tx
+
+    def _set_gradients(self, network, cp, tx, torch_rng):
+        if self.hidden:
+            return super()._set_gradients(network, cp, tx, torch_rng)
+        noisy_cp, noisy_tx, *present = self._spoiled(cp, tx, torch_rng)
+        network.set_reconstruction_gradients((noisy_cp, noisy_tx), present, (cp, tx), (self.cp_weight, 1.0))
 
     def _validation_loss(self, network, cp, tx):
         import torch
@@ -957,7 +988,7 @@ class AutoencoderEncoder(NetworkEncoder):
 def _noisy(values, amount, torch_rng):
     import torch
 
-    return values + amount * torch.randn(values.shape, generator=torch_rng, device=values.device)
+    return torch.randn(values.shape, generator=torch_rng, device=values.device).mul_(amount).add_(values)
 
 
 def _device(name: str) -> str:

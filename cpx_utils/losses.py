@@ -5,6 +5,8 @@ import math
 import torch
 from torch.nn import functional
 
+LOWEST_SAFE_TEMPERATURE = 0.025  # exp(1 / temperature) and its inverse then fit float32 with room for sums
+
 
 def info_nce(
     cp: torch.Tensor, tx: torch.Tensor, temperature: torch.Tensor | float, same: torch.Tensor | None = None
@@ -72,6 +74,50 @@ def soft_info_nce(
     return (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
 
 
+def info_nce_gradients(
+    cp: torch.Tensor, tx: torch.Tensor, temperature: float, target: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    r"""Gradients of `info_nce`, or with a target of `soft_info_nce`, in closed form.
+
+    With :math:`a_i, b_j` the codes at unit length, :math:`P` the softmax of :math:`s = a b^\top / \tau` along rows,
+    :math:`Q` the same along columns, and :math:`T` the target,
+
+    .. math:: \frac{\partial L}{\partial a} = \frac{1}{2 N \tau} (P + Q - T - T^\top)\, b
+
+    and the same with the transpose for :math:`b`; what lies along a code is taken off, since length doesn't count.
+    One exponential serves both directions, where automatic differentiation takes four.
+
+    Parameters
+    ----------
+    cp, tx
+        Codes of the same treatments, row by row (n_pairs, n_dimensions).
+    temperature
+        At least `LOWEST_SAFE_TEMPERATURE`: below, exponentials leave the range of float32.
+    target
+        As for `soft_info_nce`; none is the identity.
+
+    Returns
+    -------
+    two tensors (n_pairs, n_dimensions)
+        Gradients with respect to `cp` and to `tx`.
+    """
+    n_pairs = len(cp)
+    lengths = [torch.linalg.vector_norm(codes, dim=1, keepdim=True).clamp_min_(1e-12) for codes in (cp, tx)]
+    cp, tx = cp / lengths[0], tx / lengths[1]
+    shares = torch.mm(cp / temperature, tx.T).exp_()  # (n_pairs, n_pairs)
+    shares.mul_(1 / shares.sum(dim=1, keepdim=True) + 1 / shares.sum(dim=0, keepdim=True))
+    if target is None:
+        shares.diagonal().sub_(2)
+    else:
+        shares.sub_(target).sub_(target.T)
+    gradients = []
+    for codes, others, length, share in ((cp, tx, lengths[0], shares), (tx, cp, lengths[1], shares.T)):
+        gradient = torch.mm(share, others)  # (n_pairs, n_dimensions)
+        gradient = gradient.sub_(codes * (codes * gradient).sum(dim=1, keepdim=True))
+        gradients.append(gradient.mul_(1 / (2 * n_pairs * temperature) / length))
+    return gradients[0], gradients[1]
+
+
 def soft_targets(tx: torch.Tensor, softness: float) -> torch.Tensor:
     r"""How much of a CP profile's answer the TX profile of each pair is, by the similarity of TX profiles.
 
@@ -93,12 +139,16 @@ def soft_targets(tx: torch.Tensor, softness: float) -> torch.Tensor:
     tensor (n_pairs, n_pairs)
         Each row sums to 1; no gradient flows through it.
     """
-    own = torch.eye(len(tx), dtype=tx.dtype, device=tx.device)
     if len(tx) < 2:
-        return own
-    distance = torch.cdist(tx.detach(), tx.detach()) ** 2  # (n_pairs, n_pairs)
+        return torch.eye(len(tx), dtype=tx.dtype, device=tx.device)
+    tx = tx.detach()
+    squares = (tx * tx).sum(dim=1, keepdim=True)
+    distance = torch.addmm(squares + squares.T, tx, tx.T, alpha=-2)  # (n_pairs, n_pairs), squared
+    distance.clamp_min_(0).fill_diagonal_(0)
     scale = distance.sum().clamp_min(1e-12) / (len(tx) * (len(tx) - 1)) / 6
-    return (1 - softness) * own + softness * torch.softmax(-distance / scale, dim=1)
+    target = torch.softmax(distance.div_(-scale), dim=1).mul_(softness)
+    target.diagonal().add_(1 - softness)
+    return target
 
 
 def siglip(cp: torch.Tensor, tx: torch.Tensor, temperature: torch.Tensor | float) -> torch.Tensor:

@@ -153,11 +153,21 @@ def _labels_and_scores(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarr
     if labels.ndim == 1:
         labels, scores = labels[:, None], scores[:, None]
     labelled = ~np.isnan(labels)
-    if not np.isin(labels[labelled], (0.0, 1.0)).all():
+    if not ((labels == 0) | (labels == 1) | ~labelled).all():
         raise ValueError("labels must be 0, 1 or NaN (missing)")
     if not np.isfinite(scores[labelled]).all():
         raise ValueError("a labelled compound has a score that is not finite")
     return labels, scores, labelled
+
+
+def _in_order(labels: np.ndarray, scores: np.ndarray, labelled: np.ndarray, sign: int) -> tuple[np.ndarray, np.ndarray]:
+    """Each task's scores times `sign` from the lowest to the highest, missing ones NaN at the end, and what is active.
+
+    Both (n_tasks, n_compounds): numpy sorts rows that lie together in memory ten times faster than columns.
+    """
+    keys = np.where(labelled, sign * scores, np.nan).T.copy()
+    order = np.argsort(keys, axis=1)
+    return np.take_along_axis(keys, order, axis=1), np.take_along_axis((labels == 1).T.copy(), order, axis=1)
 
 
 def roc_auc(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -180,12 +190,16 @@ def roc_auc(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     labels, scores, labelled = _labels_and_scores(labels, scores)
     if not len(labels):
         return np.full(labels.shape[1], np.nan)
-    active = labelled & (labels == 1)
-    n_active = active.sum(0).astype(float)
+    ranked, active = _in_order(labels, scores, labelled, 1)
+    n_active = active.sum(1).astype(float)
     n_inactive = labelled.sum(0) - n_active
-    # Missing compounds rank above every labelled one and so leave the others' ranks alone.
-    ranks = rankdata(np.where(labelled, scores, np.inf), axis=0)
-    above = np.where(active, ranks, 0.0).sum(0) - n_active * (n_active + 1) / 2
+    ranks = active @ np.arange(1.0, len(labels) + 1)  # summed over a task's actives
+    tied = (ranked[:, 1:] == ranked[:, :-1]).any(1)  # never true of NaN
+    if tied.any():
+        # Missing compounds rank above every labelled one and so leave the others' ranks alone.
+        shared = rankdata(np.where(np.isnan(ranked[tied]), np.inf, ranked[tied]), axis=1)
+        ranks[tied] = (shared * active[tied]).sum(1)
+    above = ranks - n_active * (n_active + 1) / 2
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where((n_active > 0) & (n_inactive > 0), above / (n_active * n_inactive), np.nan)
 
@@ -208,18 +222,18 @@ def pr_auc(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     n, n_tasks = labels.shape
     if not n:
         return np.full(n_tasks, np.nan)
-    order = np.argsort(np.where(labelled, -scores, np.inf), axis=0, kind="stable")
-    ranked = np.take_along_axis(np.where(labelled, scores, -np.inf), order, axis=0)
-    active = np.take_along_axis(labelled & (labels == 1), order, axis=0)
-    found = active.cumsum(0)
-    # A tied block has one threshold: all of it takes the precision at its last member.
-    last = np.vstack([ranked[1:] != ranked[:-1], np.ones((1, n_tasks), dtype=bool)])
-    position = np.where(last, np.arange(n)[:, None], n)
-    block_end = np.minimum.accumulate(position[::-1], axis=0)[::-1]
-    precision = np.take_along_axis(found, block_end, axis=0) / (block_end + 1)
-    n_active = active.sum(0)
+    ranked, active = _in_order(labels, scores, labelled, -1)
+    precision = active.cumsum(1) / np.arange(1.0, n + 1)
+    tied = (ranked[:, 1:] == ranked[:, :-1]).any(1)
+    if tied.any():
+        # A tied block has one threshold: all of it takes the precision at its last member.
+        last = np.hstack([ranked[tied, 1:] != ranked[tied, :-1], np.ones((int(tied.sum()), 1), dtype=bool)])
+        position = np.where(last, np.arange(n), n)
+        block_end = np.minimum.accumulate(position[:, ::-1], axis=1)[:, ::-1]
+        precision[tied] = np.take_along_axis(precision[tied], block_end, axis=1)
+    n_active = active.sum(1)
     both = (n_active > 0) & (n_active < labelled.sum(0))
-    total = np.where(active, precision, 0.0).sum(0)
+    total = (precision * active).sum(1)
     return np.where(both, total / np.maximum(n_active, 1), np.nan)
 
 

@@ -13,6 +13,22 @@ def head(n_inputs: int, n_outputs: int, hidden: list[int] | tuple[int, ...], dro
     return nn.Sequential(*layers, nn.Linear(n_inputs, n_outputs))
 
 
+def set_linear_gradients(linear: nn.Sequential, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
+    r"""Set the gradients of a linear head by hand: :math:`\partial L / \partial W = G^\top X`, and :math:`G` summed.
+
+    Parameters
+    ----------
+    linear
+        From `head`, without hidden layers.
+    inputs
+        What the head was given, :math:`X` (n, n_inputs).
+    gradient
+        Of the loss with respect to what the head gave, :math:`G` (n, n_outputs).
+    """
+    linear[0].weight.grad = gradient.T @ inputs  # (n_outputs, n_inputs)
+    linear[0].bias.grad = gradient.sum(dim=0)
+
+
 class TwoTower(nn.Module):
     """A head for each modality into one space, and the temperature at which they are compared.
 
@@ -78,3 +94,38 @@ class BimodalAutoencoder(nn.Module):
         code = has_cp * self.encode_cp(cp) + has_tx * self.encode_tx(tx)  # (n_pairs, n_dimensions)
         code = code / (has_cp + has_tx)
         return self.decode_cp(code), self.decode_tx(code)
+
+    def set_reconstruction_gradients(
+        self,
+        inputs: tuple[torch.Tensor, torch.Tensor],
+        present: tuple[torch.Tensor, torch.Tensor],
+        targets: tuple[torch.Tensor, torch.Tensor],
+        weights: tuple[float, float],
+    ) -> None:
+        """Set the gradients of linear heads for the weighted sum of both reconstruction errors, in closed form.
+
+        Half as many operations as by automatic differentiation, which small networks spend most of their time on.
+
+        Parameters
+        ----------
+        inputs, targets
+            What is encoded and what should be rebuilt, CP (n_pairs, n_cp) and TX (n_pairs, n_tx).
+        present
+            As `forward` takes them, each (n_pairs, 1).
+        weights
+            Of the mean squared errors of CP and of TX.
+        """
+        encoders, decoders = (self.encode_cp, self.encode_tx), (self.decode_cp, self.decode_tx)
+        with torch.no_grad():
+            shares = [one / (present[0] + present[1]) for one in present]
+            cp_part, tx_part = (
+                share * encode(one) for share, encode, one in zip(shares, encoders, inputs, strict=True)
+            )
+            code = cp_part + tx_part  # (n_pairs, n_dimensions)
+            of_code = torch.zeros_like(code)
+            for decode, target, weight in zip(decoders, targets, weights, strict=True):
+                error = (decode(code) - target).mul_(2 * weight / target.numel())  # (n_pairs, n_features)
+                set_linear_gradients(decode, code, error)
+                of_code.addmm_(error, decode[0].weight)
+            for encode, one, share in zip(encoders, inputs, shares, strict=True):
+                set_linear_gradients(encode, one, share * of_code)

@@ -1325,6 +1325,40 @@ def verdict_calibration(table: pd.DataFrame, *, title: str) -> StudyFigure:
 
 
 @_styled
+def scaling_curves(table: pd.DataFrame, *, title: str) -> StudyFigure:
+    """Time against size on logarithmic axes, a panel a kind of work; dotted, the growth that is allowed.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``work, unit`` (what grows), ``size, seconds, exponent`` (fitted) and ``limit`` (the exponent of the dotted
+        line), from `benchmarks/run.py`.
+
+    Returns
+    -------
+    StudyFigure
+    """
+    table = _need(table, ["work", "unit", "size", "seconds", "exponent", "limit"], "scaling_curves")
+    if not len(table):
+        return _nothing(title, "nothing was measured")
+    works = list(dict.fromkeys(table["work"]))
+    columns = min(3, len(works))
+    fig = _figure(FULL_WIDTH, 2.3 * -(-len(works) // columns) + 0.3, title)
+    for ax, work in zip(_grid(fig, len(works), columns), works, strict=True):
+        own = table[table["work"] == work].sort_values("size")
+        size, seconds = own["size"].to_numpy(float), own["seconds"].to_numpy(float)
+        exponent, limit = own["exponent"].iloc[0], own["limit"].iloc[0]
+        ax.plot(size, seconds[0] * (size / size[0]) ** limit, color=GREY, ls=":", lw=1.2)
+        ax.plot(size, seconds, marker="o", ms=4.5, color=CATEGORY_COLOURS[0])
+        ax.set(xscale="log", yscale="log", xlabel=own["unit"].iloc[0], ylabel="seconds")
+        ax.set_title(f"{wrap_text(work, 2.1, NORMAL)}\nexponent {exponent:.2f}, dotted {limit:.0f}")
+        ax.set_xticks(size, [f"{one:,.0f}" for one in size])
+        ax.set_yticks(seconds[[0, -1]], [f"{one:.2g}" for one in seconds[[0, -1]]])
+        ax.minorticks_off()
+    return fig
+
+
+@_styled
 def embedding_maps(table: pd.DataFrame, *, title: str, label_order: Sequence[str]) -> StudyFigure:
     """Two-dimensional maps of the embeddings, a panel a method, the named labels coloured.
 

@@ -561,6 +561,29 @@ def test_true_pairs_find_unseen_compounds_and_deranged_pairs_do_not(method, pair
 
 
 @pytest.mark.parametrize("method", NETWORKS)
+def test_closed_gradients_train_the_networks_of_automatic_differentiation(method, pairs, fitted, monkeypatch):
+    calls = []
+    plain = encoders.NetworkEncoder._set_gradients
+    monkeypatch.setattr(METHODS[method], "_set_gradients", lambda *given: (calls.append(1), plain(*given)))
+    slow = pairs.fit(make(method))
+    assert len(calls) > 20 and slow.best_epoch_ == fitted[method].best_epoch_
+    np.testing.assert_allclose(slow.transform(pairs.cp), fitted[method].transform(pairs.cp), atol=1e-3)
+    for one, other in zip(slow.history_, fitted[method].history_, strict=True):
+        assert one == pytest.approx(other, rel=1e-3)
+
+
+@pytest.mark.parametrize("parameters", [{"temperature": 0.02}, {"learn_temperature": True}, {"hidden": (8,)}])
+def test_where_no_gradient_is_closed_training_differentiates(parameters, pairs, monkeypatch):
+    calls = []
+    plain = encoders.NetworkEncoder._set_gradients
+    monkeypatch.setattr(encoders.NetworkEncoder, "_set_gradients", lambda *given: (calls.append(1), plain(*given)))
+    pairs.fit(make("contrastive", max_epochs=2))
+    assert not calls
+    pairs.fit(make("contrastive", max_epochs=2, **parameters))
+    assert calls
+
+
+@pytest.mark.parametrize("method", NETWORKS)
 def test_without_held_out_compounds_training_runs_to_the_end(method, pairs):
     encoder = pairs.fit(make(method, validation_share=0.0, max_epochs=4))
     assert encoder.history_ == []

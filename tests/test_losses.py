@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from cpx_utils.losses import (
+    LOWEST_SAFE_TEMPERATURE,
     barlow_twins,
     cloob,
     info_nce,
+    info_nce_gradients,
     reconstruction,
     siglip,
     soft_info_nce,
@@ -83,6 +85,27 @@ def test_gradients_of_info_nce_are_those_of_its_differences():
     same = torch.zeros(5, 5, dtype=bool)
     same[0, 1] = same[1, 0] = True
     assert torch.autograd.gradcheck(lambda *inputs: info_nce(*inputs, same=same), (cp, tx, temperature))
+
+
+@pytest.mark.parametrize("temperature", [LOWEST_SAFE_TEMPERATURE, 0.3, 10.0])
+@pytest.mark.parametrize("softness", [0.0, 0.4])
+def test_closed_gradients_are_those_of_automatic_differentiation(temperature, softness):
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
+        cp, tx = (torch.tensor(one, dtype=dtype, requires_grad=True) for one in codes(n=40))
+        target = soft_targets(tx, softness)
+        soft_info_nce(cp, tx, temperature, target).backward()
+        with torch.no_grad():
+            closed = info_nce_gradients(cp, tx, temperature, target if softness else None)
+        for mine, one in zip(closed, (cp, tx), strict=True):
+            assert mine.dtype == dtype
+            torch.testing.assert_close(mine, one.grad, rtol=0, atol=tolerance * one.grad.abs().max().item())
+
+
+def test_closed_gradients_stay_finite_at_the_lowest_temperature():
+    code = torch.eye(300, 8)
+    opposite = torch.cat([code, -code])
+    for one in info_nce_gradients(opposite, opposite.flip(0), LOWEST_SAFE_TEMPERATURE):
+        assert torch.isfinite(one).all()
 
 
 def test_reconstruction_is_the_mean_squared_error_over_pairs_and_features():

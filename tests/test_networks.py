@@ -97,6 +97,20 @@ def test_gradients_reach_every_weight_of_the_autoencoder(profiles):
         assert weight.grad is not None and weight.grad.abs().sum() > 0, name
 
 
+def test_closed_gradients_of_the_autoencoder_are_those_of_automatic_differentiation(profiles):
+    generator = torch.Generator().manual_seed(3)
+    network, targets = autoencoder(), tuple(torch.randn(one.shape, generator=generator) for one in profiles)
+    has_cp = (torch.arange(N)[:, None] % 3 != 0).float()
+    present = (has_cp, ((torch.arange(N)[:, None] % 2 == 0) | (has_cp == 0)).float())
+    outputs = network(*profiles, *present)
+    (0.3 * reconstruction(outputs[0], targets[0]) + 2 * reconstruction(outputs[1], targets[1])).backward()
+    expected = {name: weight.grad.clone() for name, weight in network.named_parameters()}
+    network.zero_grad()
+    network.set_reconstruction_gradients(profiles, present, targets, (0.3, 2.0))
+    for name, weight in network.named_parameters():
+        torch.testing.assert_close(weight.grad, expected[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
 def test_without_tx_no_gradient_reaches_its_encoder(profiles):
     network = autoencoder()
     cp, tx = profiles

@@ -280,6 +280,15 @@ def calibration_table():
     return pd.DataFrame(rows, columns=columns)
 
 
+def scaling_table():
+    rows = [
+        (work, unit, n, 0.01 * (n / 100) ** exponent, exponent, limit)
+        for work, unit, exponent, limit in (("training of many things", "compounds", 0.9, 1), ("maps", "wells", 1.8, 2))
+        for n in (100, 200, 400, 800)
+    ]
+    return pd.DataFrame(rows, columns=["work", "unit", "size", "seconds", "exponent", "limit"])
+
+
 def mechanism_table(n=25):
     rng = np.random.default_rng(11)
     rows = []
@@ -321,6 +330,7 @@ FIGURES = {
     "retrieval_curves": (plots.retrieval_curves, [curve_table()], {}),
     "data_size_curves": (plots.data_size_curves, [size_table()], {}),
     "verdict_calibration": (plots.verdict_calibration, [calibration_table()], {}),
+    "scaling_curves": (plots.scaling_curves, [scaling_table()], {}),
     "embedding_maps": (plots.embedding_maps, [map_table()], {"label_order": MECHANISMS[:8]}),
     "task_scatter": (plots.task_scatter, [task_table()], {"tx_min": 0.7, "margin": 0.1}),
     "chosen_and_measured": (plots.chosen_and_measured, [chosen_table()], {}),
@@ -894,6 +904,18 @@ def test_verdict_calibration_draws_shares_in_percent_beside_their_limits():
         assert [line.get_xdata()[0] for line in dotted] == pytest.approx([limit] * 3)
         assert len(markers(ax)) == 3 and all(len(line.get_xdata()) == 4 for line in markers(ax))
     assert "(200 screens)" in fig.axes[0].get_title(loc="left")
+
+
+def test_scaling_curves_draw_what_is_allowed_from_the_smallest_size_on():
+    fig = draw("scaling_curves")
+    assert [ax.get_xlabel() for ax in fig.axes] == ["compounds", "wells"]
+    for ax, limit in zip(fig.axes, (1, 2), strict=True):
+        allowed, measured = ax.lines
+        assert ax.get_xscale() == ax.get_yscale() == "log"
+        assert allowed.get_linestyle() == ":"
+        assert allowed.get_ydata()[0] == pytest.approx(measured.get_ydata()[0])
+        assert allowed.get_ydata()[-1] == pytest.approx(measured.get_ydata()[0] * 8**limit)
+        assert list(measured.get_xdata()) == [100, 200, 400, 800]
 
 
 def test_gain_decomposition_draws_both_parts():
