@@ -4,15 +4,18 @@ This is where the strict regime is kept: everything below is fitted on a fold's 
 compounds enter through `transform` only. Notebooks 02, 03 and 04 call the same functions with other methods.
 """
 
+import json
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from sklearn.base import clone
 
-from cpx_utils import splits, tuning
+from cpx_utils import executors, splits, tuning
 from cpx_utils.encoders import Encoder
 from cpx_utils.metrics import retrieval_rank
 from cpx_utils.preprocessing import FeaturePreparation, consensus, pair_rows
@@ -31,6 +34,7 @@ from cpx_utils.profiles import (
 
 REGIMES = ("strict", "transductive")
 CONTROLS = ("true_pairs", "deranged", "rows_shuffled", "random_codes", "untrained")
+_WELL_ARRAYS = ("is_training", "is_test", "partner")  # of a PreparedFold, beside `groups` and `cp`
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,37 @@ def prepare_folds(
         yield _prepare(
             cp, tx, group_of, rows.set_index(COMPOUND)["fold"], (split, int(repeat), -1), preparation, regime
         )
+
+
+def save_fold(prepared: PreparedFold, folder: Path) -> None:
+    """Write a prepared fold into a folder, for workers that cannot be handed it in memory."""
+    wells = prepared.cp_wells.assign(
+        groups=prepared.groups.astype(str), **{name: getattr(prepared, name) for name in _WELL_ARRAYS}
+    )
+    wells.to_parquet(folder / "cp_wells.parquet")
+    prepared.tx_treatments.assign(tx_is_training=prepared.tx_is_training).to_parquet(folder / "tx_treatments.parquet")
+    for name in ("cp", "tx"):
+        np.save(folder / f"{name}.npy", getattr(prepared, name), allow_pickle=False)
+    prepared.preparation.save(folder / "preparation.json")
+    key = {name: getattr(prepared, name) for name in ("split", "repeat", "fold", "regime")}
+    (folder / "fold.json").write_text(json.dumps(key), encoding="utf-8")
+
+
+def load_fold(folder: Path) -> PreparedFold:
+    """Read what `save_fold` wrote; every array and table is equal to the one that was saved."""
+    wells = pd.read_parquet(folder / "cp_wells.parquet")
+    treatments = pd.read_parquet(folder / "tx_treatments.parquet")
+    arrays = {name: wells.pop(name).to_numpy() for name in _WELL_ARRAYS}
+    return PreparedFold(
+        **json.loads((folder / "fold.json").read_text(encoding="utf-8")),
+        groups=wells.pop("groups").to_numpy(object),
+        cp_wells=wells,
+        **arrays,
+        tx_is_training=treatments.pop("tx_is_training").to_numpy(),
+        tx_treatments=treatments,
+        **{name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("cp", "tx")},
+        preparation=FeaturePreparation.load(folder / "preparation.json"),
+    )
 
 
 def fold_sizes(folds: list[PreparedFold]) -> pd.DataFrame:
@@ -264,6 +299,37 @@ class CrossfitResult:
         return embedding_values(self.consensus.iloc[:0]).shape[1]
 
 
+@dataclass(frozen=True)
+class _Fit:
+    """One encoder to fit: where, on which pairs, with which parameters.
+
+    Attributes
+    ----------
+    key : dict
+        `KEYS`.
+    seed : int
+        Of the encoder and of the control's draw.
+    is_kept : bool
+        Whether the fitted encoder itself is wanted.
+    """
+
+    key: dict
+    seed: int
+    is_kept: bool
+
+
+@dataclass(frozen=True)
+class _Submitted:
+    """A method's work, handed over: the choice of each fold by the fold's name, and its fits in order."""
+
+    method: str
+    has_grid: bool
+    folds: dict[str, PreparedFold]
+    choices: dict[str, executors.Call]
+    fits: deque[tuple[_Fit, str, executors.Call]]
+    n_fits: int
+
+
 def crossfit(
     method: str,
     make: Callable[[int], Encoder],
@@ -275,6 +341,7 @@ def crossfit(
     draws_elsewhere: int = 3,
     first_seed: int = 0,
     progress: bool = True,
+    executor: executors.Executor | None = None,
 ) -> CrossfitResult:
     """Fit a method on every fold and control, and embed.
 
@@ -301,48 +368,86 @@ def crossfit(
         Draw d uses the seed ``1000 * first_seed + d``, so that other seeds share no draw.
     progress
         Whether to show a progress bar.
+    executor
+        Where fits are computed; None: where the runner says (`executors.current`). The result is the same.
 
     Raises
     ------
     ScreenError
         Where the method can't be fitted on this screen.
     """
-    from tqdm import tqdm
+    executor = executor or executors.current()
+    options = {"controls": controls, "grid": grid, "n_candidates": n_candidates}
+    options |= {"draws_elsewhere": draws_elsewhere, "first_seed": first_seed}
+    return _gather(_submit(method, make, _share(folds, executor), executor, **options), progress)
 
+
+def _share(folds, executor):
+    """Each fold with what stands for it among the arguments of a call."""
+    return [(prepared, executor.share(prepared, save_fold, load_fold)) for prepared in folds]
+
+
+def _submit(method, make, folds, executor, *, controls, grid, n_candidates, first_seed, draws_elsewhere=3):
+    """Hand over everything there is to fit of a method; `folds` come from `_share`."""
     first = make(1000 * first_seed)
     draws = [(control, seed) for control, n in (controls or {"true_pairs": 1}).items() for seed in range(n)]
     draws = [draw for draw in draws if draw[0] != "untrained" or _can_stay_untrained(first)]
     draws = draws if first.uses_tx else [("", 0)]
-    jobs = [(prepared, control, seed) for prepared in folds for control, seed in draws]
-    jobs = [job for job in jobs if job[0].split == folds[0].split or job[2] < draws_elsewhere]
-    jobs = [job for job in jobs if job[0].fold >= 0 or job[1:] in (("true_pairs", 0), ("", 0))]
+    how = {"score": "retrieval" if first.cross_modal else "replicates", "n_candidates": n_candidates}
+    how |= {"seed": first_seed}
+    choices, fits = {}, deque()
+    for prepared, shared in folds:
+        for control, seed in draws:
+            elsewhere = prepared.split != folds[0][0].split and seed >= draws_elsewhere
+            if elsewhere or (prepared.fold < 0 and (control, seed) not in (("true_pairs", 0), ("", 0))):
+                continue
+            if prepared.name not in choices:
+                choices[prepared.name] = executor.submit(_choose, first, grid or {}, shared, how)
+            key = dict(zip(KEYS, (prepared.split, prepared.repeat, prepared.fold, seed, method, control), strict=True))
+            fit = _Fit(key, 1000 * first_seed + seed, seed == 0 and control in ("", "true_pairs"))
+            call = executor.submit(_fit_and_embed, make(fit.seed), shared, choices[prepared.name], fit)
+            fits.append((fit, prepared.name, call))
+    return _Submitted(method, bool(grid), {one.name: one for one, _ in folds}, choices, fits, len(fits))
+
+
+def _choose(encoder, grid, prepared, how):
+    return tuning.choose(encoder, grid, prepared, **how)
+
+
+def _fit_and_embed(encoder, prepared, choice, fit):
+    """Tables of one fit, by name, and the encoder where it is wanted."""
+    encoder = fit_encoder(
+        encoder.set_params(**choice.parameters), prepared, fit.key["control"] or "true_pairs", fit.seed
+    )
+    tables = {"history": pd.DataFrame(encoder.history_)} if hasattr(encoder, "history_") else {}
+    if prepared.fold >= 0:
+        tables |= dict(zip(("wells", "consensus", "retrieval"), _embed(encoder, prepared), strict=True))
+    return {name: _keyed(table, fit.key) for name, table in tables.items()}, encoder if fit.is_kept else None
+
+
+def _gather(submitted, progress):
+    """Take the results of what was submitted, in its order."""
+    from tqdm import tqdm
+
     parts: dict[str, list] = {"wells": [], "consensus": [], "retrieval": [], "history": []}
-    encoders, chosen, choices = {}, {}, []
-    score = "retrieval" if first.cross_modal else "replicates"
-    for prepared, control, seed in tqdm(jobs, desc=method, disable=not progress, mininterval=2):
-        used = 1000 * first_seed + seed
-        if prepared.name not in chosen:
-            how = {"score": score, "n_candidates": n_candidates, "seed": first_seed}
-            choice = tuning.choose(first, grid or {}, prepared, **how)
-            chosen[prepared.name] = choice.parameters
-            if grid:
-                where = {"split": prepared.split, "repeat": prepared.repeat, "fold": prepared.fold, "method": method}
-                choices.append(pd.DataFrame([where] * len(choice.table)).join(choice.table))
-        encoder = make(used).set_params(**chosen[prepared.name])
-        encoder = fit_encoder(encoder, prepared, control or "true_pairs", used)
-        if seed == 0 and control in ("", "true_pairs"):
-            encoders[prepared.name] = encoder
-        key = dict(zip(KEYS, (prepared.split, prepared.repeat, prepared.fold, seed, method, control), strict=True))
-        if hasattr(encoder, "history_"):
-            parts["history"].append(_keyed(pd.DataFrame(encoder.history_), key))
-        if prepared.fold >= 0:
-            for name, table in zip(("wells", "consensus", "retrieval"), _embed(encoder, prepared), strict=True):
-                parts[name].append(_keyed(table, key))
+    encoders, choices = {}, []
+    for _ in tqdm(range(submitted.n_fits), desc=submitted.method, disable=not progress, mininterval=2):
+        # Taken off the queue, so that an encoder nobody wants is gone before the next one comes.
+        fit, name, call = submitted.fits.popleft()
+        if submitted.has_grid and name in submitted.choices:
+            table, prepared = submitted.choices.pop(name).result().table, submitted.folds[name]
+            where = {"split": prepared.split, "repeat": prepared.repeat, "fold": prepared.fold}
+            choices.append(pd.DataFrame([where | {"method": submitted.method}] * len(table)).join(table))
+        tables, encoder = call.result()
+        if fit.is_kept:
+            encoders[name] = encoder
+        for kind, table in tables.items():
+            parts[kind].append(table)
     joined = {
         name: pd.concat(tables, ignore_index=True) if tables else pd.DataFrame() for name, tables in parts.items()
     }
     choices = pd.concat(choices, ignore_index=True) if choices else pd.DataFrame()
-    return CrossfitResult(**joined, encoders=encoders, n_fits=len(jobs), choices=choices)
+    return CrossfitResult(**joined, encoders=encoders, n_fits=submitted.n_fits, choices=choices)
 
 
 def crossfit_all(
@@ -355,6 +460,7 @@ def crossfit_all(
     first_seed: int = 0,
     step: Callable = nullcontext,
     progress: bool = True,
+    executor: executors.Executor | None = None,
 ) -> tuple[dict[str, CrossfitResult], dict[str, str]]:
     """`crossfit` several methods; those that the screen doesn't allow are left out with their reason.
 
@@ -362,12 +468,13 @@ def crossfit_all(
     ----------
     encoders
         An unfitted encoder for each method; it is cloned for every fit, with a seed of its own where it has one.
-    folds, controls, n_candidates, first_seed
-        As for `crossfit`.
+    folds, controls, n_candidates, first_seed, executor
+        As for `crossfit`. All methods are handed over before the first result is waited for.
     grids
         By method, the `grid` of `crossfit`; methods without one keep the parameters of their encoder.
     step
-        Context manager that is entered with the name of each method's work, such as `Workspace.step`.
+        Context manager that is entered with the name of each method's work, such as `Workspace.step`. On a cluster,
+        its time is that of waiting for the method.
     progress
         Whether to show progress bars.
 
@@ -376,19 +483,22 @@ def crossfit_all(
     results, left_out
         By method: what it gives, or why it can't be fitted here.
     """
-    results, left_out = {}, {}
+    executor = executor or executors.current()
+    shared = _share(folds, executor)
+    submitted = {}
     for method, encoder in encoders.items():
         has_seed = "seed" in encoder.get_params()
 
         def make(seed, encoder=encoder, has_seed=has_seed):
             return clone(encoder).set_params(**({"seed": seed} if has_seed else {}))
 
+        options = {"controls": controls, "grid": (grids or {}).get(method), "n_candidates": n_candidates}
+        submitted[method] = _submit(method, make, shared, executor, first_seed=first_seed, **options)
+    results, left_out = {}, {}
+    for method in encoders:
         try:
             with step(f"fit {method}"):
-                grid = (grids or {}).get(method)
-                options = {"controls": controls, "grid": grid, "n_candidates": n_candidates}
-                options |= {"first_seed": first_seed, "progress": progress}
-                results[method] = crossfit(method, make, folds, **options)
+                results[method] = _gather(submitted.pop(method), progress)
         except ScreenError as error:
             left_out[method] = str(error)
     return results, left_out

@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,7 @@ def jupyter_environment() -> Iterator[dict[str, str]]:
         yield {
             **os.environ,
             **dict.fromkeys(THREAD_VARIABLES, str(THREADS_PER_STAGE)),
+            "CPX_SCHEDULER": "",  # a stage computes its fits itself, unless a cluster's worker starts it
             "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # what CUDA asks for to give the same sums twice
             "IPYTHONDIR": str(folder / "ipython"),
             "JUPYTER_CONFIG_DIR": str(folder / "config"),
@@ -86,8 +87,8 @@ class StageProcess:
         Where the executed notebook goes, when it has ended.
     parameters
         What to inject.
-    environment
-        Of `jupyter_environment`.
+    variables
+        Environment variables to set beside those of `jupyter_environment`.
 
     Attributes
     ----------
@@ -99,10 +100,14 @@ class StageProcess:
         The cell it is at, with its progress bar if it shows one.
     """
 
-    def __init__(self, notebook: Path, output: Path, parameters: dict[str, Any], environment: dict[str, str]):
+    def __init__(
+        self, notebook: Path, output: Path, parameters: dict[str, Any], variables: dict[str, str] | None = None
+    ):
         self.name = notebook.stem
         self.started = time.time()
         self.progress = ""
+        self._open = ExitStack()
+        environment = self._open.enter_context(jupyter_environment()) | (variables or {})
         self._output = output
         self._unfinished = output.with_name(f".{output.name}")
         self._result = Path(environment["JUPYTER_PATH"], f"{self.name}.json")
@@ -144,6 +149,10 @@ class StageProcess:
             seconds; kernel_start, the seconds before its first cell; error: None or a dict of cell (None if
             it isn't a cell's), name (its exception's, or "") and text.
         """
+        with self._open:
+            return self._result_of_ended()
+
+    def _result_of_ended(self) -> dict:
         self._process.stdin.close()
         seconds = round(time.time() - self.started, 3)
         if self._process.returncode != 0:
@@ -158,13 +167,56 @@ class StageProcess:
 
     def stop(self) -> None:
         """End the process and its kernel; leave no half-written notebook."""
-        self._process.terminate()
-        try:
-            self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._unfinished.unlink(missing_ok=True)
+        with self._open:
+            self._process.terminate()
+            try:
+                self._process.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._unfinished.unlink(missing_ok=True)
+
+
+class Places:
+    """Where stages run, so many at a time: here, as processes of this machine.
+
+    Parameters
+    ----------
+    n_places
+        How many stages run at once.
+
+    Attributes
+    ----------
+    running : list
+        What was started and isn't collected.
+    """
+
+    def __init__(self, n_places: int):
+        self.n_places = n_places
+        self.running: list[StageProcess] = []
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing more can start now."""
+        return len(self.running) >= self.n_places
+
+    def start(self, notebook: Path, output: Path, parameters: dict[str, Any]) -> StageProcess:
+        """Start a notebook; see `StageProcess`."""
+        self.running.append(self._start(notebook, output, parameters))
+        return self.running[-1]
+
+    def _start(self, notebook: Path, output: Path, parameters: dict[str, Any]) -> StageProcess:
+        return StageProcess(notebook, output, parameters)
+
+    def collect(self, process: StageProcess) -> dict:
+        """Give free the place of a process that has ended; return `StageProcess.result`."""
+        self.running.remove(process)
+        return process.result()
+
+    def stop(self, process: StageProcess) -> None:
+        """End a process and give its place free."""
+        self.running.remove(process)
+        process.stop()
 
 
 # --- the process --------------------------------------------------------------------------------------------

@@ -10,16 +10,18 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 
-from cpx_utils.kernels import THREADS_PER_STAGE, skip_slow_imports
+from cpx_utils.kernels import Places, skip_slow_imports
 from cpx_utils.profiles import Screen, ScreenError
-from cpx_utils.provenance import project_root, run_manifest, stage_records, write_json
-from cpx_utils.running import Console, Plan, Run, forecast, require_upstream, run_lock, short_path, write_timings
-from cpx_utils.stages import PLUMBING, PROFILES, find_stage, read_stages, resolve_parameters
+from cpx_utils.provenance import project_root, stage_records
+from cpx_utils.running import Console, Plan, Run, execute, finish_run, forecast, require_upstream, run_lock, short_path
+from cpx_utils.stages import PLUMBING, PROFILES, Stage, find_stage, read_stages, resolve_parameters
+from cpx_utils.sweep import Sweep, read_sweep, run_sweep
 
 # --- the call -----------------------------------------------------------------------------------------------
 
@@ -40,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Exit status: 0 done, 1 a notebook failed, 2 the call was wrong.",
     )
     add = parser.add_argument_group("the screen").add_argument
-    add("--dataset", default="simulated", metavar="NAME|FILE.toml",
+    add("--dataset", metavar="NAME|FILE.toml",
         help="a screen of the registry, or your own (default: simulated, which needs no download)")  # fmt: skip
     add("--mirror", default="", metavar="DIR_OR_URL", help="download https://HOST/PATH from MIRROR/HOST/PATH instead")
     add("--data-dir", default="", metavar="DIR", help="where downloads are kept (default: a folder of your user)")
@@ -48,11 +50,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--check", action="store_true", help="examine the screen, list what is wrong or not testable, run nothing")
     add("--template", metavar="FILE.toml", help="write a description of a screen to edit, with small tables beside it")
     add = parser.add_argument_group("the study").add_argument
-    add("--profile", default="default", choices=list(PROFILES),
+    add("--profile", choices=list(PROFILES),
         help="smoke: small, to see that everything works; full: more repeats (default: default)")  # fmt: skip
     add("--seed", type=int, help="seed of every notebook")
     add("-p", "--parameter", action="extend", nargs="+", default=[], metavar="NAME=VALUE",
         help="set a parameter in every notebook that has it; 03.NAME=VALUE in one; --list shows them")  # fmt: skip
+    add("--sweep", metavar="FILE.toml", help="run every combination of the parameters, seeds and screens in a file")
     add("--results", metavar="DIR", help="runs go to DIR/DATASET/PROFILE (default: results/ of the project)")
     add("--figures", metavar="DIR", help="pictures go to DIR/DATASET (default: figures/ of the project)")
     group = parser.add_argument_group("the notebooks")
@@ -63,8 +66,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--force", action="store_true", help="run the notebooks considered even if nothing changed")
     add("--dry-run", action="store_true", help="say what would run, and why, and what would be downloaded; run nothing")
     add("--list", action="store_true", help="list the notebooks, their parameters and what is stale; run nothing")
-    add("--jobs", type=int, default=min(os.cpu_count() or 1, 3), metavar="N",
-        help="notebooks side by side (default: %(default)s); results don't depend on it")  # fmt: skip
+    add("--jobs", type=int, metavar="N",
+        help="notebooks side by side (default: up to 3, or a cluster's threads); results are the same")  # fmt: skip
+    add("--scheduler", metavar="ADDRESS", help="run on the Dask cluster of this scheduler, such as tcp://host:8786")
     return parser
 
 
@@ -83,6 +87,12 @@ def parse_call(arguments: Sequence[str] | None) -> argparse.Namespace:
         nearest = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
         hint = f"did you mean {nearest[0]}?" if nearest else "--help lists the options"
         raise ScreenError(f"there is no option {unknown[0]!r}; {hint}")
+    if options.sweep:
+        for name in ("check", "template", "list"):
+            if getattr(options, name):
+                raise ScreenError(f"--sweep doesn't go with --{name}; see what it would do with --dry-run")
+    else:  # a sweep's file may say them
+        options.dataset, options.profile = options.dataset or "simulated", options.profile or "default"
     for name, lowest in (("jobs", 1), ("seed", 0)):
         value = getattr(options, name)
         if value is not None and value < lowest:
@@ -90,8 +100,19 @@ def parse_call(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def make_plan(options: argparse.Namespace, notebooks: Path) -> Plan:
+def make_plan(options: argparse.Namespace, notebooks: Path, stages: list[Stage] | None = None, name: str = "") -> Plan:
     """Check everything that can be checked before anything runs.
+
+    Parameters
+    ----------
+    options
+        From `parse_call`.
+    notebooks
+        Their folder.
+    stages
+        `read_stages` of it, where they were read already.
+    name
+        Of a sweep's point.
 
     Raises
     ------
@@ -100,8 +121,8 @@ def make_plan(options: argparse.Namespace, notebooks: Path) -> Plan:
     """
     from cpx_utils.datasets import DATASETS, dataset_name
 
-    stages = read_stages(notebooks)
-    name = dataset_name(options.dataset)
+    stages = stages or read_stages(notebooks)
+    dataset, profile = dataset_name(options.dataset), options.profile
     registered = DATASETS.get(options.dataset)
     mirror = options.mirror
     if mirror and "://" not in mirror:
@@ -110,8 +131,8 @@ def make_plan(options: argparse.Namespace, notebooks: Path) -> Plan:
         mirror = str(Path(mirror).resolve())
     results = Path(options.results).resolve() if options.results else project_root() / "results"
     figures = Path(options.figures).resolve() if options.figures else project_root() / "figures"
-    run_dir = results / name / options.profile
-    figures_dir = figures / (f"{name}-smoke" if options.profile == "smoke" else name)
+    run_dir = results / dataset / profile
+    figures_dir = figures / (f"{dataset}-smoke" if profile == "smoke" else dataset)
     plumbing = {
         "dataset": options.dataset if registered else str(Path(options.dataset).resolve()),
         "run_dir": str(run_dir),
@@ -122,7 +143,7 @@ def make_plan(options: argparse.Namespace, notebooks: Path) -> Plan:
     }
     preferred = registered.parameters if registered else {}
     seed = {} if options.seed is None else {"seed": options.seed}
-    layers = [preferred, PROFILES[options.profile], seed, plumbing]
+    layers = [preferred, PROFILES[profile], seed, plumbing]
     selected = stages
     if options.only:
         chosen = {find_stage(stages, number).name for number in options.only}
@@ -133,14 +154,84 @@ def make_plan(options: argparse.Namespace, notebooks: Path) -> Plan:
         stages=stages,
         selected=selected,
         parameters=resolve_parameters(stages, layers, options.parameter),
-        dataset=name,
-        profile=options.profile,
+        dataset=dataset,
+        profile=profile,
         run_dir=run_dir,
         figures_dir=figures_dir,
-        jobs=options.jobs,
         force=options.force,
         unverified=options.unverified,
+        name=name,
     )
+
+
+def make_sweep(options: argparse.Namespace, notebooks: Path) -> tuple[Sweep, list[Plan], Path]:
+    """Read a sweep's file and check every point before anything runs.
+
+    Returns
+    -------
+    sweep, plans, folder
+        The sweep, a plan for each of its points, and its folder: `sweeps/NAME` of the results.
+
+    Raises
+    ------
+    ScreenError
+        One line: what is wrong with the call or the file, and what would be right.
+    """
+    sweep = read_sweep(options.sweep)
+    in_both = {
+        "--dataset": options.dataset and "dataset" in sweep.swept,
+        "--seed": options.seed is not None and "seed" in sweep.swept,
+        "--profile": options.profile and sweep.profile,
+    }
+    named = {name.partition("=")[0].strip() for name in options.parameter}
+    in_both |= {f"-p {name}": True for name in (*sweep.swept, *sweep.fixed) if name in named}
+    for option, wrong in in_both.items():
+        if wrong:
+            raise ScreenError(f"{option} and {options.sweep} both set that; leave one of them out")
+    results = Path(options.results).resolve() if options.results else project_root() / "results"
+    folder = results / "sweeps" / sweep.name
+    figures = Path(options.figures, sweep.name) if options.figures else None
+    stages = read_stages(notebooks)
+    plans = []
+    for point in sweep.points:
+        own = {
+            "results": folder / point.folder,
+            "figures": figures / point.folder if figures else folder / point.folder / "figures",
+            "profile": sweep.profile or options.profile or "default",
+            "dataset": point.dataset or options.dataset or "simulated",
+            "seed": options.seed if point.seed is None else point.seed,
+            "parameter": [*options.parameter, *point.given],
+        }
+        try:
+            plans.append(make_plan(argparse.Namespace(**vars(options) | own), notebooks, stages, point.name))
+        except ScreenError as error:
+            raise ScreenError(f"{options.sweep}: {error}") from None
+    return sweep, plans, folder
+
+
+@contextmanager
+def open_places(
+    options: argparse.Namespace, plans: Sequence[Plan], folders: Sequence[Path], console: Console
+) -> Iterator[Places]:
+    """Give the places where stages run: on this machine, or on a cluster whose workers must see `folders`.
+
+    Raises
+    ------
+    ScreenError
+        The cluster can't be used; the line says why.
+    """
+    if not options.scheduler:
+        yield Places(options.jobs or min(os.cpu_count() or 1, 3))
+        return
+    from cpx_utils.cluster import DaskPlaces
+
+    needed = [next(iter(plan.parameters.values())) for plan in plans]
+    data = {Path(values["data_dir"]) for values in needed if values.get("data_dir")}
+    own = {Path(values["dataset"]) for values in needed if values["dataset"].endswith(".toml")}
+    with DaskPlaces(options.scheduler, options.jobs, sorted({*folders, *data}), sorted(own)) as places:
+        count = f"{places.n_workers} worker{'' if places.n_workers == 1 else 's'}"
+        console.say(f"cluster: {count} at {options.scheduler}, {places.n_places} notebooks side by side")
+        yield places
 
 
 # --- what it does -------------------------------------------------------------------------------------------
@@ -251,49 +342,55 @@ def print_claims(run_dir: Path, console: Console) -> None:
         console.say(f"  {row.claim}: {row.verdict} ({row.endpoint}: {row.method}{against}{numbers})")
 
 
-def run_plan(plan: Plan, console: Console) -> int:
+def run_plan(plan: Plan, options: argparse.Namespace, console: Console) -> int:
     """Run a plan and write timings, manifest and report; return the exit status."""
     started = time.time()
     require_upstream(plan)
-    with run_lock(plan.run_dir):
-        run = Run(plan, console)
-        done = run.execute()
-        states = list(run.state.values())
-        if "ran" in states or not (plan.run_dir / "manifest.json").is_file():
-            write_timings(plan.run_dir)
-            _write_manifest(plan)
-        if not done:
-            blocked = [name for name, state in run.state.items() if state == "blocked"]
-            if blocked:
-                console.complain(f"not run, since they need it: {', '.join(blocked)}")
-            return 1
-        skip_slow_imports("rfc3987_syntax")  # for the addresses in notebooks, which nobody checks
-        from cpx_utils.report import write_report
-
-        report = write_report(plan.run_dir, plan.figures_dir)
+    with open_places(options, [plan], [plan.run_dir, plan.figures_dir], console) as places:
+        run = Run(plan, console, places)
+        execute([run], console, _finish)
+    states = list(run.state.values())
+    if run.failed:
+        blocked = [name for name, state in run.state.items() if state == "blocked"]
+        if blocked:
+            console.complain(f"not run, since they need it: {', '.join(blocked)}")
+        return 1
     count = sum(len(record["figures"]) for record in stage_records(plan.run_dir).values())
     console.say(
         f"notebooks: {states.count('ran')} ran, {states.count('unchanged')} unchanged, {time.time() - started:.1f} s"
     )
     console.say(f"{count} figure{'' if count == 1 else 's'} in {short_path(plan.figures_dir)}")
     print_claims(plan.run_dir, console)
-    console.say(f"report: {short_path(report)}")
+    console.say(f"report: {short_path(plan.run_dir / 'report' / 'index.html')}")
     if plan.dataset == "simulated":
         console.say("The simulated screen shows that the study works; it says nothing about biology.")
     return 0
 
 
-def _write_manifest(plan: Plan) -> None:
-    seeds = {values["seed"] for values in plan.parameters.values() if "seed" in values}
-    manifest = run_manifest(
-        plan.run_dir,
-        dataset=plan.dataset,
-        profile=plan.profile,
-        seed=seeds.pop() if len(seeds) == 1 else None,
-        threads=THREADS_PER_STAGE,
-        unverified=plan.unverified,
-    )
-    write_json(plan.run_dir / "manifest.json", manifest)
+def _finish(run: Run) -> None:
+    finish_run(run)
+    if not run.failed:
+        skip_slow_imports("rfc3987_syntax")  # for the addresses in notebooks, which nobody checks
+        from cpx_utils.report import write_report
+
+        write_report(run.plan.run_dir, run.plan.figures_dir)
+
+
+def carry_out_sweep(options: argparse.Namespace, notebooks: Path, console: Console) -> int:
+    """Run a sweep, or say what would run; return the exit status."""
+    what, plans, folder = make_sweep(options, notebooks)
+    if options.dry_run:
+        for plan in plans:
+            stale = [name[:2] for name, outlook in forecast(plan).items() if outlook != "fresh"]
+            console.say(f"{plan.name}: {'to be done or checked: ' + ', '.join(stale) if stale else 'fresh'}")
+        for dataset in dict.fromkeys(plan.dataset for plan in plans):
+            print_downloads(next(plan for plan in plans if plan.dataset == dataset), console)
+        return 0
+    for plan in plans:
+        require_upstream(plan)
+    folders = [folder, Path(options.figures).resolve()] if options.figures else [folder]
+    with run_lock(folder), open_places(options, plans, folders, console) as places:
+        return run_sweep(what, plans, folder, places, console)
 
 
 def main(arguments: Sequence[str] | None = None, notebooks: str | Path | None = None) -> int:
@@ -322,6 +419,8 @@ def main(arguments: Sequence[str] | None = None, notebooks: str | Path | None = 
         folder = Path(notebooks) if notebooks else project_root() / "notebooks"
         if options.check:
             return check(options, folder, console)
+        if options.sweep:
+            return carry_out_sweep(options, folder, console)
         plan = make_plan(options, folder)
         if options.list:
             print_list(plan, console)
@@ -331,7 +430,7 @@ def main(arguments: Sequence[str] | None = None, notebooks: str | Path | None = 
                 console.say(f"{name}: {outlook}")
             print_downloads(plan, console)
             return 0
-        return run_plan(plan, console)
+        return run_plan(plan, options, console)
     except ScreenError as error:
         console.complain(" ".join(str(error).split()))
         return 2

@@ -143,6 +143,7 @@ STYLE = {
     "text.parse_math": False,  # names of compounds and assays may hold dollar signs
     "lines.markersize": 5.5,
 }
+SWEEP_ROWS = 60  # settings of a sweep that a page holds
 
 
 # --------------------------------------------------------------------------------------------------
@@ -2082,3 +2083,71 @@ def _family_brackets(ax: Axes, families: list[str]) -> None:
             name, (middle, 1.015), (place, 1.0), xycoords=across, textcoords=lifted, rotation=0 if flat else 90,
             ha="center", va="bottom", size=SMALL, annotation_clip=False, arrowprops=None if flat else line,
         )  # fmt: skip
+
+
+@_styled
+def sweep_effects(table: pd.DataFrame, *, title: str) -> StudyFigure:
+    """What the verdict on each claim rests on, at every setting of a sweep: a panel a claim, a row a setting.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``setting, claim, endpoint, effect, ci_low, ci_high, verdict``, settings in the order of the table; the points
+        of a setting that differ in their seed share its row, one beneath the other.
+
+    Returns
+    -------
+    StudyFigure
+    """
+    columns = ["setting", "claim", "endpoint", "effect", "ci_low", "ci_high", "verdict"]
+    table = _need(table, columns, "sweep_effects")
+    if not len(table):
+        return _nothing(title, "no point has a claims table")
+    every = list(dict.fromkeys(table["setting"]))
+    settings, claims = every[:SWEEP_ROWS], sorted(table["claim"].unique())
+    repeats = int(table.groupby(["setting", "claim"]).size().max())
+    labels = [wrap_text(setting, 1.6) for setting in settings]
+    lines = max(label.count("\n") + 1 for label in labels)
+    fig = _figure(FULL_WIDTH, 1.8 + max(0.14 + 0.13 * lines, 0.2 + 0.1 * repeats) * len(settings), title)
+    wide = (FULL_WIDTH - 1.8) / len(claims) - 0.2
+    for number, (ax, claim) in enumerate(zip(_grid(fig, len(claims), len(claims), sharey=True), claims, strict=True)):
+        own = table[table["claim"] == claim]
+        endpoint = own["endpoint"].iloc[0]
+        ax.axvline(0, color=GREY, lw=1, ls=":", zorder=1)
+        for y, setting in enumerate(settings):
+            _sweep_row(ax, y, own[own["setting"] == setting])
+        _rows(ax, labels)
+        ax.tick_params(axis="y", labelleft=number == 0)
+        ax.set_title(
+            wrap_text(f"Claim {_plain(claim)}: {ENDPOINT_LABELS.get(endpoint, endpoint)}", wide, NORMAL), pad=8
+        )
+        ax.set_xlabel(wrap_text(f"gain, {ENDPOINT_UNITS.get(endpoint, 'endpoint')}", wide, NORMAL))
+        _few_ticks(ax, 3)
+    seen = [verdict for verdict in VERDICT_COLOURS if verdict in set(table["verdict"])]
+    more = f" {len(every) - len(settings)} more settings are in the table." if len(every) > len(settings) else ""
+    words = "Gain: the method of the verdict over the reference that it has to beat, with its 95% interval."
+    words += " Crosses at 0 were not testable." if "not testable" in seen else ""
+    marks = [Line2D([], [], label=verdict, ls="", ms=5.5, **_verdict_mark(verdict)) for verdict in seen]
+    _legend(fig, marks, title=wrap_text(words + more, FULL_WIDTH - 0.3))
+    return fig
+
+
+def _plain(claim) -> str:
+    """The number of a claim, also where missing values in its column have made it a float."""
+    return str(claim).removesuffix(".0")
+
+
+def _verdict_mark(verdict: str) -> dict:
+    """Marker and colour of a verdict; only what is supported is filled."""
+    marker = {"explained without TX": "s", "not supported": "v", "not testable": "x"}.get(verdict, "o")
+    open_mark = {} if verdict == "supported" or marker == "x" else {"markerfacecolor": "white"}
+    return {"marker": marker, "color": VERDICT_COLOURS.get(verdict, GREY), **open_mark}
+
+
+def _sweep_row(ax: Axes, y: float, rows: pd.DataFrame) -> None:
+    """The points of one setting, spread over its row."""
+    shifts = np.linspace(-0.22, 0.22, len(rows)) if len(rows) > 1 else np.zeros(len(rows))
+    for shift, (_, row) in zip(shifts, rows.iterrows(), strict=True):
+        mark = _verdict_mark(row["verdict"])
+        _interval(ax, y + shift, row["ci_low"], row["ci_high"], mark["color"])
+        ax.plot([np.nan_to_num(row["effect"])], [y + shift], ls="", ms=5 if len(rows) < 3 else 3.5, zorder=3, **mark)

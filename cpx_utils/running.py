@@ -1,18 +1,21 @@
 """A run: its plan, which stages it starts when, several side by side, and what it says meanwhile."""
 
+import hashlib
+import json
 import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from cpx_utils.kernels import StageProcess, jupyter_environment
+from cpx_utils.kernels import THREADS_PER_STAGE, Places, StageProcess
 from cpx_utils.profiles import ScreenError
 from cpx_utils.provenance import (
     FileHashes,
@@ -20,6 +23,7 @@ from cpx_utils.provenance import (
     git_state,
     locate,
     read_json,
+    run_manifest,
     stage_record_path,
     stage_records,
     write_json,
@@ -41,12 +45,12 @@ class Plan:
         Name of the data set; of the profile.
     run_dir, figures_dir
         Absolute folders.
-    jobs
-        How many stages may run side by side.
     force
         Whether stages run that needn't.
     unverified
         Whether files are accepted whose hash isn't the registry's.
+    name
+        Of a sweep's point, the swept values in words; empty for a run of its own.
     """
 
     stages: list[Stage]
@@ -56,9 +60,14 @@ class Plan:
     profile: str
     run_dir: Path
     figures_dir: Path
-    jobs: int
     force: bool
     unverified: bool
+    name: str = ""
+
+    @property
+    def label(self) -> str:
+        """What stands before a line about this run."""
+        return f"{self.name}: " if self.name else ""
 
     def why_run(self, stage: Stage, current: dict, hashes: FileHashes, check_reads: bool = True) -> str:
         """Say in a few words why a stage with this fingerprint must run; "" if it needn't."""
@@ -119,104 +128,165 @@ def forecast(plan: Plan) -> dict[str, str]:
 class Run:
     """Runs a plan's stages, each when all it needs is done, several side by side.
 
+    Runs of a sweep know each other. What one of them makes another needn't: a stage with the same fingerprint that
+    reads the same bytes is waited for, and its files are copied.
+
+    Parameters
+    ----------
+    plan
+        What to run.
+    console
+        Where things are said.
+    places
+        Where stages run.
+    others
+        All runs of the sweep, this one among them.
+    hashes
+        Hashes of files; None: those that the run's folder remembers.
+
     Attributes
     ----------
     state : dict
-        Stage name to "waiting", "running", "ran", "unchanged", "failed" or "blocked" (needs one that failed).
+        Stage name to "waiting", "running", "ran", "taken" (from another run), "unchanged", "failed" or "blocked"
+        (needs one that failed).
     """
 
-    def __init__(self, plan: Plan, console: "Console"):
+    def __init__(
+        self,
+        plan: Plan,
+        console: "Console",
+        places: Places,
+        others: Sequence["Run"] = (),
+        hashes: FileHashes | None = None,
+    ):
         self.plan = plan
         self.console = console
+        self.places = places
+        self.others = others
         self.state = dict.fromkeys((stage.name for stage in plan.selected), "waiting")
-        self._hashes = plan.hashes()
+        self._hashes = hashes or plan.hashes()
         self._processes: dict[str, StageProcess] = {}
         self._fingerprints: dict[str, dict] = {}
+        self._judged: set[str] = set()
+        self._lineages: dict[str, str] = {}
+        self._tried: set[tuple[str, str, str]] = set()
+        self._git: dict = {}
+        self._open = ExitStack()
+
+    @property
+    def ended(self) -> bool:
+        """Whether every stage is settled."""
+        return not {"waiting", "running"} & set(self.state.values())
+
+    @property
+    def failed(self) -> bool:
+        """Whether a stage failed."""
+        return bool({"failed", "blocked"} & set(self.state.values()))
+
+    def open(self) -> None:
+        """Take the run's folder; raises ScreenError where another process has it."""
+        self._open.enter_context(run_lock(self.plan.run_dir))
         self._git = git_state(PACKAGE_FOLDER)
 
-    def execute(self) -> bool:
-        """Run what is stale.
+    def advance(self) -> None:
+        """Collect stages that have ended; settle or start those that can be."""
+        for stage in self.plan.selected:
+            if self.state[stage.name] == "running" and self._processes[stage.name].ended():
+                self._collect(stage)
+            elif self.state[stage.name] == "waiting":
+                self._settle_or_start(stage)
 
-        Returns
-        -------
-        bool
-            Whether no stage failed.
-        """
-        with jupyter_environment() as environment:
-            try:
-                while {"waiting", "running"} & set(self.state.values()):
-                    for stage in self.plan.selected:
-                        if self.state[stage.name] == "waiting":
-                            self._settle_or_start(stage, environment)
-                        elif self.state[stage.name] == "running" and self._processes[stage.name].ended():
-                            self._collect(stage)
-                    self.console.show(self._processes.values())
-                    time.sleep(0.05 if self._processes else 0)
-            finally:
-                for process in self._processes.values():
-                    process.stop()
-                self.console.clear()
-                self._hashes.save()
-        return not {"failed", "blocked"} & set(self.state.values())
+    def close(self) -> None:
+        """Stop what still runs, keep what is known of files, and leave the run's folder."""
+        with self._open:
+            while self._processes:
+                self.places.stop(self._processes.popitem()[1])
+            self._hashes.save()
 
-    def _settle_or_start(self, stage: Stage, environment: dict[str, str]) -> None:
+    def _settle_or_start(self, stage: Stage) -> None:
         """Decide what becomes of a waiting stage once all it needs is settled; start it if a place is free."""
         before = {self.state.get(other.name, "unchanged") for other in upstream(stage, self.plan.stages)}
         if before & {"failed", "blocked"}:
-            self.state[stage.name] = "blocked"
+            self._end(stage, "blocked", "not run")
         elif before & {"waiting", "running"}:
             return
-        elif stage.name not in self._fingerprints and not self._stale(stage):
+        elif stage.name not in self._judged and not self._stale(stage):
             self._end(stage, "unchanged", "skipped (unchanged)")
-        elif len(self._processes) < self.plan.jobs:
-            self._start(stage, environment)
+        elif any(other.state.get(stage.name) == "running" for other in self._alike(stage)):
+            return
+        elif self._take(stage):
+            self._end(stage, "taken", "taken over")
+        elif not self.places.is_full:
+            self._start(stage)
+
+    def fingerprint(self, stage: Stage) -> dict[str, Any]:
+        """Return the stage's fingerprint, taken when it is first asked for."""
+        if stage.name not in self._fingerprints:
+            first = self.others[0] if self.others else self
+            like = None if first is self else first.fingerprint(stage)
+            self._fingerprints[stage.name] = fingerprint(stage, self.plan.parameters[stage.name], like)
+        return self._fingerprints[stage.name]
+
+    def lineage(self, stage: Stage) -> str:
+        """Return what stands for the fingerprints of a stage and of all it needs: runs that share it make the same."""
+        if stage.name not in self._lineages:
+            parts = [self.fingerprint(one) for one in (stage, *upstream(stage, self.plan.stages))]
+            text = json.dumps(parts, sort_keys=True)
+            self._lineages[stage.name] = hashlib.sha256(text.encode()).hexdigest()
+        return self._lineages[stage.name]
 
     def _stale(self, stage: Stage) -> bool:
-        """Take the stage's fingerprint and say whether it must run."""
-        current = fingerprint(stage, self.plan.parameters[stage.name])
-        self._fingerprints[stage.name] = current
-        return self.plan.why_run(stage, current, self._hashes) != ""
+        """Say whether the stage must run."""
+        self._judged.add(stage.name)
+        return self.plan.why_run(stage, self.fingerprint(stage), self._hashes) != ""
 
-    def _start(self, stage: Stage, environment: dict[str, str]) -> None:
+    def _start(self, stage: Stage) -> None:
         """Start a stage's process. Its record goes first: without one, a stage counts as not done."""
-        record = stage_record_path(self.plan.run_dir, stage.name)
-        if record.is_file():
-            record.replace(record.with_suffix(".before"))
+        self._set_record_aside(stage)
         changed = {
             name: value
             for name, value in self.plan.parameters[stage.name].items()
             if name in PLUMBING or value != stage.parameters[name].default
         }
-        self._processes[stage.name] = StageProcess(stage.path, self._executed(stage), changed, environment)
+        self._processes[stage.name] = self.places.start(stage.path, self._executed(stage), changed)
         self.state[stage.name] = "running"
+
+    def _set_record_aside(self, stage: Stage) -> None:
+        record = stage_record_path(self.plan.run_dir, stage.name)
+        if record.is_file():
+            record.replace(record.with_suffix(".before"))
 
     def _collect(self, stage: Stage) -> None:
         """Take in a stage whose process has ended."""
-        result = self._processes.pop(stage.name).result()
+        result = self.places.collect(self._processes.pop(stage.name))
         path = stage_record_path(self.plan.run_dir, stage.name)
         error = result["error"]
         if error is None and not path.is_file():
             text = "it ran to its end without Workspace.finish(), so what it made isn't recorded; "
             error = {"cell": None, "name": "", "text": text + "call that in its last cell"}
         if error is None:
-            self._complete_record(stage, path, result)
+            self._complete_record(stage, result)
             self._end(stage, "ran", f"{result['seconds']:.1f} s")
         else:
             path.unlink(missing_ok=True)
             self._end(stage, "failed", "failed")
-            self.console.complain(_failure_line(stage, self._executed(stage), error))
+            self.console.complain(self.plan.label + _failure_line(stage, self._executed(stage), error))
 
-    def _complete_record(self, stage: Stage, path: Path, result: dict) -> None:
+    def _complete_record(self, stage: Stage, result: dict) -> None:
         """Add the runner's part to a stage's record; remove what its last run made and this one didn't."""
+        path = stage_record_path(self.plan.run_dir, stage.name)
         record = read_json(path)
         record["run"] = {
-            "fingerprint": self._fingerprints[stage.name],
+            "fingerprint": self.fingerprint(stage),
             "seconds": result["seconds"],
             "kernel_start": result["kernel_start"],
             "git": self._git,
         }
         write_json(path, record)
-        before = path.with_suffix(".before")
+        self._remove_leftovers(path.with_suffix(".before"))
+
+    def _remove_leftovers(self, before: Path) -> None:
+        """Remove what a record that was set aside names, and no record does any more."""
         if before.is_file():
             taken = {name for other in stage_records(self.plan.run_dir).values() for name in other["writes"]}
             for name in read_json(before)["writes"].keys() - taken:
@@ -224,14 +294,103 @@ class Run:
                     locate(name, self.plan.run_dir, self.plan.figures_dir).unlink(missing_ok=True)
             before.unlink()
 
+    def _alike(self, stage: Stage) -> list["Run"]:
+        """Other runs in which the stage is the same, and all that it needs."""
+        return [one for one in self.others if one is not self and one.lineage(stage) == self.lineage(stage)]
+
+    def _take(self, stage: Stage) -> bool:
+        """Copy what another run made of the stage, where one did; say whether."""
+        for other in self._alike(stage):
+            state = other.state.get(stage.name, "")
+            if (self.plan.force and state not in ("ran", "taken")) or (
+                stage.name,
+                other.plan.name,
+                state,
+            ) in self._tried:
+                continue
+            self._tried.add((stage.name, other.plan.name, state))
+            if same_outcome(stage, self.fingerprint(stage), other.plan, self.plan, self._hashes):
+                self._set_record_aside(stage)
+                copy_stage(stage, other.plan, self.plan)
+                self._remove_leftovers(stage_record_path(self.plan.run_dir, stage.name).with_suffix(".before"))
+                return True
+        return False
+
     def _executed(self, stage: Stage) -> Path:
         return self.plan.run_dir / "notebooks" / f"{stage.name}.ipynb"
 
     def _end(self, stage: Stage, state: str, text: str) -> None:
-        """Note how a stage ended, and say it."""
+        """Note how a stage ended, and say it; of a sweep's runs, `run_sweep` says a line each."""
         self.state[stage.name] = state
-        place = self.plan.stages.index(stage) + 1
-        self.console.say(f"[{place}/{len(self.plan.stages)}] {stage.name} ... {text}")
+        if not self.plan.label and state != "blocked":
+            place = self.plan.stages.index(stage) + 1
+            self.console.say(f"[{place}/{len(self.plan.stages)}] {stage.name} ... {text}")
+
+
+def same_outcome(stage: Stage, current: dict[str, Any], source: Plan, target: Plan, hashes: FileHashes) -> bool:
+    """Say whether what a run made of a stage is what another run would make.
+
+    It is if it was made with the other's fingerprint, all its files are whole, and the files that it read have the
+    same bytes in both runs.
+
+    Parameters
+    ----------
+    stage, current
+        The stage, and its fingerprint in the target.
+    source, target
+        Where it may have been done, and where it is needed.
+    hashes
+        Hashes of files.
+    """
+    path = stage_record_path(source.run_dir, stage.name)
+    if not path.is_file() or why_stale(stage, current, source.run_dir, source.figures_dir, hashes):
+        return False
+    reads = read_json(path)["reads"].items()
+    return all(hashes.sha256(locate(name, target.run_dir, target.figures_dir)) == digest for name, digest in reads)
+
+
+def copy_stage(stage: Stage, source: Plan, target: Plan) -> None:
+    """Copy what a stage made from one run to another: its files, its executed notebook, and at last its record."""
+    record = read_json(stage_record_path(source.run_dir, stage.name))
+    for name in [*record["writes"], f"notebooks/{stage.name}.ipynb"]:
+        with atomic_path(locate(name, target.run_dir, target.figures_dir)) as temporary:
+            shutil.copyfile(locate(name, source.run_dir, source.figures_dir), temporary)
+    record["run"]["taken_from"] = os.path.relpath(source.run_dir, target.run_dir)
+    write_json(stage_record_path(target.run_dir, stage.name), record)
+
+
+def execute(runs: Sequence[Run], console: "Console", when_ended: Callable[[Run], None]) -> None:
+    """Run all stages of all runs, side by side as far as there are places.
+
+    Parameters
+    ----------
+    runs
+        In the order in which they take places.
+    console
+        Where what is running is shown.
+    when_ended
+        Called with every run when its last stage is settled.
+    """
+    waiting, active = deque(runs), []
+    try:
+        while waiting or active:
+            # A run that waits for stages of another one holds no place, so more are begun than there are places.
+            while waiting and len(active) < 4 * runs[0].places.n_places:
+                active.append(waiting.popleft())
+                active[-1].open()
+            for run in list(active):
+                run.advance()
+                if run.ended:
+                    when_ended(run)
+                    active.remove(run)
+                    run.close()
+            processes = runs[0].places.running
+            console.show(processes)
+            time.sleep(0.05 if processes else 0)
+    finally:
+        for run in active:
+            run.close()
+        console.clear()
 
 
 def _failure_line(stage: Stage, executed: Path, error: dict) -> str:
@@ -275,6 +434,23 @@ def run_lock(run_dir: Path) -> Iterator[None]:
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
+
+
+def finish_run(run: Run) -> None:
+    """Write timings and manifest of a run whose stages are settled, where anything changed."""
+    plan = run.plan
+    if {"ran", "taken"} & set(run.state.values()) or not (plan.run_dir / "manifest.json").is_file():
+        write_timings(plan.run_dir)
+        seeds = {values["seed"] for values in plan.parameters.values() if "seed" in values}
+        manifest = run_manifest(
+            plan.run_dir,
+            dataset=plan.dataset,
+            profile=plan.profile,
+            seed=seeds.pop() if len(seeds) == 1 else None,
+            threads=THREADS_PER_STAGE,
+            unverified=plan.unverified,
+        )
+        write_json(plan.run_dir / "manifest.json", manifest)
 
 
 def write_timings(run_dir: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from sklearn.base import clone
 
-from cpx_utils import bioactivity, clustering, crossfit
+from cpx_utils import bioactivity, clustering, crossfit, executors
 from cpx_utils.claims import interval_table
 from cpx_utils.encoders import Encoder
 
@@ -96,7 +96,7 @@ def data_size_curve(
                 encoder = by_fold[prepared.name]
                 results, _ = crossfit.crossfit_all(
                     {method: clone(encoder)}, [prepared], {"true_pairs": 1, "deranged": 1}, first_seed=seed,
-                    progress=False,
+                    progress=False, executor=executors.Serial(),  # too little at a time to send it anywhere
                 )  # fmt: skip
                 for result in results.values():
                     for name, table in _measured(result, compounds, labels, replicates).items():

@@ -401,8 +401,15 @@ def _imports(source: str) -> frozenset[str] | None:
     return frozenset(name.split(".")[1] for name in names if name.startswith("cpx_utils."))
 
 
-def fingerprint(stage: Stage, parameters: dict[str, Any]) -> dict[str, Any]:
+def fingerprint(stage: Stage, parameters: dict[str, Any], like: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return what decides a stage's results besides the files it reads; prose isn't in it.
+
+    Parameters
+    ----------
+    stage, parameters
+        The stage, and its complete parameters.
+    like
+        The stage's fingerprint with other parameters, taken just before: all else is then taken from it.
 
     Returns
     -------
@@ -410,6 +417,8 @@ def fingerprint(stage: Stage, parameters: dict[str, Any]) -> dict[str, Any]:
         code (SHA-256 of the code cells and their tags), parameters (paths apart), modules (of cpx_utils, by
         SHA-256), packages (versions of the key ones, and of Python).
     """
+    if like is not None:
+        return like | {"parameters": {name: value for name, value in parameters.items() if name not in PATHS_ONLY}}
     packages = {"python": f"{sys.version_info[0]}.{sys.version_info[1]}"}
     return {
         "code": hashlib.sha256(json.dumps(stage.cells).encode()).hexdigest(),

@@ -40,7 +40,7 @@ COMES_WITH = {
 # Methods that keep the contract of the class they override, of matplotlib here.
 INHERITED = {"StudyFigure.draw"}
 # The modules behind run_all.py, which alone know that notebooks exist.
-RUNNER = {"pipeline", "running", "stages", "kernels"}
+RUNNER = {"pipeline", "sweep", "cluster", "running", "stages", "kernels"}
 FORBIDDEN_MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "torch.load", "torch.save", "os.system", "os.popen"}
 

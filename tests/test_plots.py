@@ -269,6 +269,19 @@ def size_table():
     return pd.DataFrame(rows, columns=columns)
 
 
+def sweep_table(n_settings=3, n_seeds=2):
+    rng = np.random.default_rng(5)
+    rows = []
+    for setting in range(n_settings):
+        for _, (claim, endpoint) in itertools.product(range(n_seeds), enumerate(plots.ENDPOINT_LABELS, 1)):
+            effect = rng.normal(0.02, 0.02) if claim < 4 else np.nan
+            verdict = "supported" if claim == 3 else "inconclusive" if claim < 4 else "not testable"
+            rows.append(
+                (f"temperature={setting}", float(claim), endpoint, effect, effect - 0.02, effect + 0.02, verdict)
+            )
+    return pd.DataFrame(rows, columns=["setting", "claim", "endpoint", "effect", "ci_low", "ci_high", "verdict"])
+
+
 def calibration_table():
     rows = []
     for setting, limit in (("identity only, small", 0.05), ("identity only, default", 0.05), ("shared biology", 0.8)):
@@ -331,6 +344,7 @@ FIGURES = {
     "data_size_curves": (plots.data_size_curves, [size_table()], {}),
     "verdict_calibration": (plots.verdict_calibration, [calibration_table()], {}),
     "scaling_curves": (plots.scaling_curves, [scaling_table()], {}),
+    "sweep_effects": (plots.sweep_effects, [sweep_table()], {}),
     "embedding_maps": (plots.embedding_maps, [map_table()], {"label_order": MECHANISMS[:8]}),
     "task_scatter": (plots.task_scatter, [task_table()], {"tx_min": 0.7, "margin": 0.1}),
     "chosen_and_measured": (plots.chosen_and_measured, [chosen_table()], {}),
@@ -916,6 +930,21 @@ def test_scaling_curves_draw_what_is_allowed_from_the_smallest_size_on():
         assert allowed.get_ydata()[0] == pytest.approx(measured.get_ydata()[0])
         assert allowed.get_ydata()[-1] == pytest.approx(measured.get_ydata()[0] * 8**limit)
         assert list(measured.get_xdata()) == [100, 200, 400, 800]
+
+
+def test_sweep_effects_draws_every_point_in_its_row_and_counts_what_is_left_out():
+    table = sweep_table()
+    fig = draw("sweep_effects")
+    assert [ax.get_title(loc="left").split(":")[0] for ax in fig.axes] == [f"Claim {number}" for number in (1, 2, 3, 4)]
+    for claim, ax in enumerate(fig.axes, 1):
+        drawn = [(line.get_ydata()[0], line.get_xdata()[0]) for line in markers(ax)]
+        assert [round(y) for y, _ in drawn] == [0, 0, 1, 1, 2, 2]
+        own = table.loc[table["claim"] == claim, "effect"].fillna(0)
+        assert [x for _, x in drawn] == pytest.approx(own.tolist())
+    assert "not testable" in fig.legends[0].get_title().get_text()
+    many = plots.sweep_effects(sweep_table(plots.SWEEP_ROWS + 7, 1), title="t")
+    assert len(markers(many.axes[0])) == plots.SWEEP_ROWS
+    assert "7 more settings are in the table" in " ".join(many.legends[0].get_title().get_text().split())
 
 
 def test_gain_decomposition_draws_both_parts():
