@@ -2048,3 +2048,175 @@ def _family_brackets(ax: Axes, families: list[str]) -> None:
             name, (middle, 1.015), (place, 1.0), xycoords=across, textcoords=lifted, rotation=0 if flat else 90,
             ha="center", va="bottom", size=SMALL, annotation_clip=False, arrowprops=None if flat else line,
         )  # fmt: skip
+
+
+CALL_COLOURS = {"active": "#D55E00", "undecided": PALE, "inactive": "#0072B2", "neither": "#424242"}
+FEATURE_COLOURS = {"used": "#009E73", "out of range": "#E69F00", "missing": "#A50F15"}
+FEATURE_LABELS = {"used": "as in training", "out of range": "out of range", "missing": "missing, foretold"}
+
+
+@_styled
+def new_compounds_page(
+    calls: pd.DataFrame,
+    distances: pd.DataFrame,
+    mechanisms: pd.DataFrame,
+    activities: pd.DataFrame,
+    features: pd.DataFrame,
+    *,
+    title: str,
+    fdr: float = 0.05,
+    n_rows: int = 10,
+) -> StudyFigure:
+    """One page about a file of new compounds: activity, library, mechanisms, predicted outcomes, features.
+
+    Parameters
+    ----------
+    calls : DataFrame
+        ``distance, p_value, smallest_p, active``, one row a treatment.
+    distances : DataFrame
+        ``share_farther, strange``, one row a compound.
+    mechanisms : DataFrame
+        ``compound, rank, mechanism, p_adjusted, q_value`` and, where known, ``is_known``.
+    activities : DataFrame
+        ``family, call``.
+    features : DataFrame
+        ``status``.
+    fdr : float
+        At which treatments, mechanisms and strange compounds were called.
+    n_rows : int
+        Compounds named in the panel of mechanisms.
+
+    Returns
+    -------
+    StudyFigure
+    """
+    calls = _need(calls, ["distance", "p_value", "smallest_p", "active"], "new_compounds_page")
+    distances = _need(distances, ["share_farther", "strange"], "new_compounds_page")
+    mechanisms = _need(mechanisms, ["compound", "rank", "mechanism", "p_adjusted", "q_value"], "new_compounds_page")
+    activities = _need(activities, ["family", "call"], "new_compounds_page")
+    features = _need(features, ["status"], "new_compounds_page")
+    if not any(map(len, (calls, distances, mechanisms, activities, features))):
+        return _nothing(title, "no compound is new", FULL_WIDTH)
+    fig = _figure(FULL_WIDTH, 6.6, title)
+    places = [["activity", "library"], ["mechanisms", "outcomes"], ["features", "features"]]
+    axes = fig.subplot_mosaic(places, height_ratios=[3, 3.4, 0.75])
+    _activity_panel(axes["activity"], calls[_finite(calls["p_value"])], fdr)
+    _library_panel(axes["library"], distances, fdr)
+    _mechanism_panel(axes["mechanisms"], mechanisms, fdr, n_rows)
+    _outcome_panel(axes["outcomes"], activities)
+    _feature_panel(axes["features"], features)
+    return fig
+
+
+def _empty_panel(ax: Axes, title: str, reason: str) -> None:
+    ax.set_title(title)
+    ax.set_axis_off()
+    ax.text(0, 0.6, wrap_text(reason, 2.8, NORMAL), size=NORMAL, color=GREY, style="italic", transform=ax.transAxes)
+
+
+def _plain_percent(ax_axis) -> None:
+    ax_axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax_axis.set_minor_formatter(NullFormatter())
+
+
+def _activity_panel(ax: Axes, calls: pd.DataFrame, fdr: float) -> None:
+    if not len(calls):
+        return _empty_panel(ax, "Active?", "not testable: no negative controls on the plates of the new compounds")
+    active = calls["active"].to_numpy(bool)
+    ax.set_title(f"Active: {active.sum()} of {len(calls)} treatments, at {fdr:.0%} false discoveries")
+    for chosen, colour, name in ((~active, "#9B9B9B", "not called"), (active, CALL_COLOURS["active"], "active")):
+        part = calls[chosen]
+        ax.plot(part["distance"], part["p_value"], "o", ms=4, mec="white", mew=0.4, color=colour, label=name)
+    ax.axvline(1, color=GREY, lw=0.8, ls=":")
+    ax.axhline(calls["smallest_p"].min(), color=GREY, lw=0.8, ls="--")
+    ax.annotate("smallest p that was possible", (1, calls["smallest_p"].min()), xycoords=("axes fraction", "data"),
+                xytext=(0, 2), textcoords="offset points", ha="right", va="bottom", color=GREY, size=SMALL)  # fmt: skip
+    ax.set_yscale("log")
+    ax.set_ylim(1.6, calls["smallest_p"].min() / 1.8)
+    _plain_percent(ax.yaxis)
+    ax.set_xlabel("distance from controls (1: what controls do)")
+    ax.set_ylabel("p")
+    return None
+
+
+def _library_panel(ax: Axes, distances: pd.DataFrame, fdr: float) -> None:
+    known = distances[_finite(distances["share_farther"])]
+    if not len(known):
+        return _empty_panel(ax, "Like the library?", "no held-out compound of the library to compare with")
+    ax.set_title(f"Unlike the library: {int(known['strange'].sum())} of {len(known)} compounds, at {fdr:.0%}")
+    ax.hist(known["share_farther"], bins=np.linspace(0, 1, 11), color="#56B4E9", edgecolor="white")
+    expected = len(known) / 10
+    ax.axhline(expected, color="black", lw=1, ls="--")
+    ax.annotate("expected of more compounds of the library", (1, expected), xytext=(0, 2), ha="right", va="bottom",
+                textcoords="offset points", size=SMALL)  # fmt: skip
+    ax.set_xlabel("share of library compounds farther out")
+    ax.set_ylabel("new compounds")
+    ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    return None
+
+
+def _mechanism_panel(ax: Axes, mechanisms: pd.DataFrame, fdr: float, n_rows: int) -> None:
+    first = mechanisms[mechanisms["rank"] == 1].sort_values(["p_adjusted", "compound"], kind="stable")
+    if not len(first):
+        return _empty_panel(ax, "Which mechanism?", "no mechanism of action is known in the library")
+    called = int((first["q_value"] <= fdr).sum())
+    ax.set_title(f"Mechanism: {called} of {len(first)} compounds, at {fdr:.0%}")
+    shown = first.head(n_rows)
+    y = np.arange(len(shown))
+    low = min(shown["p_adjusted"].min(), 0.05) / 1.5
+    known = shown["is_known"].to_numpy(bool) if "is_known" in shown else np.zeros(len(shown), bool)
+    found = (shown["q_value"] <= fdr).to_numpy(bool)
+    colour = CALL_COLOURS["inactive"]
+    ax.hlines(y, shown["p_adjusted"], 1, color=PALE, lw=1.2)
+    for mask, fill in ((found, colour), (~found, "white")):
+        ax.plot(shown["p_adjusted"][mask], y[mask], "o", ms=5.5, mfc=fill, mec=colour, mew=1.2)
+    names = [
+        f"{row.compound}: {row.mechanism}{' ✓' if own else ''}"
+        for row, own in zip(shown.itertuples(), known, strict=True)
+    ]
+    ax.set_yticks(y, [wrap_text(name, 1.75, max_lines=1) for name in names])
+    ax.set_ylim(len(shown) - 0.4, -0.6)
+    ax.set_xscale("log")
+    ax.set_xlim(1.1, low)
+    _plain_percent(ax.xaxis)
+    ax.tick_params(axis="y", length=0)
+    ax.set_xlabel("p over all mechanisms (filled: called" + ("; ✓ known)" if known.any() else ")"))
+    return None
+
+
+def _outcome_panel(ax: Axes, activities: pd.DataFrame) -> None:
+    if not len(activities):
+        return _empty_panel(ax, "Predicted outcomes", "no assay has labels enough in the library")
+    shares = pd.crosstab(activities["family"].fillna("other"), activities["call"], normalize="index")
+    shares = shares.reindex(columns=list(CALL_COLOURS), fill_value=0.0).sort_values(["active", "inactive"])
+    decided = activities["call"].isin(["active", "inactive"]).mean()
+    ax.set_title(f"Outcomes: {decided:.0%} of {len(activities)} predictions decide")
+    left = np.zeros(len(shares))
+    for call, colour in CALL_COLOURS.items():
+        values = shares[call].to_numpy()
+        if values.sum():
+            ax.barh(np.arange(len(shares)), values, left=left, color=colour, height=0.72, label=call)
+        left = left + values
+    ax.set_yticks(np.arange(len(shares)), [wrap_text(name, 1.3, max_lines=1) for name in shares.index])
+    ax.tick_params(axis="y", length=0)
+    ax.set_xlim(0, 1)
+    ax.set_xlabel("share of compounds and assays of the family")
+    ax.legend(loc="lower left", bbox_to_anchor=(-0.3, -0.36), ncols=4, handlelength=1, columnspacing=0.9)
+    return None
+
+
+def _feature_panel(ax: Axes, features: pd.DataFrame) -> None:
+    counts = features["status"].value_counts()
+    asked, left = int(sum(counts.get(name, 0) for name in FEATURE_COLOURS)), 0
+    extra = int(counts.get("extra", 0))
+    ax.set_title(f"Features: {asked} asked for" + (f", {extra} more in the file" if extra else ""))
+    for status, colour in FEATURE_COLOURS.items():
+        n = int(counts.get(status, 0))
+        if n:
+            ax.barh(0, n, left=left, color=colour, height=0.8, label=f"{FEATURE_LABELS[status]}: {n}")
+        left += n
+    ax.set_xlim(0, max(asked, 1))
+    ax.set_yticks([])
+    ax.spines["left"].set_visible(False)
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    ax.legend(loc="upper left", bbox_to_anchor=(0, -0.65), ncols=3, handlelength=1, columnspacing=1.2)
