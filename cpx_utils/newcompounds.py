@@ -182,7 +182,7 @@ def fold_references(
 def rehearsal(
     wells: pd.DataFrame, folds: pd.DataFrame, *, hidden: float = 0.0, seed: int = 0
 ) -> tuple[pd.DataFrame, set[str], set[str]]:
-    """Let one half of the first fold's test compounds play the new ones, and keep the other half as held out.
+    """Let a quarter of the first fold's test compounds play the new ones, and keep the others as held out.
 
     Parameters
     ----------
@@ -193,7 +193,7 @@ def rehearsal(
     hidden
         Share of the features that the new wells are made to lack.
     seed
-        Of the halves and of the features.
+        Of the compounds and of the features.
 
     Returns
     -------
@@ -202,7 +202,8 @@ def rehearsal(
     """
     rng = np.random.default_rng(seed)
     test = rng.permutation(np.sort(folds.loc[folds["fold"] == 0, COMPOUND].astype(str).to_numpy()))
-    played, held_out = set(test[: len(test) // 2]), set(test[len(test) // 2 :])
+    n_new = max(1, len(test) // 4)
+    played, held_out = set(test[:n_new]), set(test[n_new:])
     features = feature_columns(wells)
     lost = rng.choice(features, round(hidden * len(features)), replace=False)
     return wells_of(wells, sorted(played)).drop(columns=list(lost)), held_out, played
@@ -237,11 +238,14 @@ def embed_compounds(new: pd.DataFrame, library: pd.DataFrame, encoder: PlateEnco
 
 
 def library_metric(wells: pd.DataFrame, codes: np.ndarray) -> np.ndarray:
-    r"""Map in which distances count in units of the noise between replicates: :math:`W` with :math:`W W^T = S^{-1}`.
+    r"""Map in which distances count in units of the noise between replicates, blind to what all treated wells share.
 
-    :math:`S` is the covariance of the library's treated wells around their treatments, shrunken (Ledoit and Wolf 2004,
-    doi 10.1016/S0047-259X(03)00096-4); around their mean where treatments have no replicates. New wells have no part in
-    it, so that a null of their labels stays exact.
+    :math:`W P` with :math:`W W^T = S^{-1}` and :math:`P = I - h h^T`. :math:`S` is the covariance of the library's
+    treated wells around their treatments, shrunken (Ledoit and Wolf 2004, doi 10.1016/S0047-259X(03)00096-4); around
+    their mean where treatments have no replicates. :math:`h` is the direction, after :math:`W`, in which the mean of
+    all treated wells differs from the controls: handling, solvent, place on the plate. Treated wells that do nothing
+    would be told from controls by it. A compound that acts in just this direction is lost with it. New wells have no
+    part in any of this, so that a null of their labels stays exact.
 
     Parameters
     ----------
@@ -254,15 +258,21 @@ def library_metric(wells: pd.DataFrame, codes: np.ndarray) -> np.ndarray:
     """
     from sklearn.covariance import ledoit_wolf
 
+    codes = np.asarray(codes, float)
     treated = ~wells[CONTROL].to_numpy(bool)
-    values = pd.DataFrame(np.asarray(codes, float)[treated])
+    values = pd.DataFrame(codes[treated])
     names = treatments(wells[treated]).to_numpy()
     around = values - values.groupby(names).transform("mean")
     if len(values) - len(np.unique(names)) < max(10, values.shape[1] // 4):
         around = values - values.mean()
     covariance, _ = ledoit_wolf(around.to_numpy(), assume_centered=True)
     size, directions = np.linalg.eigh(covariance)
-    return directions / np.sqrt(np.maximum(size, 1e-9 * max(size.max(), 1e-12)))
+    metric = directions / np.sqrt(np.maximum(size, 1e-9 * max(size.max(), 1e-12)))
+    if treated.all() or codes.shape[1] < 3:  # of one or two dimensions none can be spared
+        return metric
+    shared = (codes[treated].mean(axis=0) - codes[~treated].mean(axis=0)) @ metric
+    shared = shared / max(np.linalg.norm(shared), 1e-12)
+    return metric - np.outer(metric @ shared, shared)
 
 
 def activity_calls(
@@ -285,7 +295,8 @@ def activity_calls(
     number of controls; few controls or wells cost power, since no p can be smaller than one over the number of
     arrangements.
 
-    What it can't tell: a treatment differs from controls also by where it lies on the plate and by how it was handled.
+    What it can't tell: a treatment differs from controls also by where it lies on the plate. Replicates that share a
+    well position share its effect, and that counts as activity.
 
     Parameters
     ----------
@@ -445,10 +456,13 @@ def _lengths(points: np.ndarray, sizes: tuple, arrangements: list[np.ndarray]) -
 # --- resemblance --------------------------------------------------------------------------------------------
 
 
-def _at_least(null: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """How many of the null (NaN: none) are at least as large as each value; none for NaN."""
-    null = np.sort(null[~np.isnan(null)])
-    counts = len(null) - np.searchsorted(null, values, side="left")
+def _at_least(null: np.ndarray, values: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
+    """How many of the null (NaN: none), or what weight of it, are at least as large as each value; none for NaN."""
+    there = ~np.isnan(null)
+    order = np.argsort(null[there], kind="stable")
+    heavier = np.ones(len(order)) if weight is None else weight[there][order]
+    above = np.append(np.cumsum(heavier[::-1])[::-1], 0.0)  # from each place on to the largest
+    counts = above[np.searchsorted(null[there][order], values, side="left")]
     return np.where(np.isnan(values), 0, counts)
 
 
@@ -530,7 +544,7 @@ def _with_q(table: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 _MECHANISM_COLUMNS = ["compound", "rank", "mechanism", "score", "evidence", "n_compounds", "nearest", "p_value",
-                      "p_adjusted", "q_value"]  # fmt: skip
+                      "p_adjusted", "p_foreign", "q_value"]  # fmt: skip
 
 
 def nearest_mechanisms(new: Sequence[str], references: Sequence[Reference], *, n_neighbours: int = 3) -> pd.DataFrame:
@@ -556,10 +570,17 @@ def nearest_mechanisms(new: Sequence[str], references: Sequence[Reference], *, n
         One row a new compound and mechanism: `compound`, `rank` (1 = most evidence), `mechanism`, `score`, `evidence`
         (means over encoders), `n_compounds` of the mechanism, `nearest` (its nearest compound), `p_value` (of this pair
         alone), `p_adjusted` (over all mechanisms of the compound: its null is the *best* wrong mechanism of a held-out
-        compound; Westfall and Young 1993), and of rank 1 `q_value` (Benjamini and Hochberg among the new compounds).
+        compound; Westfall and Young 1993), `p_foreign` (see Notes), and of rank 1 `q_value` of p_adjusted (Benjamini
+        and Hochberg among the new compounds).
 
     Notes
     -----
+    p_adjusted is calibrated for compounds drawn as the library's were: how often is the best wrong mechanism of such a
+    compound as good? Compounds of one mechanism resemble each other, though, so for a compound whose mechanism the
+    library lacks they are fewer draws than their number says. `p_foreign` lets each *mechanism* count once, by the
+    share of its held-out compounds that do as well (Lee, Barber and Willett 2023, arXiv 2306.06342), and is calibrated
+    for one more mechanism. It is never below 1 / (1 + number of mechanisms).
+
     Held-out compounds without annotation count as having none of the mechanisms. If they do have some, p is too large
     rather than too small.
     """
@@ -568,8 +589,9 @@ def nearest_mechanisms(new: Sequence[str], references: Sequence[Reference], *, n
     if not mechanisms or not len(new):
         return pd.DataFrame(columns=_MECHANISM_COLUMNS)
     shape = (len(new), len(mechanisms))
-    sums = {name: np.zeros(shape) for name in ("score", "evidence", "pair", "best")}
+    sums = {name: np.zeros(shape) for name in ("score", "evidence", "pair", "best", "foreign")}
     seen, n_pair, n_best = np.zeros(len(mechanisms)), np.zeros(len(mechanisms)), np.zeros(len(mechanisms))
+    sizes_of_kinds = pd.Series([kind for part in parts for kind in part["kind"]]).value_counts()
     for part in parts:
         column = [mechanisms.index(name) for name in part["mechanisms"]]
         lacking = np.where(part["own"], np.nan, part["held_out"])  # (n_held_out, n_mechanisms)
@@ -577,6 +599,8 @@ def nearest_mechanisms(new: Sequence[str], references: Sequence[Reference], *, n
         sums["score"][:, column] += part["score"]
         sums["evidence"][:, column] += part["new"]
         sums["best"][:, column] += _at_least(best, part["new"])
+        weight = 1 / sizes_of_kinds[part["kind"]].to_numpy(float)
+        sums["foreign"][:, column] += _at_least(best, part["new"], weight)
         pairs = [_at_least(lacking[:, one], part["new"][:, one]) for one in range(len(column))]
         sums["pair"][:, column] += np.stack(pairs, axis=1)
         seen[column] += 1
@@ -592,6 +616,7 @@ def nearest_mechanisms(new: Sequence[str], references: Sequence[Reference], *, n
         "nearest": nearest.ravel(),
         "p_value": ((1 + sums["pair"]) / (1 + n_pair)).ravel(),
         "p_adjusted": ((1 + sums["best"]) / (1 + n_best)).ravel(),
+        "p_foreign": ((1 + sums["foreign"]) / (1 + len(sizes_of_kinds))).ravel(),
     })  # fmt: skip
     rank = table.groupby("compound", sort=False)["evidence"].rank(ascending=False, method="first").astype(int)
     table.insert(1, "rank", rank)
@@ -614,7 +639,7 @@ def _top_mean(similarity: np.ndarray, n: int) -> np.ndarray:
 
 
 def _mechanism_scores(reference: Reference, n_neighbours: int) -> dict:
-    """Scores and evidence of new and held-out compounds, and which mechanisms the held-out ones have themselves."""
+    """Scores and evidence of new and held-out compounds; of the held-out, own mechanisms and kind (all of these)."""
     members = _members(reference.library)
     to_new = cosine_similarity(reference.new_codes, reference.library_codes)
     to_held_out = cosine_similarity(reference.held_out_codes, reference.library_codes)

@@ -2097,100 +2097,99 @@ def new_compounds_page(
     features = _need(features, ["status"], "new_compounds_page")
     if not any(map(len, (calls, distances, mechanisms, activities, features))):
         return _nothing(title, "no compound is new", FULL_WIDTH)
-    fig = _figure(FULL_WIDTH, 6.6, title)
-    places = [["activity", "library"], ["mechanisms", "outcomes"], ["features", "features"]]
-    axes = fig.subplot_mosaic(places, height_ratios=[3, 3.4, 0.75])
-    _activity_panel(axes["activity"], calls[_finite(calls["p_value"])], fdr)
-    _library_panel(axes["library"], distances, fdr)
-    _mechanism_panel(axes["mechanisms"], mechanisms, fdr, n_rows)
-    _outcome_panel(axes["outcomes"], activities)
-    _feature_panel(axes["features"], features)
+    fig = _figure(FULL_WIDTH, 6.4, title)
+    # Rows of their own, since names of compounds and families ask for room that the other panels needn't leave.
+    rows = fig.add_gridspec(3, 1, height_ratios=[3, 3.7, 0.6])
+    activity, library = (fig.add_subplot(place) for place in rows[0].subgridspec(1, 2))
+    mechanism, outcome = (fig.add_subplot(place) for place in rows[1].subgridspec(1, 2, width_ratios=[1.25, 1]))
+    _activity_panel(activity, calls[_finite(calls["p_value"])], fdr)
+    _library_panel(library, distances)
+    _mechanism_panel(mechanism, mechanisms, fdr, n_rows)
+    _outcome_panel(outcome, activities, n_rows)
+    _feature_panel(fig.add_subplot(rows[2]), features)
     return fig
 
 
 def _empty_panel(ax: Axes, title: str, reason: str) -> None:
     ax.set_title(title)
     ax.set_axis_off()
-    ax.text(0, 0.6, wrap_text(reason, 2.8, NORMAL), size=NORMAL, color=GREY, style="italic", transform=ax.transAxes)
+    ax.text(0, 0.6, wrap_text(reason, 2.6, NORMAL), size=NORMAL, color=GREY, style="italic", transform=ax.transAxes)
 
 
-def _plain_percent(ax_axis) -> None:
-    ax_axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax_axis.set_minor_formatter(NullFormatter())
+def _plain_numbers(axis) -> None:
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _activity_panel(ax: Axes, calls: pd.DataFrame, fdr: float) -> None:
     if not len(calls):
-        return _empty_panel(ax, "Active?", "not testable: no negative controls on the plates of the new compounds")
+        _empty_panel(ax, "Active?", "not testable: no negative controls on the plates of the new compounds")
+        return
     active = calls["active"].to_numpy(bool)
-    ax.set_title(f"Active: {active.sum()} of {len(calls)} treatments, at {fdr:.0%} false discoveries")
-    for chosen, colour, name in ((~active, "#9B9B9B", "not called"), (active, CALL_COLOURS["active"], "active")):
+    ax.set_title(f"Active: {active.sum()} of {len(calls)} treatments at {fdr:.0%} FDR")
+    for chosen, colour in ((~active, "#9B9B9B"), (active, CALL_COLOURS["active"])):
         part = calls[chosen]
-        ax.plot(part["distance"], part["p_value"], "o", ms=4, mec="white", mew=0.4, color=colour, label=name)
+        ax.plot(part["distance"], part["p_value"], "o", ms=4, mec="white", mew=0.4, color=colour)
     ax.axvline(1, color=GREY, lw=0.8, ls=":")
-    ax.axhline(calls["smallest_p"].min(), color=GREY, lw=0.8, ls="--")
-    ax.annotate("smallest p that was possible", (1, calls["smallest_p"].min()), xycoords=("axes fraction", "data"),
-                xytext=(0, 2), textcoords="offset points", ha="right", va="bottom", color=GREY, size=SMALL)  # fmt: skip
+    lowest = calls["smallest_p"].min()
+    ax.axhline(lowest, color=GREY, lw=0.8, ls="--")
     ax.set_yscale("log")
-    ax.set_ylim(1.6, calls["smallest_p"].min() / 1.8)
-    _plain_percent(ax.yaxis)
+    ax.set_ylim(1.6, lowest / 1.8)
+    _plain_numbers(ax.yaxis)
     ax.set_xlabel("distance from controls (1: what controls do)")
-    ax.set_ylabel("p")
-    return None
+    ax.set_ylabel("p (dashed: smallest possible)")
 
 
-def _library_panel(ax: Axes, distances: pd.DataFrame, fdr: float) -> None:
+def _library_panel(ax: Axes, distances: pd.DataFrame) -> None:
     known = distances[_finite(distances["share_farther"])]
     if not len(known):
-        return _empty_panel(ax, "Like the library?", "no held-out compound of the library to compare with")
-    ax.set_title(f"Unlike the library: {int(known['strange'].sum())} of {len(known)} compounds, at {fdr:.0%}")
+        _empty_panel(ax, "Like the library?", "no held-out compound of the library to compare with")
+        return
+    ax.set_title(f"Unlike the library: {int(known['strange'].sum())} of {len(known)} compounds")
     ax.hist(known["share_farther"], bins=np.linspace(0, 1, 11), color="#56B4E9", edgecolor="white")
-    expected = len(known) / 10
-    ax.axhline(expected, color="black", lw=1, ls="--")
-    ax.annotate("expected of more compounds of the library", (1, expected), xytext=(0, 2), ha="right", va="bottom",
-                textcoords="offset points", size=SMALL)  # fmt: skip
-    ax.set_xlabel("share of library compounds farther out")
+    ax.axhline(len(known) / 10, color="black", lw=1, ls="--")
+    ax.set_xlabel("share of library farther out (dashed: expected)")
     ax.set_ylabel("new compounds")
     ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    return None
 
 
 def _mechanism_panel(ax: Axes, mechanisms: pd.DataFrame, fdr: float, n_rows: int) -> None:
     first = mechanisms[mechanisms["rank"] == 1].sort_values(["p_adjusted", "compound"], kind="stable")
     if not len(first):
-        return _empty_panel(ax, "Which mechanism?", "no mechanism of action is known in the library")
+        _empty_panel(ax, "Which mechanism?", "no mechanism of action is known in the library")
+        return
     called = int((first["q_value"] <= fdr).sum())
-    ax.set_title(f"Mechanism: {called} of {len(first)} compounds, at {fdr:.0%}")
+    ax.set_title(f"Mechanism: {called} of {len(first)}")
     shown = first.head(n_rows)
     y = np.arange(len(shown))
-    low = min(shown["p_adjusted"].min(), 0.05) / 1.5
     known = shown["is_known"].to_numpy(bool) if "is_known" in shown else np.zeros(len(shown), bool)
     found = (shown["q_value"] <= fdr).to_numpy(bool)
     colour = CALL_COLOURS["inactive"]
     ax.hlines(y, shown["p_adjusted"], 1, color=PALE, lw=1.2)
     for mask, fill in ((found, colour), (~found, "white")):
         ax.plot(shown["p_adjusted"][mask], y[mask], "o", ms=5.5, mfc=fill, mec=colour, mew=1.2)
-    names = [
-        f"{row.compound}: {row.mechanism}{' ✓' if own else ''}"
-        for row, own in zip(shown.itertuples(), known, strict=True)
-    ]
-    ax.set_yticks(y, [wrap_text(name, 1.75, max_lines=1) for name in names])
+    pairs = zip(shown["compound"], shown["mechanism"], known, strict=True)
+    names = [f"{'✓ ' if own else ''}{compound}: {mechanism}" for compound, mechanism, own in pairs]
+    ax.set_yticks(y, [wrap_text(name, 2.1, max_lines=1) for name in names])
     ax.set_ylim(len(shown) - 0.4, -0.6)
     ax.set_xscale("log")
-    ax.set_xlim(1.1, low)
-    _plain_percent(ax.xaxis)
+    ax.set_xlim(1.2, min(shown["p_adjusted"].min(), 0.05) / 1.5)
+    _plain_numbers(ax.xaxis)
     ax.tick_params(axis="y", length=0)
-    ax.set_xlabel("p over all mechanisms (filled: called" + ("; ✓ known)" if known.any() else ")"))
-    return None
+    ax.set_xlabel("p (filled: called" + ("; ✓ known)" if known.any() else ")"))
 
 
-def _outcome_panel(ax: Axes, activities: pd.DataFrame) -> None:
+def _outcome_panel(ax: Axes, activities: pd.DataFrame, n_rows: int) -> None:
     if not len(activities):
-        return _empty_panel(ax, "Predicted outcomes", "no assay has labels enough in the library")
-    shares = pd.crosstab(activities["family"].fillna("other"), activities["call"], normalize="index")
+        _empty_panel(ax, "Predicted outcomes", "no assay has labels enough in the library")
+        return
+    family = activities["family"].fillna("other")
+    kept = family.value_counts().index[: n_rows if family.nunique() <= n_rows else n_rows - 1]
+    family = family.where(family.isin(kept), "all others")
+    shares = pd.crosstab(family, activities["call"], normalize="index")
     shares = shares.reindex(columns=list(CALL_COLOURS), fill_value=0.0).sort_values(["active", "inactive"])
     decided = activities["call"].isin(["active", "inactive"]).mean()
-    ax.set_title(f"Outcomes: {decided:.0%} of {len(activities)} predictions decide")
+    ax.set_title(f"Outcomes: {decided:.0%} decided")
     left = np.zeros(len(shares))
     for call, colour in CALL_COLOURS.items():
         values = shares[call].to_numpy()
@@ -2200,9 +2199,8 @@ def _outcome_panel(ax: Axes, activities: pd.DataFrame) -> None:
     ax.set_yticks(np.arange(len(shares)), [wrap_text(name, 1.3, max_lines=1) for name in shares.index])
     ax.tick_params(axis="y", length=0)
     ax.set_xlim(0, 1)
-    ax.set_xlabel("share of compounds and assays of the family")
-    ax.legend(loc="lower left", bbox_to_anchor=(-0.3, -0.36), ncols=4, handlelength=1, columnspacing=0.9)
-    return None
+    ax.set_xlabel("share of predictions")
+    ax.legend(loc="upper right", bbox_to_anchor=(1.05, -0.2), ncols=4, handlelength=1, columnspacing=0.9)
 
 
 def _feature_panel(ax: Axes, features: pd.DataFrame) -> None:

@@ -265,7 +265,7 @@ def test_gaps_are_foretold_from_what_repeats_them(library, preparation):
     place = [preparation.features_.index(name) for name in missing]
     kept = np.setdiff1d(np.arange(N_FEATURES), place)
     np.testing.assert_array_equal(filled[:, kept], whole[:, kept])
-    assert np.corrcoef(filled[:, place[0]], whole[:, place[0]])[0, 1] > 0.9
+    assert np.corrcoef(filled[:, place[0]], whole[:, place[0]])[0, 1] > 0.8
     assert (filling.r2_ > 0.8).all()
     # What has no counterpart comes back as the mean, and is said to be unknown.
     alone = library.assign(Cells_F03=np.random.default_rng(0).normal(size=len(library)))
