@@ -19,7 +19,7 @@ from cpx_utils.kernels import THREADS_PER_STAGE, skip_slow_imports
 from cpx_utils.profiles import Screen, ScreenError
 from cpx_utils.provenance import project_root, run_manifest, stage_records, write_json
 from cpx_utils.running import Console, Plan, Run, forecast, require_upstream, run_lock, short_path, write_timings
-from cpx_utils.stages import PLUMBING, PROFILES, find_stage, read_stages, resolve_parameters
+from cpx_utils.stages import FILES, PLUMBING, PROFILES, find_stage, read_stages, resolve_parameters
 
 # --- the call -----------------------------------------------------------------------------------------------
 
@@ -129,10 +129,13 @@ def make_plan(options: argparse.Namespace, notebooks: Path) -> Plan:
         selected = [stage for stage in stages if stage.name in chosen]
     elif options.first:
         selected = stages[stages.index(find_stage(stages, options.first)) :]
+    parameters = resolve_parameters(stages, layers, options.parameter)
+    for values in parameters.values():  # a kernel works in the notebooks' folder, not in the caller's
+        values.update({name: str(Path(values[name]).resolve()) for name in FILES & values.keys() if values[name]})
     return Plan(
         stages=stages,
         selected=selected,
-        parameters=resolve_parameters(stages, layers, options.parameter),
+        parameters=parameters,
         dataset=name,
         profile=options.profile,
         run_dir=run_dir,
