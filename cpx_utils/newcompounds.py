@@ -639,27 +639,52 @@ def _top_mean(similarity: np.ndarray, n: int) -> np.ndarray:
 
 
 def _mechanism_scores(reference: Reference, n_neighbours: int) -> dict:
-    """Scores and evidence of new and held-out compounds; of the held-out, own mechanisms and kind (all of these)."""
+    """Scores and evidence of new and held-out compounds; of the held-out, own mechanisms and kind (all of these).
+
+    What is usual is judged without library compounds that share a held-out compound's mechanisms: a foreign compound
+    has no relatives among them either.
+    """
     members = _members(reference.library)
     to_new = cosine_similarity(reference.new_codes, reference.library_codes)
     to_held_out = cosine_similarity(reference.held_out_codes, reference.library_codes)
     within = cosine_similarity(reference.library_codes)
-    score, new, held_out, own = [], [], [], []
-    for name, rows in members.items():
+    usual = np.full((len(within), len(members)), np.nan)
+    score, held_out = np.empty((len(to_new), len(members))), np.empty((len(to_held_out), len(members)))
+    for column, rows in enumerate(members.values()):
         without = np.setdiff1d(np.arange(len(within)), rows)
-        usual = _top_mean(within[np.ix_(without, rows)], n_neighbours) if len(without) > 1 else np.zeros(1)
-        mean, spread = usual.mean(), max(usual.std(), 1e-6)
-        score.append(_top_mean(to_new[:, rows], n_neighbours))
-        new.append((score[-1] - mean) / spread)
-        held_out.append((_top_mean(to_held_out[:, rows], n_neighbours) - mean) / spread)
-        own.append([name in moas for moas in reference.held_out["MoA"]])
-    stacked = {"score": score, "new": new, "held_out": held_out}
-    lengths = {"score": len(to_new), "new": len(to_new), "held_out": len(to_held_out)}
-    parts = {name: np.reshape(values, (len(members), lengths[name])).T for name, values in stacked.items()}
-    return parts | {
+        usual[without, column] = _top_mean(within[np.ix_(without, rows)], n_neighbours)
+        score[:, column] = _top_mean(to_new[:, rows], n_neighbours)
+        held_out[:, column] = _top_mean(to_held_out[:, rows], n_neighbours)
+    new_mean, new_spread = _moments(usual, np.zeros(len(usual), bool))
+    moas = reference.held_out["MoA"].tolist()
+    ids = reference.held_out[COMPOUND]
+    kinds = ["|".join(sorted(names)) or f"only {one}" for names, one in zip(moas, ids, strict=True)]
+    own = np.array([[name in names for name in members] for names in moas], bool).reshape(held_out.shape)
+    for kind in dict.fromkeys(kinds):
+        of_kind = np.array([one == kind for one in kinds])
+        related = np.zeros(len(usual), bool)
+        for name in moas[kinds.index(kind)]:
+            related[members.get(name, [])] = True
+        mean, spread = _moments(usual, related)
+        held_out[of_kind] = (held_out[of_kind] - mean) / spread
+    evidence = (score - new_mean) / new_spread
+    return {
+        "score": score,
+        "new": evidence,
+        "held_out": held_out,
         "mechanisms": list(members),
-        "own": np.reshape(own, (len(members), len(to_held_out))).T.astype(bool),
+        "own": own,
+        "kind": kinds,
     }
+
+
+def _moments(values: np.ndarray, left_out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation by column without some rows and without gaps; 0 and 1 where nothing is left."""
+    kept = values[~left_out]
+    n = np.maximum((~np.isnan(kept)).sum(axis=0), 1)
+    mean = np.nansum(kept, axis=0) / n
+    spread = np.sqrt(np.nansum((kept - mean) ** 2, axis=0) / n)
+    return mean, np.where(spread > 1e-6, spread, 1.0)
 
 
 def _mechanism_members(

@@ -179,21 +179,21 @@ def test_mechanism_scores_and_p_equal_a_naive_loop():
         members = [row for row in range(60) if mechanism in library["MoA"][row]]
         return np.mean(sorted(cosine(code, reference.library_codes[row]) for row in members)[-3:])
 
-    usual = {}
-    for name in [f"m{number}" for number in range(6)]:
-        values = [score(reference.library_codes[row], name) for row in range(60) if name not in library["MoA"][row]]
-        usual[name] = np.mean(values), np.std(values)
+    names = [f"m{number}" for number in range(6)]
 
-    def evidence(code, name):
-        return (score(code, name) - usual[name][0]) / usual[name][1]
+    def evidence(code, name, own=()):
+        """In units of library compounds that lack the mechanism, and share none with the compound itself."""
+        others = [row for row in range(60) if not {name, *own} & set(library["MoA"][row])]
+        usual = [score(reference.library_codes[row], name) for row in others]
+        return (score(code, name) - np.mean(usual)) / np.std(usual)
 
     row = ranked[(ranked["compound"] == "b") & (ranked["mechanism"] == "m4")].iloc[0]
     mine = evidence(reference.new_codes[1], "m4")
     assert row["score"] == pytest.approx(score(reference.new_codes[1], "m4"), abs=1e-6)
     assert row["evidence"] == pytest.approx(mine, abs=1e-5)
     held_out = list(zip(reference.held_out_codes, reference.held_out["MoA"], strict=True))
-    pair = [evidence(code, "m4") for code, own in held_out if "m4" not in own]
-    best = [max(evidence(code, name) for name in usual if name not in own) for code, own in held_out]
+    pair = [evidence(code, "m4", own) for code, own in held_out if "m4" not in own]
+    best = [max(evidence(code, name, own) for name in names if name not in own) for code, own in held_out]
     assert row["p_value"] == pytest.approx((1 + np.sum(np.array(pair) >= mine)) / (1 + len(pair)))
     assert row["p_adjusted"] == pytest.approx((1 + np.sum(np.array(best) >= mine)) / (1 + len(best)))
     assert row["p_adjusted"] >= row["p_value"] and row["n_compounds"] == 10
