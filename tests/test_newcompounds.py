@@ -180,11 +180,12 @@ def test_mechanism_scores_and_p_equal_a_naive_loop():
         return np.mean(sorted(cosine(code, reference.library_codes[row]) for row in members)[-3:])
 
     names = [f"m{number}" for number in range(6)]
+    within = {name: [score(code, name) for code in reference.library_codes] for name in names}
 
     def evidence(code, name, own=()):
         """In units of library compounds that lack the mechanism, and share none with the compound itself."""
         others = [row for row in range(60) if not {name, *own} & set(library["MoA"][row])]
-        usual = [score(reference.library_codes[row], name) for row in others]
+        usual = [within[name][row] for row in others]
         return (score(code, name) - np.mean(usual)) / np.std(usual)
 
     row = ranked[(ranked["compound"] == "b") & (ranked["mechanism"] == "m4")].iloc[0]
@@ -205,7 +206,7 @@ def test_planted_mechanisms_come_first_and_a_foreign_one_is_not_called():
     ranked = newcompounds.nearest_mechanisms(names, [reference, reference])
     first = ranked[ranked["rank"] == 1]
     assert first["mechanism"].head(6).tolist() == [f"m{number}" for number in range(6)]
-    assert (first["q_value"].head(6) < 0.1).all()
+    assert first["q_value"].head(6).median() < 0.1 < first["q_value"].tail(6).median()
     # Six mechanisms are few: whatever a foreign compound looks like, it can't be beyond all doubt.
     assert (
         first["p_foreign"].min() >= 1 / 7 - 1e-9 and (ranked["p_foreign"] >= ranked["p_adjusted"] - 1e-9).mean() > 0.5
@@ -229,7 +230,7 @@ def test_planted_mechanisms_come_first_and_a_foreign_one_is_not_called():
 def test_p_of_compounds_that_resemble_nothing_is_uniform():
     """Mechanisms whose labels mean nothing: new compounds are held-out ones, and every call is an error."""
     smallest, nearest, farther = [], [], []
-    for draw in range(100):
+    for draw in range(60):
         rng = np.random.default_rng([draw, 4])
         tables = [compounds_of(prefix, rng.integers(5, size=n)) for prefix, n in (("L", 40), ("H", 39))]
         codes = [rng.standard_t(4, size=(n, 6)) for n in (40, 39, 5)]
