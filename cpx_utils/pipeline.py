@@ -20,7 +20,7 @@ from cpx_utils.kernels import Places, skip_slow_imports
 from cpx_utils.profiles import Screen, ScreenError
 from cpx_utils.provenance import project_root, stage_records
 from cpx_utils.running import Console, Plan, Run, execute, finish_run, forecast, require_upstream, run_lock, short_path
-from cpx_utils.stages import PLUMBING, PROFILES, Stage, find_stage, read_stages, resolve_parameters
+from cpx_utils.stages import FILES, PLUMBING, PROFILES, Stage, find_stage, read_stages, resolve_parameters
 from cpx_utils.sweep import Sweep, read_sweep, run_sweep
 
 # --- the call -----------------------------------------------------------------------------------------------
@@ -150,10 +150,13 @@ def make_plan(options: argparse.Namespace, notebooks: Path, stages: list[Stage] 
         selected = [stage for stage in stages if stage.name in chosen]
     elif options.first:
         selected = stages[stages.index(find_stage(stages, options.first)) :]
+    parameters = resolve_parameters(stages, layers, options.parameter)
+    for values in parameters.values():  # a kernel works in the notebooks' folder, not in the caller's
+        values.update({name: str(Path(values[name]).resolve()) for name in FILES & values.keys() if values[name]})
     return Plan(
         stages=stages,
         selected=selected,
-        parameters=resolve_parameters(stages, layers, options.parameter),
+        parameters=parameters,
         dataset=dataset,
         profile=profile,
         run_dir=run_dir,

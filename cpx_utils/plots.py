@@ -144,6 +144,9 @@ STYLE = {
     "lines.markersize": 5.5,
 }
 SWEEP_ROWS = 60  # settings of a sweep that a page holds
+CALL_COLOURS = {"active": "#D55E00", "undecided": PALE, "inactive": "#0072B2", "neither": "#424242"}
+FEATURE_COLOURS = {"used": "#009E73", "out of range": "#E69F00", "missing": "#A50F15"}
+FEATURE_LABELS = {"used": "as in training", "out of range": "out of range", "missing": "missing, foretold"}
 
 
 # --------------------------------------------------------------------------------------------------
@@ -2151,3 +2154,168 @@ def _sweep_row(ax: Axes, y: float, rows: pd.DataFrame) -> None:
         mark = _verdict_mark(row["verdict"])
         _interval(ax, y + shift, row["ci_low"], row["ci_high"], mark["color"])
         ax.plot([np.nan_to_num(row["effect"])], [y + shift], ls="", ms=5 if len(rows) < 3 else 3.5, zorder=3, **mark)
+
+
+@_styled
+def new_compounds_page(
+    calls: pd.DataFrame,
+    distances: pd.DataFrame,
+    mechanisms: pd.DataFrame,
+    activities: pd.DataFrame,
+    features: pd.DataFrame,
+    *,
+    title: str,
+    fdr: float = 0.05,
+    n_rows: int = 10,
+) -> StudyFigure:
+    """One page about a file of new compounds: activity, library, mechanisms, predicted outcomes, features.
+
+    Parameters
+    ----------
+    calls : DataFrame
+        ``distance, p_value, smallest_p, active``, one row a treatment.
+    distances : DataFrame
+        ``share_farther, strange``, one row a compound.
+    mechanisms : DataFrame
+        ``compound, rank, mechanism, p_adjusted, q_value`` and, where known, ``is_known``.
+    activities : DataFrame
+        ``family, call``.
+    features : DataFrame
+        ``status``.
+    fdr : float
+        At which treatments, mechanisms and strange compounds were called.
+    n_rows : int
+        Compounds named in the panel of mechanisms.
+
+    Returns
+    -------
+    StudyFigure
+    """
+    calls = _need(calls, ["distance", "p_value", "smallest_p", "active"], "new_compounds_page")
+    distances = _need(distances, ["share_farther", "strange"], "new_compounds_page")
+    mechanisms = _need(mechanisms, ["compound", "rank", "mechanism", "p_adjusted", "q_value"], "new_compounds_page")
+    activities = _need(activities, ["family", "call"], "new_compounds_page")
+    features = _need(features, ["status"], "new_compounds_page")
+    if not any(map(len, (calls, distances, mechanisms, activities, features))):
+        return _nothing(title, "no compound is new", FULL_WIDTH)
+    fig = _figure(FULL_WIDTH, 6.4, title)
+    # Rows of their own, since names of compounds and families ask for room that the other panels needn't leave.
+    rows = fig.add_gridspec(3, 1, height_ratios=[3, 3.7, 0.6])
+    activity, library = (fig.add_subplot(place) for place in rows[0].subgridspec(1, 2))
+    mechanism, outcome = (fig.add_subplot(place) for place in rows[1].subgridspec(1, 2, width_ratios=[1.25, 1]))
+    _activity_panel(activity, calls[_finite(calls["p_value"])], fdr)
+    _library_panel(library, distances)
+    _mechanism_panel(mechanism, mechanisms, fdr, n_rows)
+    _outcome_panel(outcome, activities, n_rows)
+    _feature_panel(fig.add_subplot(rows[2]), features)
+    return fig
+
+
+def _empty_panel(ax: Axes, title: str, reason: str) -> None:
+    ax.set_title(title)
+    ax.set_axis_off()
+    ax.text(0, 0.6, wrap_text(reason, 2.6, NORMAL), size=NORMAL, color=GREY, style="italic", transform=ax.transAxes)
+
+
+def _plain_numbers(axis) -> None:
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _activity_panel(ax: Axes, calls: pd.DataFrame, fdr: float) -> None:
+    if not len(calls):
+        _empty_panel(ax, "Active?", "not testable: no negative controls on the plates of the new compounds")
+        return
+    active = calls["active"].to_numpy(bool)
+    ax.set_title(f"Active: {active.sum()} of {len(calls)} treatments at {fdr:.0%} FDR")
+    for chosen, colour in ((~active, "#9B9B9B"), (active, CALL_COLOURS["active"])):
+        part = calls[chosen]
+        ax.plot(part["distance"], part["p_value"], "o", ms=4, mec="white", mew=0.4, color=colour)
+    ax.axvline(1, color=GREY, lw=0.8, ls=":")
+    lowest = calls["smallest_p"].min()
+    ax.axhline(lowest, color=GREY, lw=0.8, ls="--")
+    ax.set_yscale("log")
+    ax.set_ylim(1.6, lowest / 1.8)
+    _plain_numbers(ax.yaxis)
+    ax.set_xlabel("distance from controls (1: what controls do)")
+    ax.set_ylabel("p (dashed: smallest possible)")
+
+
+def _library_panel(ax: Axes, distances: pd.DataFrame) -> None:
+    known = distances[_finite(distances["share_farther"])]
+    if not len(known):
+        _empty_panel(ax, "Like the library?", "no held-out compound of the library to compare with")
+        return
+    ax.set_title(f"Unlike the library: {int(known['strange'].sum())} of {len(known)} compounds")
+    ax.hist(known["share_farther"], bins=np.linspace(0, 1, 11), color="#56B4E9", edgecolor="white")
+    ax.axhline(len(known) / 10, color="black", lw=1, ls="--")
+    ax.set_xlabel("share of library farther out (dashed: expected)")
+    ax.set_ylabel("new compounds")
+    ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+
+
+def _mechanism_panel(ax: Axes, mechanisms: pd.DataFrame, fdr: float, n_rows: int) -> None:
+    first = mechanisms[mechanisms["rank"] == 1].sort_values(["p_adjusted", "compound"], kind="stable")
+    if not len(first):
+        _empty_panel(ax, "Which mechanism?", "no mechanism of action is known in the library")
+        return
+    called = int((first["q_value"] <= fdr).sum())
+    ax.set_title(f"Mechanism: {called} of {len(first)}")
+    shown = first.head(n_rows)
+    y = np.arange(len(shown))
+    known = shown["is_known"].to_numpy(bool) if "is_known" in shown else np.zeros(len(shown), bool)
+    found = (shown["q_value"] <= fdr).to_numpy(bool)
+    colour = CALL_COLOURS["inactive"]
+    ax.hlines(y, shown["p_adjusted"], 1, color=PALE, lw=1.2)
+    for mask, fill in ((found, colour), (~found, "white")):
+        ax.plot(shown["p_adjusted"][mask], y[mask], "o", ms=5.5, mfc=fill, mec=colour, mew=1.2)
+    pairs = zip(shown["compound"], shown["mechanism"], known, strict=True)
+    names = [f"{'✓ ' if own else ''}{compound}: {mechanism}" for compound, mechanism, own in pairs]
+    ax.set_yticks(y, [wrap_text(name, 2.1, max_lines=1) for name in names])
+    ax.set_ylim(len(shown) - 0.4, -0.6)
+    ax.set_xscale("log")
+    ax.set_xlim(1.2, min(shown["p_adjusted"].min(), 0.05) / 1.5)
+    _plain_numbers(ax.xaxis)
+    ax.tick_params(axis="y", length=0)
+    ax.set_xlabel("p (filled: called" + ("; ✓ known)" if known.any() else ")"))
+
+
+def _outcome_panel(ax: Axes, activities: pd.DataFrame, n_rows: int) -> None:
+    if not len(activities):
+        _empty_panel(ax, "Predicted outcomes", "no assay has labels enough in the library")
+        return
+    family = activities["family"].fillna("other")
+    kept = family.value_counts().index[: n_rows if family.nunique() <= n_rows else n_rows - 1]
+    family = family.where(family.isin(kept), "all others")
+    shares = pd.crosstab(family, activities["call"], normalize="index")
+    shares = shares.reindex(columns=list(CALL_COLOURS), fill_value=0.0).sort_values(["active", "inactive"])
+    decided = activities["call"].isin(["active", "inactive"]).mean()
+    ax.set_title(f"Outcomes: {decided:.0%} decided")
+    left = np.zeros(len(shares))
+    for call, colour in CALL_COLOURS.items():
+        values = shares[call].to_numpy()
+        if values.sum():
+            ax.barh(np.arange(len(shares)), values, left=left, color=colour, height=0.72, label=call)
+        left = left + values
+    ax.set_yticks(np.arange(len(shares)), [wrap_text(name, 1.3, max_lines=1) for name in shares.index])
+    ax.tick_params(axis="y", length=0)
+    ax.set_xlim(0, 1)
+    ax.set_xlabel("share of predictions")
+    ax.legend(loc="upper right", bbox_to_anchor=(1.05, -0.2), ncols=4, handlelength=1, columnspacing=0.9)
+
+
+def _feature_panel(ax: Axes, features: pd.DataFrame) -> None:
+    counts = features["status"].value_counts()
+    asked, left = int(sum(counts.get(name, 0) for name in FEATURE_COLOURS)), 0
+    extra = int(counts.get("extra", 0))
+    ax.set_title(f"Features: {asked} asked for" + (f", {extra} more in the file" if extra else ""))
+    for status, colour in FEATURE_COLOURS.items():
+        n = int(counts.get(status, 0))
+        if n:
+            ax.barh(0, n, left=left, color=colour, height=0.8, label=f"{FEATURE_LABELS[status]}: {n}")
+        left += n
+    ax.set_xlim(0, max(asked, 1))
+    ax.set_yticks([])
+    ax.spines["left"].set_visible(False)
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    ax.legend(loc="upper left", bbox_to_anchor=(0, -0.65), ncols=3, handlelength=1, columnspacing=1.2)

@@ -58,6 +58,8 @@ PLUMBING = {
 }
 # These don't make a stage stale: the files behind them are compared by their hashes.
 PATHS_ONLY = {"run_dir", "figures_dir", "data_dir", "mirror"}
+# Files that a user names by a parameter, relative to where the runner was called.
+FILES = {"new_profiles"}
 KEY_PACKAGES = ("numpy", "pandas", "scikit-learn", "scipy", "torch")
 
 TYPES = {"int": int, "float": float, "str": str, "bool": bool}

@@ -33,6 +33,7 @@ __all__ = [
     "examine_user_screen",
     "read_cell_painting",
     "read_description",
+    "read_plate_description",
     "read_user_screen",
     "review_screen",
 ]
@@ -75,6 +76,30 @@ def read_description(toml_path: str | Path, reserved: Collection[str] = ()) -> d
     problems = _description_problems(described, toml_path, reserved)
     refuse([line for lines in problems.values() for line in lines], _CHECK)
     return described
+
+
+def read_plate_description(toml_path: str | Path) -> dict:
+    """Read what a TOML says of Cell Painting alone: its sections [cp] and [columns].
+
+    Parameters
+    ----------
+    toml_path : path
+        A description of new profiles, or of a whole screen, whose other sections are left alone.
+
+    Returns
+    -------
+    dict
+        ``cp`` and, where given, ``columns``.
+
+    Raises
+    ------
+    ScreenError
+        As `read_description`, for these two sections.
+    """
+    described = _load_toml(toml_path)
+    problems = _description_problems(described, toml_path, ())
+    refuse([line for part in ("", "cp", "columns") for line in problems[part]], "mend this one first; the next run")
+    return {section: described[section] for section in ("cp", "columns") if section in described}
 
 
 def _load_toml(toml_path: str | Path) -> dict:

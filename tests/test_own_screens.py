@@ -105,6 +105,7 @@ def own(tmp_path_factory, own_screen):
     new.rename(columns=OWN_COLUMNS).to_csv(folder / "new.csv.gz", index=False)
     study = Study(folder, toml, "own", *OWN, f"new_profiles={folder / 'new.csv.gz'}", "compound_column=drug",
                   "plate_column=plate id", "control_column=dmso")  # fmt: skip
+    study.toml = toml
     study.new = sorted(new.loc[~new[CONTROL], COMPOUND].unique())
     study.done = study.run()
     return study
@@ -128,9 +129,43 @@ def test_new_wells_of_a_file_are_embedded_and_annotated(own):
     mechanisms, activities = own.table("tables/new_mechanisms.csv"), own.table("tables/new_activities.csv")
     assert set(mechanisms["compound"]) == set(activities["compound"]) == set(own.new)
     assert activities["probability"].between(0, 1).all()
+    for name, column in (("treatments", "p_value"), ("neighbours", "p_value"), ("mechanisms", "p_adjusted")):
+        assert own.table(f"tables/new_{name}.csv")[column].between(0, 1, inclusive="right").all()
     assert "contrastive/all/encoder.safetensors" in "".join(
         stage_records(own.run_dir)["08_embed_new_compounds"]["reads"]
     )
+
+
+def new_plate(folder: Path, name: str, missing: float = 0.0) -> Path:
+    """The new file of `own` once more, without the last share of its features."""
+    table = pd.read_csv(folder / "new.csv.gz")
+    features = [column for column in table if column.startswith(("Cells_", "Cytoplasm_", "Nuclei_"))]
+    lost = features[len(features) - round(missing * len(features)) :]
+    table.drop(columns=lost).to_csv(folder / name, index=False)
+    return folder / name
+
+
+def test_a_plate_that_lacks_a_tenth_of_its_features_is_embedded_and_that_is_said(own):
+    path = new_plate(own.toml.parent, "tenth.csv", 0.1)
+    done = own.run("--only", "08", parameters=(f"new_profiles={path}",))
+    assert done.status == 0, done.stderr
+    features = own.table("tables/new_features.csv")
+    n_missing, n_asked = (features["status"] == "missing").sum(), (features["status"] != "extra").sum()
+    assert 0 < n_missing <= 0.2 * n_asked
+    assert f"{n_missing} of {n_asked} features that the encoder uses are missing" in own.learned("08")
+    assert sorted(own.table("tables/new_compounds.csv")["compound"]) == own.new
+    # A file that changes under the same name runs the notebook again, and nothing else does.
+    arguments = {"parameters": (f"new_profiles={path}",)}
+    assert own.run("--only", "08", **arguments).ran == []
+    new_plate(own.toml.parent, "tenth.csv", 0.05)
+    assert own.run("--only", "08", **arguments).ran == ["08_embed_new_compounds"]
+
+
+def test_a_plate_that_lacks_most_of_its_features_is_refused_in_one_line(own):
+    path = new_plate(own.toml.parent, "most.csv", 0.6)
+    done = own.run("--only", "08", parameters=(f"new_profiles={path}",))
+    assert done.status == 1 and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+    assert "most.csv: " in done.stderr and "the limit is 20%" in done.stderr and "in all)" in done.stderr
 
 
 def test_nothing_fitted_knows_of_the_test_compounds(own, own_screen, tmp_path):

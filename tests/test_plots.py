@@ -321,6 +321,22 @@ def activity_table(n_compounds=12, n_tasks=48):
     return pd.DataFrame(rows, columns=["compound", "task", "family", "probability"])
 
 
+def new_compound_tables(n=80):
+    """Tables of `new_compounds_page`: a few treatments and mechanisms stand out, a tenth of the features is missing."""
+    rng = np.random.default_rng(13)
+    p_value = np.where(np.arange(n) % 4 == 0, 1e-4, rng.uniform(1e-4, 1, n))
+    distance = np.where(p_value < 0.01, rng.uniform(1.5, 4, n), rng.uniform(0.6, 1.6, n))
+    calls = pd.DataFrame({"distance": distance, "p_value": p_value, "smallest_p": 1e-4, "active": p_value < 0.01})
+    share = rng.uniform(0.005, 1, n // 2)
+    distances = pd.DataFrame({"share_farther": share, "strange": share < 0.02})
+    mechanisms = mechanism_table().assign(p_adjusted=lambda table: rng.uniform(0.01, 1, len(table)))
+    mechanisms["q_value"] = mechanisms["p_adjusted"].where(mechanisms["rank"] == 1) * 2
+    activities = activity_table().drop(columns="probability")
+    activities["call"] = rng.choice(list(plots.CALL_COLOURS), len(activities), p=[0.1, 0.55, 0.3, 0.05])
+    features = pd.DataFrame({"status": ["used"] * 215 + ["out of range"] * 9 + ["missing"] * 25 + ["extra"] * 40})
+    return [calls, distances, mechanisms, activities, features]
+
+
 # Every figure of the module: the function, its tables, what else it needs.
 FIGURES = {
     "method_intervals": (plots.method_intervals, [interval_table()], {"xlabel": "mAP", "chance": 0.1}),
@@ -356,6 +372,7 @@ FIGURES = {
     "split_intervals": (plots.split_intervals, [split_table()], {}),
     "nearest_mechanisms": (plots.nearest_mechanisms, [mechanism_table()], {}),
     "predicted_activity": (plots.predicted_activity, [activity_table()], {}),
+    "new_compounds_page": (plots.new_compounds_page, new_compound_tables(), {}),
 }  # fmt: skip
 
 
@@ -999,3 +1016,18 @@ def test_predicted_activity_groups_tasks_by_family():
     assert "48 tasks, by target family" in words(fig)
     few = plots.predicted_activity(activity_table(3, 4), title="t")
     assert {"assay 00", "assay 03"} <= {label.get_text() for label in few.axes[0].get_xticklabels()}
+
+
+def test_new_compounds_page_counts_what_was_called_and_says_what_is_lacking():
+    tables = new_compound_tables()
+    said = " | ".join(words(draw("new_compounds_page")))
+    calls, _, mechanisms, activities, _ = tables
+    assert f"{calls['active'].sum()} of {len(calls)} treatments" in said
+    assert f"Mechanism: {(mechanisms['q_value'] <= 0.05).sum()} of 25" in said
+    decided = activities["call"].isin(["active", "inactive"]).mean()
+    assert f"Outcomes: {decided:.0%} decided" in said
+    assert "249 asked for, 40 more in the file" in said and "missing, foretold: 25" in said
+    none = [calls.assign(p_value=np.nan, active=False), tables[1], mechanisms.iloc[:0], activities.iloc[:0], tables[4]]
+    said = " ".join(" ".join(words(plots.new_compounds_page(*none, title="t"))).split())
+    assert "not testable: no negative controls" in said and "no mechanism of action is known" in said
+    assert "no assay has labels enough" in said
