@@ -268,6 +268,22 @@ def test_the_map_shows_the_first_folds_test_compounds():
     again = clustering.umap_of_test_compounds(consensus, compounds, n_moas=2, n_neighbours=5, seed=1)
     pd.testing.assert_frame_equal(points, again)
 
+    nearest = clustering.nearest_test_compounds(consensus, n_nearest=3)
+    assert len(nearest) == 30 * 3 and nearest["rank"].tolist() == [1, 2, 3] * 30
+    part = consensus["raw_cp"].query("fold == 0 and role == 'test'")
+    values = part[[f"z{i:03d}" for i in range(6)]].to_numpy()
+    values /= np.linalg.norm(values, axis=1, keepdims=True)
+    for row, compound in enumerate(part[COMPOUND]):
+        cosines = sorted(((values[row] @ other, name) for other, name in zip(values, part[COMPOUND], strict=True)
+                          if name != compound), reverse=True)[:3]  # fmt: skip
+        mine = nearest[nearest["compound"] == compound]
+        assert mine["neighbour"].tolist() == [name for _, name in cosines]
+        np.testing.assert_allclose(mine["cosine"], [cosine for cosine, _ in cosines], atol=1e-5)
+    few = {"raw_cp": consensus["raw_cp"].iloc[:4]}  # two of them in the fold's test part
+    assert clustering.nearest_test_compounds(few)["neighbour"].tolist() == ["c02", "c00"]
+    empty = clustering.nearest_test_compounds({})
+    assert list(empty.columns) == ["method", "compound", "rank", "neighbour", "cosine"] and len(empty) == 0
+
 
 # --- permutation nulls --------------------------------------------------------------------------------------
 

@@ -203,6 +203,7 @@ def test_figures_are_byte_stable_and_open(tmp_path, table):
         fig, ax = plt.subplots()
         ax.scatter(table["x"], table["y"], clip_on=True)
         ax.set_title(r"$\tau$")
+        fig.suptitle("It is\nfound")
         workspace = open_workspace(tmp_path / name, "05_cluster")
         workspace.figure(fig, "05_map", table, "A  caption\nover lines.")
         assert plt.fignum_exists(fig.number)
@@ -212,7 +213,7 @@ def test_figures_are_byte_stable_and_open(tmp_path, table):
     assert sorted(written["a"]) == ["05_map.csv", "05_map.png", "05_map.svg"]
     assert written["a"] == written["b"]
     record = stage_records(tmp_path / "a" / "run")["05_cluster"]
-    assert record["figures"] == [{"name": "05_map", "caption": "A caption over lines."}]
+    assert record["figures"] == [{"name": "05_map", "title": "It is found", "caption": "A caption over lines."}]
     assert set(record["writes"]) == {"figures:05_map.csv", "figures:05_map.png", "figures:05_map.svg"}
 
 
