@@ -244,14 +244,16 @@ def figure_captions() -> dict[str, str]:
 def gallery_block() -> str:
     """Pictures of one screen with their captions, a few a row; each leads to the picture in full."""
     captions = figure_captions()
+    notebooks = {path.name[:2]: path.name for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")}
     last = {name[:2]: name for name in captions}
     chosen = [name for name in captions if name in {*last.values(), *GALLERY_ALSO}]
     cells = []
     for name in chosen:
-        path, words = f"figures/{GALLERY_SCREEN}/{name}.png", html.escape(captions[name])
+        path, words, number = f"figures/{GALLERY_SCREEN}/{name}.png", captions[name], name[:2]
         cells.append(
-            f'<td width="{100 // GALLERY_ACROSS}%" valign="top"><a href="{path}"><img src="{path}" alt="{words}"></a>'
-            f"<br>{words}</td>"
+            f'<td width="{100 // GALLERY_ACROSS}%" valign="top"><a href="{path}"><img src="{path}" '
+            f'alt="{html.escape(words)}"></a><br><a href="notebooks/{notebooks[number]}">{number}</a> '
+            f"{html.escape(words, quote=False)}</td>"
         )
     rows = [cells[start : start + GALLERY_ACROSS] for start in range(0, len(cells), GALLERY_ACROSS)]
     return "\n".join(["<table>", *("<tr>\n" + "\n".join(row) + "\n</tr>" for row in rows), "</table>"])

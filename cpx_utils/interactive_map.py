@@ -18,10 +18,10 @@ MAX_SHOWN = 2000  # compounds: beyond that a page gets slow, and points hide eac
 PAGES = Path(__file__).parent / "pages"
 IN_TABLE = 3  # neighbours named for each compound in the table and under the pointer
 OTHER_COLOUR = "#8C8C8C"  # darker than in figures, where no one has to aim at a point
-# matplotlib's marks in Bokeh's words
+# matplotlib's marks in Bokeh's words, where there is the same one: for "X" and "<" there is none
 MARKERS = {"o": "circle", "s": "square", "^": "triangle", "D": "diamond", "v": "inverted_triangle", "P": "plus",
            "X": "star", "<": "hex"}  # fmt: skip
-SIZES = {"triangle": 11, "inverted_triangle": 11, "diamond": 12, "plus": 12, "star": 13, "square": 9}
+SIZES = {"triangle": 11, "inverted_triangle": 11, "diamond": 13, "plus": 12, "star": 13, "square": 9}
 
 
 def read_map(run_dir: str | Path) -> dict | None:
@@ -121,7 +121,7 @@ def map_content(known: dict) -> dict:
         "methods": methods,
         "plot": json_item(_plot(compounds, methods[0], [row["nearest"][0] for row in rows], styles)),
     }
-    library = "\n".join(Resources(mode="inline", components=["bokeh"], log_level="warn").js_raw)
+    library, *_ = Resources(mode="inline", components=["bokeh"]).js_raw  # the rest sets the level of its log
     return {
         "title": f"Map of {len(compounds):,} unseen compounds",
         "n_test": known["n_test"],

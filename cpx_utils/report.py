@@ -274,7 +274,7 @@ def _code_style() -> str:
     """Return the colours of code, light and dark."""
     from pygments.formatters import HtmlFormatter
 
-    light, dark = (HtmlFormatter(style=name).get_style_defs(".highlight") for name in ("default", "github-dark"))
+    light, dark = (HtmlFormatter(style=name).get_style_defs(".highlight") for name in ("xcode", "github-dark"))
     background = ".highlight, .highlight pre { background: var(--card); }"
     return f"\n{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n{background}\n"
 
@@ -327,6 +327,8 @@ def notebook_html(notebook: Any) -> str:
         page,
         flags=re.IGNORECASE,
     )
+    # Tables that are wider than the page scroll in their own box: the keyboard must reach it.
+    page = page.replace('<div class="output_html', '<div tabindex="0" role="group" aria-label="Table" class="output_html')
     return re.sub(r"xformulax(\d+)x", lambda match: formulas[int(match[1])], page)
 
 

@@ -217,6 +217,26 @@ def test_figures_are_byte_stable_and_open(tmp_path, table):
     assert set(record["writes"]) == {"figures:05_map.csv", "figures:05_map.png", "figures:05_map.svg"}
 
 
+def test_a_figure_is_shown_with_its_caption_and_read_out_by_its_title(tmp_path, table, monkeypatch):
+    from IPython.core.interactiveshell import InteractiveShell
+    from IPython.utils.capture import capture_output
+
+    from cpx_utils import plots
+
+    empty = pd.DataFrame(columns=["method", "x", "y", "label"])
+    figure = plots.embedding_maps(empty, title="It rises\nin all of them", label_order=[])
+    monkeypatch.setattr("cpx_utils.provenance._in_notebook", lambda: True)
+    InteractiveShell.instance()
+    try:
+        with capture_output() as shown:
+            open_workspace(tmp_path, "05_cluster").figure(figure, "05_map", empty, "What <it> shows.")
+    finally:
+        InteractiveShell.clear_instance()
+    picture, words = shown.outputs
+    assert picture.metadata["image/png"]["alt"] == "It rises in all of them"
+    assert words.data["text/markdown"] == "`05_map`: What &lt;it&gt; shows."
+
+
 def test_steps_and_sentences_are_recorded(tmp_path, capsys):
     workspace = open_workspace(tmp_path, "05_cluster")
     with workspace.step("fit"):

@@ -28,7 +28,7 @@ def test_the_index_shows_everything_escaped(run):
         "<li><b>Learned</b> &lt;script",
         "against raw CP, gain +0.123 [+0.100, +0.200]",
         "Of 2 claims, 1 is supported, 1 explained without TX.",
-        '<a href="notebooks/01_prepare.html#cell-id=the-figure">in its notebook</a>',
+        '<a href="notebooks/01_prepare.html#cell-id=the-figure">its notebook</a>',
         'alt="Found: &lt;script',
         'href="figures/01_map.csv"',
         'href="figures/01_map.svg"',
