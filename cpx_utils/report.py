@@ -328,7 +328,8 @@ def notebook_html(notebook: Any) -> str:
         flags=re.IGNORECASE,
     )
     # Tables that are wider than the page scroll in their own box: the keyboard must reach it.
-    page = page.replace('<div class="output_html', '<div tabindex="0" role="group" aria-label="Table" class="output_html')
+    reachable = '<div tabindex="0" role="group" aria-label="Table" class="output_html'
+    page = page.replace('<div class="output_html', reachable)
     return re.sub(r"xformulax(\d+)x", lambda match: formulas[int(match[1])], page)
 
 

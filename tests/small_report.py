@@ -15,11 +15,11 @@ STAGES = {"01_prepare": "What is there?", "05_cluster": "What lies together?", "
 METHODS = ("raw_cp", "contrastive")
 N_COMPOUNDS = 40
 PROSE = "A line inside is $s_{ij} / \\tau$ and one apart is\n\n$$\\mathcal{L} = -\\frac{1}{n} \\sum_i \\log p_{ii}.$$"
-CODE = '''import pandas as pd
+CODE = """import pandas as pd
 
 shown = [f"{name!r:>3}\\n" for name in {"a": 1, "b": 2.5} if name is not None and not isinstance(name, int)]
 raise ValueError(len(shown) @ -3 + 0x1F) if shown and True else print(sorted(map(str, shown), key=lambda one: one[0]))
-'''
+"""
 CODE += "table = workspace.read('cp.parquet')  # a line that is far too long for the screen of any telephone" + " " * 40
 
 
