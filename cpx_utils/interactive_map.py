@@ -15,6 +15,11 @@ import pandas as pd
 from cpx_utils.profiles import COMPOUND, CONTROL, DOSE
 
 MAX_SHOWN = 2000  # compounds: beyond that a page gets slow, and points hide each other
+# Bokeh's own tooltips name each value in a blue that is hard to read on white. It escapes what it puts in.
+TOOLTIP = """<div style="max-width: 19rem; white-space: normal; color: #1d2530; font-size: 13px; line-height: 1.4">
+<b>@compound</b><br>@mechanisms<br>@wells CP wells<br>Nearest by cosine: @nearest</div>"""
+# Around points: name, size, width and dashes
+RINGS = (("found", 16, 1.5, "dotted"), ("neighbours", 16, 2, "solid"), ("chosen", 22, 3.5, "solid"))
 PAGES = Path(__file__).parent / "pages"
 IN_TABLE = 3  # neighbours named for each compound in the table and under the pointer
 OTHER_COLOUR = "#8C8C8C"  # darker than in figures, where no one has to aim at a point
@@ -200,12 +205,11 @@ def _plot(compounds: pd.DataFrame, method: dict, nearest: list[str], styles: dic
     plot.segment("x0", "y0", "x1", "y1", source=links, line_color="#1d2530", line_width=1.2, line_alpha=0.7)
     drawn = plot.scatter("x", "y", source=points, marker="marker", size="size", fill_color="colour",
                          line_color="white", line_width=0.5, nonselection_alpha=1)  # fmt: skip
-    for name, size, width in (("found", 15, 1.5), ("neighbours", 15, 2), ("chosen", 22, 3.5)):
+    for name, size, width, dash in RINGS:
         rings = ColumnDataSource(name=name, data=empty)
-        plot.scatter("x", "y", source=rings, size=size, fill_alpha=0, line_color="#1d2530", line_width=width)
-    tooltips = [("compound", "@compound"), ("mechanisms", "@mechanisms"), ("CP wells", "@wells"),
-                ("nearest by cosine", "@nearest")]  # fmt: skip
-    plot.add_tools(HoverTool(renderers=[drawn], tooltips=tooltips, limit=2), TapTool(renderers=[drawn]))
+        line = {"line_color": "#1d2530", "line_width": width, "line_dash": dash}
+        plot.scatter("x", "y", source=rings, size=size, fill_alpha=0, **line)
+    plot.add_tools(HoverTool(renderers=[drawn], tooltips=TOOLTIP, limit=2), TapTool(renderers=[drawn]))
     return plot
 
 

@@ -327,6 +327,7 @@ def notebook_html(notebook: Any) -> str:
         page,
         flags=re.IGNORECASE,
     )
+    page = page.replace("<th></th>", "<td></td>")  # pandas leaves corners empty: those are no headings
     # Tables that are wider than the page scroll in their own box: the keyboard must reach it.
     reachable = '<div tabindex="0" role="group" aria-label="Table" class="output_html'
     page = page.replace('<div class="output_html', reachable)

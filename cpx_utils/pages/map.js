@@ -19,18 +19,18 @@
     plot.toolbar.active_drag = null; // a finger on the map scrolls the page, until the reader asks to move the map
   }
 
+  const address = (number) => `#${new URLSearchParams({ compound: data.names[number] })}`;
   const chosenNumber = () => {
-    const name = /^#compound=(.*)$/.exec(location.hash)?.[1];
-    const number = name === undefined ? undefined : numbers.get(decodeURIComponent(name));
+    const number = numbers.get(new URLSearchParams(location.hash.slice(1)).get("compound"));
     return number !== undefined && isDrawn(number) ? number : undefined;
   };
   const choose = (number) => {
-    location.hash = `compound=${encodeURIComponent(data.names[number])}`;
+    location.hash = address(number);
   };
   const linkTo = (number) => {
     const link = document.createElement("a");
     link.textContent = data.names[number];
-    link.href = `#compound=${encodeURIComponent(data.names[number])}`;
+    link.href = address(number);
     return link;
   };
   const current = () => data.methods[method.value];
@@ -86,9 +86,9 @@
     }
     const mine = mechanismsOf(number);
     heading.textContent = data.names[number];
-    const wells = `${plural(data.wells[number], "CP well")}, ${plural(data.doses[number], "dose")}`;
-    text.textContent = `${mine.join("; ") || "mechanism unknown"} · ${wells}. Nearest by cosine in ${
-      current().label}:`;
+    const doses = data.doses[number] ? `, ${plural(data.doses[number], "dose")}` : "";
+    text.textContent = `${mine.join("; ") || "mechanism unknown"} · ${
+      plural(data.wells[number], "CP well")}${doses}. Nearest by cosine in ${current().label}:`;
     neighbours.replaceChildren(
       ...near.map((other, place) => {
         const item = document.createElement("li");
@@ -137,7 +137,7 @@
   addEventListener("hashchange", () => {
     showChosen();
     if (chosenNumber() !== undefined) {
-      heading.focus({ preventScroll: true }); // the link that was followed is gone from the list
+      heading.focus(); // the link that was followed is gone from the list
     }
   });
   showMethod();
