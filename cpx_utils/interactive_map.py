@@ -58,13 +58,7 @@ def read_map(run_dir: str | Path) -> dict | None:
     labels = points["label"].value_counts().drop("other", errors="ignore").index.tolist()
     compounds = points.drop_duplicates("compound")[["compound", "label"]]
     n_test = len(compounds)
-    if n_test > MAX_SHOWN:
-        is_named = (compounds["label"] != "other").to_numpy()
-        spare = np.flatnonzero(~is_named)
-        n_spare = max(MAX_SHOWN - is_named.sum(), 0)
-        kept = np.concatenate([np.flatnonzero(is_named), spare[np.linspace(0, len(spare) - 1, n_spare).astype(int)]])
-        compounds = compounds.iloc[np.sort(kept[:MAX_SHOWN])]
-    compounds = _described(compounds, Path(run_dir))
+    compounds = _described(_bounded(compounds), Path(run_dir))
     # Grey ones are drawn first, so that they hide none that has a name.
     order = compounds["label"].map({label: rank for rank, label in enumerate(["other", *labels[::-1]])})
     compounds = compounds.iloc[np.argsort(order.to_numpy(), kind="stable")].reset_index(drop=True)
@@ -78,15 +72,26 @@ def read_map(run_dir: str | Path) -> dict | None:
     }
 
 
+def _bounded(compounds: pd.DataFrame) -> pd.DataFrame:
+    """Return at most `MAX_SHOWN` compounds: those of a named mechanism, and of the others an even share."""
+    if len(compounds) <= MAX_SHOWN:
+        return compounds
+    is_named = (compounds["label"] != "other").to_numpy()
+    spare = np.flatnonzero(~is_named)
+    n_spare = max(MAX_SHOWN - is_named.sum(), 0)
+    kept = np.concatenate([np.flatnonzero(is_named), spare[np.linspace(0, len(spare) - 1, n_spare).astype(int)]])
+    return compounds.iloc[np.sort(kept[:MAX_SHOWN])]
+
+
 def _described(compounds: pd.DataFrame, run_dir: Path) -> pd.DataFrame:
-    """Add what is known of the compounds: mechanisms as one text, CP wells, doses."""
-    known = pd.read_parquet(run_dir / "compounds.parquet", columns=[COMPOUND, "MoA"]).set_index(COMPOUND)["MoA"]
-    mechanisms = known.map(lambda names: "; ".join(map(str, names)))
+    """Add what is known of the compounds: mechanisms (lists), CP wells, doses."""
+    known = pd.read_parquet(run_dir / "compounds.parquet", columns=[COMPOUND, "MoA"])
+    mechanisms = {name: list(map(str, moas)) for name, moas in zip(known[COMPOUND], known["MoA"], strict=True)}
     wells = pd.read_parquet(run_dir / "cp.parquet", columns=[COMPOUND, DOSE, CONTROL])
     wells = wells[~wells[CONTROL].astype(bool)].groupby(COMPOUND)[DOSE]
     ids = compounds["compound"]
     return compounds.assign(
-        mechanisms=ids.map(mechanisms).fillna(""),
+        mechanisms=[mechanisms.get(name, []) for name in ids],
         wells=ids.map(wells.size()).fillna(0).astype(int),
         doses=ids.map(wells.nunique()).fillna(0).astype(int),
     )
@@ -170,6 +175,7 @@ def _rows(compounds: pd.DataFrame, names: list[str], methods: list[dict]) -> lis
     """Return the table that says the same as the map: compound, mechanisms, wells, nearest by each method."""
     rows = compounds[["compound", "mechanisms", "wells"]].to_dict("records")
     for number, row in enumerate(rows):
+        row["mechanisms"] = "; ".join(row["mechanisms"])
         near = (zip(method["nearest"][number][:IN_TABLE], method["cosine"][number], strict=False) for method in methods)
         row["nearest"] = [", ".join(f"{names[other]} ({cosine:.2f})" for other, cosine in pairs) for pairs in near]
     return rows
@@ -193,7 +199,7 @@ def _plot(compounds: pd.DataFrame, method: dict, nearest: list[str], styles: dic
         "x": [np.nan if value is None else value for value in method["x"]],
         "y": [np.nan if value is None else value for value in method["y"]],
         "compound": compounds["compound"].tolist(),
-        "mechanisms": [text or "unknown" for text in compounds["mechanisms"]],
+        "mechanisms": ["; ".join(names) or "mechanism unknown" for names in compounds["mechanisms"]],
         "wells": compounds["wells"].tolist(),
         "nearest": nearest,
         "colour": [colour for colour, _ in style],

@@ -33,6 +33,8 @@ def test_positions_and_neighbours_are_those_of_the_tables(run_dir):
             mine = nearest[(nearest["method"] == method["key"]) & (nearest["compound"] == names[row])]
             assert [names[other] for other in method["nearest"][row]] == mine["neighbour"].tolist()
             assert method["cosine"][row] == pytest.approx(mine["cosine"], abs=6e-4)
+    assert data["mechanisms"][names.index(EVIL)] == ["<b>bold</b> agonist"]
+    assert data["mechanisms"][names.index("SIM-001")] == []
     assert data["wells"] == [2] * len(names) and data["doses"] == [1] * len(names)
 
 

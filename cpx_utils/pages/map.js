@@ -9,7 +9,7 @@
   const [heading, text, neighbours] = ["chosen-name", "chosen-text", "neighbours"].map(element);
   const isDrawn = (number) => number < data.mechanisms.length;
   const numbers = new Map(data.names.map((name, number) => [name, number]));
-  const mechanismsOf = (number) => (isDrawn(number) ? data.mechanisms[number] : "").split("; ").filter(Boolean);
+  const mechanismsOf = (number) => (isDrawn(number) ? data.mechanisms[number] : []);
   const plural = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
 
   await Bokeh.embed.embed_item(data.plot, "plot");
@@ -48,7 +48,7 @@
     }
     const rank = (number) => {
       const at = data.names[number].toLowerCase().indexOf(words);
-      const inMechanisms = data.mechanisms[number].toLowerCase().includes(words);
+      const inMechanisms = data.mechanisms[number].join("; ").toLowerCase().includes(words);
       return at === 0 ? 0 : at > 0 ? 1 : inMechanisms ? 2 : 3;
     };
     const all = data.mechanisms.map((_, number) => [rank(number), number]).filter(([place]) => place < 3);
