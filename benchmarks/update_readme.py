@@ -1,10 +1,13 @@
-"""Write the README's tables from the tables behind the committed figures, so that no number is typed by hand.
+"""Write the README's tables and gallery from the committed figures and the tables behind them, none typed by hand.
 
 python benchmarks/update_readme.py            # after a run of every screen shown
 python benchmarks/update_readme.py --check    # status 1 where the README differs; the tests call this
 """
 
 import argparse
+import ast
+import html
+import json
 import re
 import sys
 from pathlib import Path
@@ -23,6 +26,10 @@ METHODS = {
     "contrastive_soft": "contrastive, soft targets",
     "autoencoder": "autoencoder",
 }
+
+
+# The gallery: a screen that everyone can run, three pictures a row, and beside the last of each notebook the claims.
+GALLERY_SCREEN, GALLERY_ACROSS, GALLERY_ALSO = "simulated", 3, {"07_claims"}
 
 
 def screens() -> list[str]:
@@ -247,8 +254,50 @@ def speed_block() -> str:
     return markdown(["work", "ours", "beside", "ratio", "results compared", "machine", "date"], rows)
 
 
+def figure_captions() -> dict[str, str]:
+    """Caption of every figure that the notebooks make, in their order, as their calls of workspace.figure state it.
+
+    A caption is a constant: in the call, or in a name that the same cell sets before.
+    """
+    captions = {}
+    for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            if cell["cell_type"] != "code":
+                continue
+            nodes = list(ast.walk(ast.parse("".join(cell["source"]))))
+            named = {
+                ast.unparse(node.targets[0]): node.value
+                for node in nodes
+                if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+            }
+            for node in nodes:
+                if isinstance(node, ast.Call) and ast.unparse(node.func) == "workspace.figure":
+                    _, name, _, caption = node.args
+                    captions[ast.literal_eval(name)] = ast.literal_eval(named.get(ast.unparse(caption), caption))
+    return captions
+
+
+def gallery_block() -> str:
+    """Pictures of one screen with their captions, a few a row; each leads to the picture in full."""
+    captions = figure_captions()
+    notebooks = {path.name[:2]: path.name for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")}
+    last = {name[:2]: name for name in captions}
+    chosen = [name for name in captions if name in {*last.values(), *GALLERY_ALSO}]
+    cells = []
+    for name in chosen:
+        path, words, number = f"figures/{GALLERY_SCREEN}/{name}.png", captions[name], name[:2]
+        cells.append(
+            f'<td width="{100 // GALLERY_ACROSS}%" valign="top"><a href="{path}"><img src="{path}" '
+            f'alt="{html.escape(words)}"></a><br><a href="notebooks/{notebooks[number]}">{number}</a> '
+            f"{html.escape(words, quote=False)}</td>"
+        )
+    rows = [cells[start : start + GALLERY_ACROSS] for start in range(0, len(cells), GALLERY_ACROSS)]
+    return "\n".join(["<table>", *("<tr>\n" + "\n".join(row) + "\n</tr>" for row in rows), "</table>"])
+
+
 BLOCKS = {
     "speed": speed_block,
+    "gallery": gallery_block,
     "paired": paired_block,
     "full size": full_size_block,
     "ablation": ablation_block,

@@ -282,9 +282,7 @@ def umap_of_test_compounds(
     first_moa = compounds.set_index(COMPOUND)["MoA"].map(lambda names: names[0] if len(names) else "other")
     tables = []
     for method, table in consensus.items():
-        first = table[["split", "repeat", "fold"]].iloc[0]
-        part = table[(table[["split", "repeat", "fold"]] == first).all(axis=1) & (table["role"] == "test")]
-        part = part[(part["seed"] == 0) & part["control"].isin(["", "true_pairs"])]
+        part = _first_test_fold(table)
         label = part[COMPOUND].map(first_moa).fillna("other")
         frequent = label[label != "other"].value_counts().index[:n_moas]
         layout = UMAP(
@@ -299,6 +297,47 @@ def umap_of_test_compounds(
             "label": label.where(label.isin(frequent), "other").to_numpy(),
         }))  # fmt: skip
     return pd.concat(tables, ignore_index=True)
+
+
+def _first_test_fold(consensus: pd.DataFrame) -> pd.DataFrame:
+    """The first fold's test compounds of a consensus table, as draw 0 on true pairs (or without TX) embeds them."""
+    first = consensus[["split", "repeat", "fold"]].iloc[0]
+    is_shown = (consensus[["split", "repeat", "fold"]] == first).all(axis=1) & (consensus["role"] == "test")
+    return consensus[is_shown & (consensus["seed"] == 0) & consensus["control"].isin(["", "true_pairs"])]
+
+
+def nearest_test_compounds(consensus: dict[str, pd.DataFrame], *, n_nearest: int = 8) -> pd.DataFrame:
+    """The nearest neighbours of each compound of `umap_of_test_compounds`, in the full embedding.
+
+    By cosine similarity of consensus embeddings, as the MoA endpoint ranks them; among the same test compounds,
+    whether they have a known mechanism or not. A map that bends distances takes no part in it.
+
+    Parameters
+    ----------
+    consensus : dict
+        Consensus tables by method, as `umap_of_test_compounds` takes them.
+    n_nearest : int
+        Neighbours of each compound; fewer where there are fewer others.
+
+    Returns
+    -------
+    DataFrame
+        method, compound, rank (1 the nearest), neighbour, cosine.
+    """
+    columns = ["method", "compound", "rank", "neighbour", "cosine"]
+    tables = [pd.DataFrame(columns=columns)]
+    for method, table in consensus.items():
+        part = _first_test_fold(table)
+        names = part[COMPOUND].to_numpy(dtype=object)
+        similarity = cosine_similarity(embedding_values(part))
+        np.fill_diagonal(similarity, -np.inf)
+        n_kept = min(n_nearest, len(names) - 1)
+        nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :n_kept]  # (n_compounds, n_kept)
+        tables.append(pd.DataFrame({
+            "method": method, "compound": np.repeat(names, n_kept), "rank": np.tile(np.arange(n_kept) + 1, len(names)),
+            "neighbour": names[nearest.ravel()], "cosine": np.take_along_axis(similarity, nearest, axis=1).ravel(),
+        }))  # fmt: skip
+    return pd.concat(tables[1:] or tables, ignore_index=True)
 
 
 def moa_clustering(

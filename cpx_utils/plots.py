@@ -176,7 +176,9 @@ class StudyFigure(Figure):
         file = io.BytesIO()
         self.savefig(file, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
         picture = base64.b64encode(file.getvalue()).decode("ascii")
-        display({"image/png": picture, "text/plain": repr(self)}, raw=True)
+        # The title states what was found: what someone who can't see the picture needs first.
+        words = {"image/png": {"alt": " ".join(self.get_suptitle().split())}}
+        display({"image/png": picture, "text/plain": repr(self)}, metadata=words, raw=True)
         if "inline" in matplotlib.get_backend():
             plt.close(self)
 

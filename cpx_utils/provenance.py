@@ -438,7 +438,7 @@ class Workspace:
         return folder
 
     def figure(self, fig: Any, name: str, table: pd.DataFrame, caption: str) -> None:
-        """Save a figure as PNG and SVG with the table behind it as CSV, and show it if this is a notebook.
+        """Save a figure as PNG and SVG with the table behind it as CSV; in a notebook show it with its caption.
 
         The same figure gives the same bytes.
 
@@ -451,18 +451,20 @@ class Workspace:
         table
             The numbers that the picture shows.
         caption
-            One or two sentences for the report.
+            One or two sentences that say what is shown; the figure's own title says what was found.
         """
         for suffix in save_figure(fig, self.figures_dir / name, table):
             self._writes[f"{FIGURE_PREFIX}{name}{suffix}"] = sha256_file(self.figures_dir / (name + suffix))
-        self._figures[name] = {"name": name, "caption": " ".join(caption.split())}
+        title = " ".join(fig.get_suptitle().split())
+        self._figures[name] = {"name": name, "title": title, "caption": " ".join(caption.split())}
         if _in_notebook():
-            from IPython.display import display
+            from IPython.display import Markdown, display
             from matplotlib import pyplot
 
             # Not left to pyplot, which shows no figure once a style's context has put back the setting
             # "interactive" that it found before the notebook's backend was there.
             display(fig)
+            display(Markdown(f"`{name}`: {html.escape(caption, quote=False)}"))
             pyplot.close(fig)
 
     # telling

@@ -1,14 +1,19 @@
-"""The report of a run: one folder of plain HTML pages that opens anywhere, without a network or JavaScript.
+"""The report of a run: one folder of plain HTML pages that opens anywhere, without a network.
 
 `index.html` shows verdicts, figures, what was learned, what couldn't be tested and where all of it comes
-from; each executed notebook is a page of its own. Formulas become MathML, which browsers show by themselves.
+from; each executed notebook is a page of its own, and so is the map of unseen compounds, the only one with
+JavaScript. Formulas become MathML, which browsers show by themselves. Each page forbids its browser to load
+anything from elsewhere. The templates lie in `pages/`.
 """
 
+import base64
 import copy
 import functools
+import hashlib
 import os
 import re
 import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -18,124 +23,10 @@ from cpx_utils.provenance import atomic_path, read_json, sha256_file, stage_reco
 
 PAGES_FOLDER = "notebooks"
 FIGURES_FOLDER = "figures"
-
-STYLE = """
-:root { --ink: #1d2530; --soft: #5b6675; --page: #ffffff; --card: #f5f7f9; --line: #d9dfe6; --link: #0b5cad;
-  color-scheme: light dark; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e4e9ef; --soft: #9fabb9; --page: #14181d;
-  --card: #1d2329; --line: #343d47; --link: #7db7f0; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 62rem; padding: 1.5rem 1.2rem 4rem; background: var(--page);
-  color: var(--ink); font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-h1 { font-size: 1.7rem; line-height: 1.25; } h2 { font-size: 1.25rem; margin-top: 2.4rem; }
-h1, h2, h3 { text-wrap: balance; } a { color: var(--link); } .soft { color: var(--soft); }
-nav { display: flex; justify-content: space-between; gap: .3rem 1rem; flex-wrap: wrap; margin: 1rem 0; }
-nav.sections { justify-content: flex-start; } ul.plain { list-style: none; padding: 0; } .plain li { margin: .3rem 0; }
-.wide, .rendered_html { overflow-x: auto; }
-table, table.dataframe { border-collapse: collapse; border: 0; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .7rem; border: 0; border-bottom: 1px solid var(--line); vertical-align: top;
-  text-align: left !important; max-width: 26rem; overflow-wrap: break-word; }
-th { color: var(--soft); font-weight: 600; }
-details td { white-space: nowrap; }
-.claim { margin: .8rem 0; padding: .7rem 1rem; background: var(--card); border-radius: .5rem; }
-.claim p { margin: .2rem 0; } .verdict { font-weight: 700; } .claim .verdict { float: right; margin-left: 1rem; }
-figure { margin: 1.5rem 0; padding: 1rem; background: var(--card); border-radius: .5rem; }
-figure img { background: #fff; border-radius: .3rem; } img { max-width: 100%; height: auto; }
-figcaption { margin-top: .6rem; font-size: .92rem; }
-.notice { border-left: .3rem solid var(--link); padding: .5rem 1rem; background: var(--card); }
-pre { overflow-x: auto; background: var(--card); padding: .7rem .9rem; border-radius: .4rem;
-  font-size: .85rem; line-height: 1.45; }
-code { font-size: .9em; } details { margin: .6rem 0; } summary { cursor: pointer; }
-.anchor-link { visibility: hidden; text-decoration: none; margin-left: .3rem; }
-h1:hover .anchor-link, h2:hover .anchor-link, h3:hover .anchor-link { visibility: visible; }
-.prompt { color: var(--soft); font: .75rem ui-monospace, monospace; }
-.output_area { overflow-x: auto; margin: .8rem 0; } .output_stderr pre { color: var(--soft); }
-.output_png img { background: #fff; border-radius: .3rem; } math[display="block"] { margin: .8rem 0; }
-@media print { nav { display: none; } body { max-width: none; } }
-"""
-
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title>
-<style>{{ style }}</style>
-</head>
-<body>
-{% block body %}{% endblock %}
-</body>
-</html>
-"""
-
-NOTEBOOK_PAGE = """{% extends "page" %}{% block body %}
-{% macro way() %}<nav>
-<span>{% if before %}<a rel="prev" href="{{ before }}.html">&larr; {{ before }}</a>{% endif %}</span>
-<a href="../index.html">Report</a>
-<span>{% if after %}<a rel="next" href="{{ after }}.html">{{ after }} &rarr;</a>{% endif %}</span>
-</nav>{% endmacro %}
-{{ way() }}
-<main>{{ content }}</main>
-{{ way() }}
-{% endblock %}
-"""
-
-INDEX_PAGE = """{% extends "page" %}{% block body %}
-<h1>{{ title }}</h1>
-<p class="soft">Does training on paired Cell Painting (CP) and transcriptomics (TX) profiles make the CP
-profile of a new compound, for which no TX exists, more useful? Profile {{ manifest.profile }},
-seed {{ manifest.seed if manifest.seed is not none else "by notebook" }}.</p>
-{% if simulated %}<p class="notice">This screen is simulated: it shows that the study works and says nothing
-about biology.</p>{% endif %}
-{% if manifest.unverified %}<p class="notice">This run used files whose hash isn't the registry's
-(<code>--unverified</code>): its numbers may differ from those of the published files.</p>{% endif %}
-<nav class="sections">{% if verdicts %}<a href="#claims">Claims</a>{% endif %}
-{% if learned %}<a href="#learned">What we learn</a>{% endif %}
-<a href="#figures">Figures</a> <a href="#notebooks">Notebooks</a> <a href="#provenance">Where it comes from</a></nav>
-{% if verdicts %}<h2 id="claims">Claims</h2>
-<p>The gain of training with TX over the reference, with a 95% interval, and what follows from it.</p>
-{% for claim in verdicts %}<div class="claim"><p class="verdict">{{ claim.verdict }}</p>
-<p><b>{{ claim.claim }}.</b> {{ claim.text }}</p>
-<p>{{ claim.numbers }}</p>{% if claim.reason %}<p class="soft">{{ claim.reason }}</p>{% endif %}</div>
-{% endfor %}
-<details><summary>All comparisons</summary>{{ comparisons | table }}</details>{% endif %}
-{% if untestable %}<h2 id="testability">Not testable on this screen</h2>
-<ul>{% for row in untestable %}<li>{{ row.endpoint }}: {{ row.reason }}</li>
-{% endfor %}</ul>{% endif %}
-{% if learned %}<h2 id="learned">What we learn</h2>
-{% for stage, sentences in learned %}<h3><a href="notebooks/{{ stage }}.html">{{ questions.get(stage, stage) }}</a></h3>
-<ul>{% for sentence in sentences %}<li>{{ sentence | emphasised }}</li>
-{% endfor %}</ul>
-{% endfor %}{% endif %}
-<h2 id="figures">Figures</h2>
-{% for figure in figures %}<figure id="{{ figure.name }}">
-<img src="figures/{{ figure.name }}.png" alt="{{ figure.caption }}" loading="lazy">
-<figcaption><a href="notebooks/{{ figure.stage }}.html">{{ figure.name }}</a>.
-{{ figure.caption }}</figcaption>
-</figure>
-{% else %}<p>This run made none.</p>{% endfor %}
-<h2 id="notebooks">Notebooks</h2>
-<ul class="plain">
-{% for stage, question in questions.items() %}<li><a href="notebooks/{{ stage }}.html">{{ question }}</a></li>
-{% endfor %}</ul>
-<h2 id="provenance">Where it comes from</h2>
-{% if notes %}<ul>{% for note in notes %}<li>{{ note }}</li>
-{% endfor %}</ul>{% endif %}
-{% if sources is not none %}{{ sources | table }}{% endif %}
-<p>Python {{ manifest.python }}, {{ manifest.platform }}, device {{ manifest.device }},
-{{ manifest.threads_per_stage }} thread a notebook{% if manifest.git %}, commit {{ manifest.git.commit }}
-{%- if manifest.git.dirty %} with uncommitted changes{% endif %}{% endif %}.</p>
-{{ timings | table }}
-<details><summary>Parameters of each notebook</summary>
-{% for stage, part in manifest.stages.items() %}<h3>{{ stage }}</h3>
-<pre>{% for name, value in part.parameters.items() %}{{ name }} = {{ value | literal }}
-{% endfor %}</pre>
-{% endfor %}</details>
-<details><summary>Packages</summary>
-<pre>{% for name, version in manifest.packages.items() %}{{ name }}=={{ version }}
-{% endfor %}</pre></details>
-{% endblock %}
-"""
+TEMPLATES = Path(__file__).parent / "pages"
+# What a page may load: pictures beside it or inside it, its own style, nothing else.
+POLICY = "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+NO_WORDS = "Picture that the code above makes; it has no description of its own."
 
 
 def write_report(run_dir: str | Path, figures_dir: str | Path) -> Path:
@@ -145,7 +36,7 @@ def write_report(run_dir: str | Path, figures_dir: str | Path) -> Path:
     ----------
     run_dir
         Folder of the run: stage records, manifest.json, executed notebooks, tables/claims.csv where there are
-        claims.
+        claims, tables/map.csv where there is a map.
     figures_dir
         Folder of its pictures.
 
@@ -154,7 +45,7 @@ def write_report(run_dir: str | Path, figures_dir: str | Path) -> Path:
     pathlib.Path
         `run_dir/report/index.html`.
     """
-    from markupsafe import Markup
+    from cpx_utils.interactive_map import map_content, read_map
 
     run_dir, figures_dir = Path(run_dir), Path(figures_dir)
     report = run_dir / "report"
@@ -166,43 +57,38 @@ def write_report(run_dir: str | Path, figures_dir: str | Path) -> Path:
     if report.exists():
         shutil.rmtree(report)
     records = stage_records(run_dir)
-    figures = [
-        figure | {"stage": stage}
-        for stage, record in records.items()
-        for figure in record["figures"]
-        # made into another folder, when the call before had other --figures
-        if (figures_dir / f"{figure['name']}.png").is_file()
-    ]
-    (report / FIGURES_FOLDER).mkdir(parents=True)
-    for figure in figures:
-        name = figure["name"] + ".png"
-        shutil.copyfile(figures_dir / name, report / FIGURES_FOLDER / name)
-    templates = _templates()
-    questions = _write_notebook_pages(run_dir, report / PAGES_FOLDER, templates)
-    content = _index_content(run_dir, records) | {"figures": figures, "questions": questions}
-    with atomic_path(index) as temporary:
-        page = templates.get_template("index").render(style=Markup(STYLE), **content)
-        temporary.write_text(page, encoding="utf-8")
+    notebooks = _notebooks(run_dir, records)
+    figures = _copy_figures(records, notebooks, figures_dir, report / FIGURES_FOLDER)
+    content = _index_content(run_dir, records) | {"figures": figures}
+    compounds = read_map(run_dir)
+    shared = {
+        "questions": {stage: question for stage, (question, _) in notebooks.items()},
+        "has_map": compounds is not None,
+        "simulated": content["simulated"],
+    }
+    _write_notebook_pages(notebooks, report / PAGES_FOLDER, shared)
+    if compounds is not None:
+        _write_page(report / "map.html", "map", shared | map_content(compounds))
+    _write_page(index, "index", shared | content)
     write_json(stamp, made_from)
     return index
 
 
 def _inputs(run_dir: Path) -> dict[str, str]:
-    """Return the hashes of what the report is made from; a stage's record stands for its figures."""
-    files = [*sorted((run_dir / "stages").glob("*.json")), run_dir / "tables" / "claims.csv", Path(__file__)]
+    """Return the hashes of what the report is made from; a stage's record stands for its tables and figures."""
+    ours = [Path(__file__), Path(__file__).with_name("interactive_map.py"), *sorted(TEMPLATES.iterdir())]
+    files = [*sorted((run_dir / "stages").glob("*.json")), run_dir / "tables" / "claims.csv", *ours]
     # The manifest's own time-bound parts follow from the records.
     return {path.name: sha256_file(path) for path in files if path.is_file()}
 
 
+@functools.cache
 def _templates() -> Any:
     """Return the jinja2 environment: everything that comes from data is escaped."""
     import jinja2
 
     environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=False,
-        loader=jinja2.DictLoader({"page": PAGE, "notebook": NOTEBOOK_PAGE, "index": INDEX_PAGE}),
+        autoescape=True, undefined=jinja2.StrictUndefined, loader=jinja2.FileSystemLoader(TEMPLATES)
     )
     environment.filters["table"] = _table
     environment.filters["emphasised"] = _emphasised
@@ -210,12 +96,56 @@ def _templates() -> Any:
     return environment
 
 
-def _table(frame: pd.DataFrame) -> Any:
-    """Return a table as HTML: numbers with three or four digits, missing ones as nothing."""
+def _write_page(path: Path, template: str, content: dict) -> None:
+    """Write a page of the report; `content` may bring more style, and scripts, which its policy then allows."""
     from markupsafe import Markup
 
+    folder_up = "" if path.parent.name == "report" else "../"
+    style = (TEMPLATES / "report.css").read_text(encoding="utf-8") + content.get("more_style", "")
+    hashes = [hashlib.sha256(script.encode()).digest() for script in content.get("scripts", ())]
+    allowed = [f"'sha256-{base64.b64encode(digest).decode()}'" for digest in hashes]
+    policy = f"{POLICY}; script-src {' '.join(allowed)}" if allowed else POLICY
+    known = {"policy": policy, "page": path.stem, "up": folder_up}
+    page = _templates().get_template(f"{template}.html").render(known | content | {"style": Markup(style)})
+    with atomic_path(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def _copy_figures(records: dict[str, dict], notebooks: dict, figures_dir: Path, folder: Path) -> list[dict]:
+    """Copy the pictures and their data; return what the index says of each."""
+    folder.mkdir(parents=True)
+    figures = []
+    for stage, record in records.items():
+        for figure in record["figures"]:
+            picture = figures_dir / f"{figure['name']}.png"
+            if not picture.is_file():  # made into another folder, when the call before had other --figures
+                continue
+            for suffix in (".png", ".svg", ".csv"):
+                shutil.copyfile(picture.with_suffix(suffix), folder / picture.with_suffix(suffix).name)
+            # A PNG's width and height stand after its signature and the head of its first chunk. With them a page
+            # doesn't jump while pictures load.
+            width, height = struct.unpack(">II", picture.read_bytes()[16:24])
+            place = f"{PAGES_FOLDER}/{stage}.html{_cell_of(figure['name'], notebooks.get(stage))}"
+            figures.append({"title": ""} | figure | {"stage": stage, "width": width, "height": height, "place": place})
+    return figures
+
+
+def _cell_of(figure: str, notebook: tuple | None) -> str:
+    """Return the anchor of the cell that makes a figure, "" if there is none."""
+    cells = notebook[1].cells if notebook else []
+    made_by = [cell.get("id") for cell in cells if cell.cell_type == "code" and f'"{figure}"' in cell.source]
+    return f"#cell-id={made_by[0]}" if made_by and made_by[0] else ""
+
+
+def _table(frame: pd.DataFrame, name: str) -> Any:
+    """Return a table as HTML: numbers with three or four digits, missing ones as nothing.
+
+    It scrolls in a box of its own, which the keyboard reaches and a screen reader calls `name`.
+    """
+    from markupsafe import Markup, escape
+
     text = frame.to_html(index=False, na_rep="", float_format="%.4g", border=0, classes="", escape=True)
-    return Markup(f'<div class="wide">{text}</div>')
+    return Markup(f'<div class="wide" role="region" tabindex="0" aria-label="{escape(name)}">{text}</div>')
 
 
 def _emphasised(sentence: str) -> Any:
@@ -235,10 +165,6 @@ def _index_content(run_dir: Path, records: dict[str, dict]) -> dict:
     if testability.is_file():
         frame = pd.read_csv(testability)
         untestable = frame[~frame["testable"]].to_dict("records")
-    timings = [
-        {"notebook": stage, "seconds": part["seconds"], "peak MB": part["peak_mb"]}
-        for stage, part in manifest["stages"].items()
-    ]
     columns = ["file", "address", "bytes", "sha256", "verified", "licence", "citation"]
     sources = screen.get("sources", [])
     return {
@@ -249,68 +175,108 @@ def _index_content(run_dir: Path, records: dict[str, dict]) -> dict:
         "learned": [(stage, record["learned"]) for stage, record in records.items() if record["learned"]],
         "notes": screen.get("notes", []),
         "sources": pd.DataFrame(sources).reindex(columns=columns) if sources else None,
-        "timings": pd.DataFrame(timings),
+        **_timings(manifest, records),
         **_claims(run_dir / "tables" / "claims.csv"),
     }
 
 
+def _timings(manifest: dict, records: dict[str, dict]) -> dict:
+    """Return time and memory of the notebooks and of the steps inside them."""
+    timings = [
+        {"notebook": stage, "seconds": part["seconds"], "peak MB": part["peak_mb"]}
+        for stage, part in manifest["stages"].items()
+    ]
+    steps = [
+        {"notebook": stage, "step": step["step"], "seconds": step["seconds"], "peak MB": step["peak_mb"]}
+        for stage, record in records.items()
+        for step in record["steps"]
+    ]
+    return {"timings": pd.DataFrame(timings), "steps": pd.DataFrame(steps) if steps else None}
+
+
 def _claims(path: Path) -> dict:
-    """Return the claims' verdicts, each with its primary comparison in words, and all comparisons."""
-    from cpx_utils.claims import CLAIM_TEXTS
+    """Return a sentence of all verdicts, each verdict with its primary comparison in words, and all comparisons."""
+    from cpx_utils.claims import CLAIM_TEXTS, VERDICTS
 
     if not path.is_file():
-        return {"verdicts": [], "comparisons": None}
+        return {"verdicts": [], "comparisons": None, "summary": ""}
     claims = pd.read_csv(path)
-    verdicts = []
-    for row in claims[claims["verdict"].notna()].fillna({"reason": "", "reference": ""}).itertuples():
-        numbers = f"{row.endpoint}: {row.method}"
-        if row.reference:
-            numbers += f" against {row.reference}"
-        if not pd.isna(row.effect):
-            numbers += f" {row.effect:+.3f} [{row.ci_low:+.3f}, {row.ci_high:+.3f}]"
-        text = CLAIM_TEXTS.get(row.claim, "")
-        verdict = {"claim": row.claim, "text": text, "verdict": row.verdict, "numbers": numbers, "reason": row.reason}
-        verdicts.append(verdict)
-    return {"verdicts": verdicts, "comparisons": claims.drop(columns=["screen", "reason"])}
+    verdicts = [
+        {
+            "claim": row.claim,
+            "text": CLAIM_TEXTS.get(row.claim, ""),
+            "verdict": row.verdict,
+            "kind": row.verdict.lower().replace(" ", "-"),
+            "numbers": _comparison(row._asdict()),
+            "reason": row.reason,
+        }
+        for row in claims[claims["verdict"].notna()].fillna({"reason": "", "reference": ""}).itertuples()
+    ]
+    counts = claims["verdict"].value_counts().reindex(VERDICTS, fill_value=0)
+    n_supported = counts.pop("supported")
+    parts = [f"{n_supported or 'none'} {'is' if n_supported < 2 else 'are'} supported"]
+    parts += [f"{n} {verdict}" for verdict, n in counts.items() if n]
+    return {
+        "verdicts": verdicts,
+        "comparisons": claims.drop(columns=["screen", "reason"]),
+        "summary": f"Of {len(verdicts)} claims, {', '.join(parts)}.",
+    }
+
+
+def _comparison(row: dict) -> str:
+    """Return a row of the claims table as a line: what, of which method, against which, the gain."""
+    from cpx_utils.claims import UNITS
+    from cpx_utils.plots import ENDPOINT_LABELS, method_label
+
+    words = ENDPOINT_LABELS.get(row["endpoint"], row["endpoint"])
+    words += f" ({UNITS[row['endpoint']]})" if row["endpoint"] in UNITS else ""
+    words += f": {method_label(row['method'])}"
+    known = row.get("value_method"), row.get("value_reference")
+    values = ["" if value is None or pd.isna(value) else f" {value:.3f}" for value in known]
+    words += values[0]
+    if row["reference"]:
+        words += f" against {method_label(row['reference'])}{values[1]}"
+    if not pd.isna(row["effect"]):
+        words += f", gain {row['effect']:+.3f} [{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]"
+    return words
 
 
 # --- notebooks as pages -------------------------------------------------------------------------------------
 
 
-def _write_notebook_pages(run_dir: Path, folder: Path, templates: Any) -> dict[str, str]:
-    """Write each executed notebook as a page that leads to those beside it; return stage to first heading."""
+def _notebooks(run_dir: Path, records: dict[str, dict]) -> dict[str, tuple[str, Any]]:
+    """Return first heading and content of each executed notebook, by stage."""
     import nbformat
+
+    notebooks = {}
+    for stage in records:
+        path = run_dir / "notebooks" / f"{stage}.ipynb"
+        if path.is_file():
+            notebook = nbformat.read(path, as_version=4)
+            headings = [cell.source for cell in notebook.cells if cell.source.startswith("# ")]
+            notebooks[stage] = headings[0].partition("\n")[0].lstrip("# ") if headings else stage, notebook
+    return notebooks
+
+
+def _write_notebook_pages(notebooks: dict[str, tuple[str, Any]], folder: Path, shared: dict) -> None:
+    """Write each executed notebook as a page that leads to those beside it."""
     from markupsafe import Markup
+
+    stages = list(notebooks)
+    for before, stage, after in zip(["", *stages], stages, [*stages[1:], ""], strict=False):
+        question, notebook = notebooks[stage]
+        content = {"title": question, "content": Markup(notebook_html(notebook)), "more_style": _code_style()}
+        _write_page(folder / f"{stage}.html", "notebook", shared | content | {"before": before, "after": after})
+
+
+@functools.cache
+def _code_style() -> str:
+    """Return the colours of code, light and dark."""
     from pygments.formatters import HtmlFormatter
 
-    folder.mkdir(parents=True)
-    dark = HtmlFormatter(style="github-dark").get_style_defs(".highlight")
-    style = "\n".join(
-        [
-            STYLE,
-            HtmlFormatter(style="default").get_style_defs(".highlight"),
-            "@media (prefers-color-scheme: dark) {",
-            dark,
-            "}",
-            ".highlight, .highlight pre { background: var(--card); }",
-        ]
-    )
-    paths = [run_dir / "notebooks" / f"{stage}.ipynb" for stage in stage_records(run_dir)]
-    stages = [path.stem for path in paths if path.is_file()]
-    questions = {}
-    for before, stage, after in zip(["", *stages], stages, [*stages[1:], ""], strict=False):
-        notebook = nbformat.read(run_dir / "notebooks" / f"{stage}.ipynb", as_version=4)
-        headings = [cell.source for cell in notebook.cells if cell.source.startswith("# ")]
-        questions[stage] = headings[0].partition("\n")[0].lstrip("# ") if headings else stage
-        page = templates.get_template("notebook").render(
-            title=questions[stage],
-            style=Markup(style),
-            content=Markup(notebook_html(notebook)),
-            before=before,
-            after=after,
-        )
-        (folder / f"{stage}.html").write_text(page, encoding="utf-8")
-    return questions
+    light, dark = (HtmlFormatter(style=name).get_style_defs(".highlight") for name in ("xcode", "github-dark"))
+    background = ".highlight, .highlight pre { background: var(--card); }"
+    return f"\n{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n{background}\n"
 
 
 @functools.cache
@@ -340,6 +306,8 @@ def notebook_html(notebook: Any) -> str:
         if cell.cell_type == "markdown":
             cell.source = _hide_formulas(cell.source, formulas)
         for output in cell.get("outputs", ()):
+            for kind in {"image/png", "image/jpeg"} & output.get("data", {}).keys():
+                output.setdefault("metadata", {}).setdefault(kind, {}).setdefault("alt", NO_WORDS)
             if output.get("name") == "stderr":
                 lines = re.split(r"[\r\n]+", output.text)
                 output.text = "\n".join(line for line in lines if "%|" not in line).strip()
@@ -359,6 +327,10 @@ def notebook_html(notebook: Any) -> str:
         page,
         flags=re.IGNORECASE,
     )
+    page = page.replace("<th></th>", "<td></td>")  # pandas leaves corners empty: those are no headings
+    # Tables that are wider than the page scroll in their own box: the keyboard must reach it.
+    reachable = '<div tabindex="0" role="group" aria-label="Table" class="output_html'
+    page = page.replace('<div class="output_html', reachable)
     return re.sub(r"xformulax(\d+)x", lambda match: formulas[int(match[1])], page)
 
 

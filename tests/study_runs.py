@@ -1,9 +1,11 @@
 """Whole runs of the study through the command line, and what every complete one must leave."""
 
+import html
 import re
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import nbformat
@@ -72,6 +74,24 @@ class Study:
         }
 
 
+def assert_report_shows(study: Study, figures: list[dict]) -> None:
+    """Check that every figure stands with its caption in its executed notebook and, with its data, in the report."""
+    report = study.run_dir / "report"
+    assert remote_references(report) == []
+    index = html.unescape((report / "index.html").read_text(encoding="utf-8"))
+    shown = set()
+    for path in (study.run_dir / "notebooks").glob("*.ipynb"):
+        outputs = [output for cell in nbformat.read(path, 4).cells for output in cell.get("outputs", [])]
+        for picture, words in pairwise(outputs):
+            if "image/png" in picture.get("data", {}) and "text/markdown" in words.get("data", {}):
+                shown.add((picture.metadata["image/png"]["alt"], html.unescape(words.data["text/markdown"])))
+    for figure in figures:
+        assert (figure["title"], f"`{figure['name']}`: {figure['caption']}") in shown
+        assert f'<figure id="{figure["name"]}">' in index and figure["caption"] in index and figure["title"] in index
+        assert all((report / "figures" / f"{figure['name']}{suffix}").is_file() for suffix in (".png", ".svg", ".csv"))
+    assert len(list((report / "figures").glob("*.png"))) == len(figures)
+
+
 def assert_complete(study: Study, done) -> None:
     """Check that a run did all eight notebooks and left what every run leaves."""
     assert done.status == 0, done.stderr
@@ -94,7 +114,7 @@ def assert_complete(study: Study, done) -> None:
         warned = [output.text for output in outputs if output.get("name") == "stderr" and "Warning" in output.text]
         assert warned == [], f"{name} warns its reader"
         assert (study.run_dir / "report" / "notebooks" / f"{name}.html").is_file()
-    assert remote_references(study.run_dir / "report") == []
+    assert_report_shows(study, [figure for _, figure in figures])
     claims = study.table("tables/claims.csv")
     assert claims.loc[claims["verdict"] != "", "claim"].tolist() == [1, 2, 3, 4]
     assert set(claims["verdict"]) - {""} <= VERDICTS

@@ -248,25 +248,51 @@ def test_the_clustering_table_averages_treatments():
     assert {"replicate_map", "activity_map", "replicate_silhouette"} == set(table.loc["raw_cp"].index)
 
 
-def test_the_map_shows_the_first_folds_test_compounds():
+MAP_IDS = [f"c{row:02d}" for row in range(60)]
+
+
+def consensus_of_two_folds():
+    """Sixty compounds, of which each fold tests every other one."""
     rng = np.random.default_rng(0)
-    ids = [f"c{row:02d}" for row in range(60)]
-    compounds = pd.DataFrame(
-        {COMPOUND: ids, "MoA": [[f"m{min(row // 10, 3)}"] if row < 50 else [] for row in range(60)]}
-    )
     tables = []
     for fold in (0, 1):
         role = np.where(np.arange(60) % 2 == fold, "test", "train")
         keys = pd.DataFrame([("random", 0, fold, 0, "raw_cp", "")] * 60, columns=KEYS)
-        head = pd.DataFrame({COMPOUND: ids, "role": role})
+        head = pd.DataFrame({COMPOUND: MAP_IDS, "role": role})
         tables.append(pd.concat([head, keys, embedding_table(rng.normal(size=(60, 6)))], axis=1))
-    consensus = {"raw_cp": pd.concat(tables, ignore_index=True)}
+    return {"raw_cp": pd.concat(tables, ignore_index=True)}
+
+
+def test_the_map_shows_the_first_folds_test_compounds():
+    compounds = pd.DataFrame(
+        {COMPOUND: MAP_IDS, "MoA": [[f"m{min(row // 10, 3)}"] if row < 50 else [] for row in range(60)]}
+    )
+    consensus = consensus_of_two_folds()
     points = clustering.umap_of_test_compounds(consensus, compounds, n_moas=2, n_neighbours=5, seed=1)
-    assert points["compound"].tolist() == ids[::2]
+    assert points["compound"].tolist() == MAP_IDS[::2]
     assert points["label"].value_counts().to_dict() == {"other": 15, "m3": 10, "m0": 5}
     assert np.isfinite(points[["x", "y"]]).all().all()
     again = clustering.umap_of_test_compounds(consensus, compounds, n_moas=2, n_neighbours=5, seed=1)
     pd.testing.assert_frame_equal(points, again)
+
+
+def test_the_nearest_of_each_compound_on_the_map_are_those_of_the_full_embedding():
+    consensus = consensus_of_two_folds()
+    nearest = clustering.nearest_test_compounds(consensus, n_nearest=3)
+    assert nearest["compound"].tolist() == list(np.repeat(MAP_IDS[::2], 3))
+    assert nearest["rank"].tolist() == [1, 2, 3] * 30
+    part = consensus["raw_cp"].query("fold == 0 and role == 'test'")
+    values = part.filter(regex="^z").to_numpy(dtype=float)
+    for row, (compound, mine) in enumerate(nearest.groupby("compound", sort=False)):
+        lengths = np.linalg.norm(values, axis=1) * np.linalg.norm(values[row])
+        others = sorted(zip(values @ values[row] / lengths, MAP_IDS[::2], strict=True), reverse=True)
+        others = [(cosine, name) for cosine, name in others if name != compound][:3]
+        assert mine["neighbour"].tolist() == [name for _, name in others]
+        np.testing.assert_allclose(mine["cosine"], [cosine for cosine, _ in others], atol=1e-5)
+    two = {"raw_cp": consensus["raw_cp"].iloc[:4]}  # two of them are in the fold's test part
+    assert clustering.nearest_test_compounds(two)["neighbour"].tolist() == ["c02", "c00"]
+    empty = clustering.nearest_test_compounds({})
+    assert list(empty.columns) == ["method", "compound", "rank", "neighbour", "cosine"] and len(empty) == 0
 
 
 # --- permutation nulls --------------------------------------------------------------------------------------

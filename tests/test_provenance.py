@@ -203,6 +203,7 @@ def test_figures_are_byte_stable_and_open(tmp_path, table):
         fig, ax = plt.subplots()
         ax.scatter(table["x"], table["y"], clip_on=True)
         ax.set_title(r"$\tau$")
+        fig.suptitle("It is\nfound")
         workspace = open_workspace(tmp_path / name, "05_cluster")
         workspace.figure(fig, "05_map", table, "A  caption\nover lines.")
         assert plt.fignum_exists(fig.number)
@@ -212,8 +213,28 @@ def test_figures_are_byte_stable_and_open(tmp_path, table):
     assert sorted(written["a"]) == ["05_map.csv", "05_map.png", "05_map.svg"]
     assert written["a"] == written["b"]
     record = stage_records(tmp_path / "a" / "run")["05_cluster"]
-    assert record["figures"] == [{"name": "05_map", "caption": "A caption over lines."}]
+    assert record["figures"] == [{"name": "05_map", "title": "It is found", "caption": "A caption over lines."}]
     assert set(record["writes"]) == {"figures:05_map.csv", "figures:05_map.png", "figures:05_map.svg"}
+
+
+def test_a_figure_is_shown_with_its_caption_and_read_out_by_its_title(tmp_path, table, monkeypatch):
+    from IPython.core.interactiveshell import InteractiveShell
+    from IPython.utils.capture import capture_output
+
+    from cpx_utils import plots
+
+    empty = pd.DataFrame(columns=["method", "x", "y", "label"])
+    figure = plots.embedding_maps(empty, title="It rises\nin all of them", label_order=[])
+    monkeypatch.setattr("cpx_utils.provenance._in_notebook", lambda: True)
+    InteractiveShell.instance()
+    try:
+        with capture_output() as shown:
+            open_workspace(tmp_path, "05_cluster").figure(figure, "05_map", empty, "What <it> shows.")
+    finally:
+        InteractiveShell.clear_instance()
+    picture, words = shown.outputs
+    assert picture.metadata["image/png"]["alt"] == "It rises in all of them"
+    assert words.data["text/markdown"] == "`05_map`: What &lt;it&gt; shows."
 
 
 def test_steps_and_sentences_are_recorded(tmp_path, capsys):

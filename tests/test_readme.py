@@ -28,6 +28,22 @@ def test_every_local_link_and_picture_is_there():
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
+def test_every_committed_figure_is_made_by_a_notebook_and_none_is_missing(update_readme):
+    captions = update_readme.figure_captions()
+    assert len(captions) > 20 and min(len(caption) for caption in captions.values()) > 20
+    for screen in update_readme.screens():
+        there = {path.name for path in (ROOT / "figures" / screen).iterdir()}
+        assert there == {name + suffix for name in captions for suffix in (".png", ".svg", ".csv")}, screen
+
+
+def test_the_gallery_shows_each_notebook_and_the_claims(update_readme):
+    gallery = update_readme.gallery_block()
+    pictures = re.findall(r'<img src="([^"]+)" alt="[^"]{20,}">', gallery)
+    assert len(pictures) == gallery.count("<td") == 9 and "figures/simulated/07_claims.png" in pictures
+    assert {Path(picture).name[:2] for picture in pictures} == {f"{number:02d}" for number in range(1, 9)}
+    assert [picture for picture in pictures if not (ROOT / picture).is_file()] == []
+
+
 def test_the_readme_names_every_module():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     architecture = readme[readme.index("## How it is built") : readme.index("## Limits")]

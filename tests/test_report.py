@@ -1,49 +1,20 @@
 """The report: complete, escaped, and without a network."""
 
+import re
+
 import nbformat
-import pandas as pd
 import pytest
+from small_report import EVIL, STAGES, write_run
 
-from cpx_utils.provenance import Workspace, run_manifest, write_json
+from cpx_utils import report
+from cpx_utils.provenance import Workspace
 from cpx_utils.report import formula_html, notebook_html, remote_references, write_report
-
-EVIL = "<script>alert('x')</script>"
 
 
 @pytest.fixture
 def run(tmp_path):
-    """A run of two stages whose every name from data is an attack."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
-    run_dir, figures_dir = tmp_path / "run", tmp_path / "figures"
-    for stage in ("01_prepare", "07_weigh"):
-        workspace = Workspace(stage, str(run_dir), str(figures_dir))
-        fig = plt.figure(figsize=(1, 1))
-        workspace.figure(fig, f"{stage[:2]}_map", pd.DataFrame({"x": [1]}), f"Caption {EVIL}")
-        plt.close(fig)
-        if stage == "01_prepare":
-            endpoints = pd.DataFrame({"endpoint": ["replicates", "moa"], "testable": [False, True]})
-            workspace.write(endpoints.assign(reason=["no replicates " + EVIL, ""]), "tables/testability.csv")
-            source = {"file": EVIL, "address": "https://example.org/a", "verified": False, "bytes": 3}
-            write_json(workspace.output_file("screen.json"), {"notes": [EVIL], "sources": [source]})
-        else:
-            claims = pd.DataFrame(
-                {"screen": EVIL, "claim": [1, 2], "endpoint": EVIL, "method": EVIL, "reference": ["raw_cp", ""],
-                 "effect": [0.12345678, None], "ci_low": 0.1, "ci_high": 0.2, "verdict": ["supported", ""],
-                 "reason": ["for " + EVIL, ""]}
-            )  # fmt: skip
-            workspace.write(claims, "tables/claims.csv")
-        workspace.say(f"**Learned** {EVIL}")
-        workspace.finish()
-        cells = [nbformat.v4.new_markdown_cell(f"# {stage}\n\n$x^2$"), nbformat.v4.new_code_cell("1")]
-        (run_dir / "notebooks").mkdir(exist_ok=True)
-        nbformat.write(nbformat.v4.new_notebook(cells=cells), run_dir / "notebooks" / f"{stage}.ipynb")
-    manifest = run_manifest(run_dir, dataset="simulated", profile="smoke", seed=0, threads=1, unverified=False)
-    write_json(run_dir / "manifest.json", manifest)
-    return run_dir, figures_dir
+    """A run of three stages whose every name from data is an attack."""
+    return write_run(tmp_path)
 
 
 def test_the_index_shows_everything_escaped(run):
@@ -55,8 +26,13 @@ def test_the_index_shows_everything_escaped(run):
         'class="verdict">supported',
         "where TX excels and CP does not",
         "<li><b>Learned</b> &lt;script",
-        "against raw_cp +0.123 [+0.100, +0.200]",
-        '<a href="notebooks/01_prepare.html">01_prepare</a>',
+        "against raw CP, gain +0.123 [+0.100, +0.200]",
+        "Of 2 claims, 1 is supported, 1 explained without TX.",
+        '<a href="notebooks/01_prepare.html#cell-id=the-figure">its notebook</a>',
+        'alt="Found: &lt;script',
+        'href="figures/01_map.csv"',
+        'href="figures/01_map.svg"',
+        "<td>map</td>",
         "no replicates",
         "says nothing\nabout biology",
         "--unverified",
@@ -64,10 +40,12 @@ def test_the_index_shows_everything_escaped(run):
     ):
         assert expected in page
     assert ">moa:" not in page  # only what can't be tested is listed
-    assert page.count('class="claim"') == 1  # the other row is no claim's primary comparison
+    assert page.count('<li class="claim') == 2  # the third row is no claim's primary comparison
     assert "prefers-color-scheme: dark" in page and '"Segoe UI"' in page
-    for link in ("notebooks/01_prepare.html", "notebooks/07_weigh.html", "figures/07_map.png"):
+    for link in ("notebooks/01_prepare.html", "notebooks/07_weigh.html", "figures/07_claims.png", "map.html"):
         assert link in page and (index.parent / link).is_file()
+    local = [link for link in re.findall(r'(?:href|src)="([^"#]+)', page) if not link.startswith("http")]
+    assert [link for link in local if not (index.parent / link).is_file()] == []
     assert remote_references(index.parent) == []
 
 
@@ -75,9 +53,32 @@ def test_pages_lead_to_each_other(run):
     folder = write_report(*run).parent / "notebooks"
     first = (folder / "01_prepare.html").read_text(encoding="utf-8")
     last = (folder / "07_weigh.html").read_text(encoding="utf-8")
-    assert 'rel="next" href="07_weigh.html"' in first and 'rel="prev"' not in first
-    assert 'rel="prev" href="01_prepare.html"' in last and 'rel="next"' not in last
+    assert 'rel="next" href="05_cluster.html">05 What lies together?' in first and 'rel="prev"' not in first
+    assert 'rel="prev" href="05_cluster.html"' in last and 'rel="next"' not in last
     assert 'href="../index.html"' in first and "<math" in first
+    for stage in STAGES:
+        assert f'href="../notebooks/{stage}.html"' in first
+
+
+def test_a_run_without_a_map_has_no_page_and_no_link_for_it(run):
+    (run[0] / "tables" / "map.csv").write_text("method,compound,x,y,label\n")
+    index = write_report(*run)
+    assert not (index.parent / "map.html").exists()
+    assert all("map.html" not in page.read_text(encoding="utf-8") for page in index.parent.rglob("*.html"))
+
+
+def test_every_page_forbids_what_comes_from_elsewhere(run):
+    for page in write_report(*run).parent.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        assert f'http-equiv="Content-Security-Policy" content="{report.POLICY.replace(chr(39), "&#39;")}' in text
+        assert ("script-src" in text.partition("<title>")[0]) == (page.name == "map.html")
+
+
+def test_pictures_without_words_say_so_and_others_keep_theirs():
+    picture = {"image/png": "iVBORw0KGgo="}
+    named = nbformat.v4.new_output("display_data", data=picture, metadata={"image/png": {"alt": "It <rises>"}})
+    page = page_of("", [named, nbformat.v4.new_output("display_data", data=picture)])
+    assert 'alt="It &lt;rises&gt;"' in page and f'alt="{report.NO_WORDS}"' in page
 
 
 def test_the_report_is_made_again_only_when_what_it_shows_changed(run):
