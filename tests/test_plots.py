@@ -543,12 +543,13 @@ def test_a_notebook_shows_a_figure_once(monkeypatch):
     import IPython.display
 
     shown = []
-    monkeypatch.setattr(IPython.display, "display", lambda data, raw: shown.append(data))
+    monkeypatch.setattr(IPython.display, "display", lambda data, metadata, raw: shown.append((data, metadata)))
     monkeypatch.setattr(matplotlib, "get_backend", lambda: "inline")
     fig = draw.__wrapped__("missing_and_counts")
     assert fig.number in plt.get_fignums()
     fig._ipython_display_()
-    assert len(shown) == 1 and shown[0]["image/png"].startswith("iVBOR")
+    assert len(shown) == 1 and shown[0][0]["image/png"].startswith("iVBOR")
+    assert shown[0][1] == {"image/png": {"alt": " ".join(fig.get_suptitle().split())}}
     assert fig.number not in plt.get_fignums()
 
 
