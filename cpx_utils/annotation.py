@@ -25,6 +25,7 @@ from cpx_utils.profiles import (
     Screen,
     ScreenError,
     compound_groups,
+    no_outcomes,
     paired_compounds,
     task_counts,
 )
@@ -606,8 +607,7 @@ def annotate_compounds(
         tasks.append(reached)
         notes += _collection_notes(name, labels, reached)
     if not tasks:
-        nothing = pd.DataFrame(columns=ACTIVITY_COLUMNS).astype({"active": np.int8})
-        return table, nothing, pd.DataFrame(columns=TASK_COLUMNS, dtype="str"), notes
+        return table, *no_outcomes(), notes
     return table, pd.concat(activities, ignore_index=True), pd.concat(tasks, ignore_index=True), notes
 
 

@@ -22,11 +22,11 @@ from cpx_utils.profiles import (
     CONTROL,
     DOSE,
     PLATE,
-    TASK_COLUMNS,
     WELL,
     Screen,
     ScreenError,
     check_screen,
+    no_outcomes,
     require_valid,
 )
 from cpx_utils.rosetta import ProfileColumns, read_rosetta
@@ -382,8 +382,7 @@ def _read_rosetta(dataset: Dataset, obtain: Callable[[str], LocalFile], options:
     )
     if dataset.columns["cp"].alleles:
         compounds, more = parts.compounds, []
-        activity = pd.DataFrame({COMPOUND: [], "task": [], "active": []}).astype({"active": np.int8})
-        tasks = pd.DataFrame({column: [] for column in TASK_COLUMNS}, dtype="str")
+        activity, tasks = no_outcomes()
     else:
         compounds, activity, tasks, more = annotation.annotate_compounds(
             parts.compounds[COMPOUND].tolist(), obtain, cache, own=parts.compounds, collections=COLLECTIONS

@@ -23,6 +23,7 @@ from cpx_utils.profiles import (
     PLATE,
     TASK_COLUMNS,
     WELL,
+    no_outcomes,
     nominal_dose,
 )
 from cpx_utils.tables import (
@@ -586,7 +587,7 @@ def read_annotation(
     """
     column = described.get("columns", {}).get("compound", COMPOUND)
     compounds = pd.DataFrame({name: pd.Series(dtype=object) for name in COMPOUND_COLUMNS})
-    activity = pd.DataFrame({name: pd.Series(dtype=object) for name in ACTIVITY_COLUMNS}).astype({"active": np.int8})
+    activity, _ = no_outcomes()
     tables = {name: load(name, problems) for name in ("compounds", "activity", "tasks") if name in described}
     if tables.get("compounds") is not None:
         compounds = _compound_table(tables["compounds"], column, notes, problems)

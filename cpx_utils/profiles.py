@@ -34,6 +34,15 @@ MIN_PAIRED_COMPOUNDS = 10
 MIN_TASKS_PER_FAMILY = 3
 
 
+def no_outcomes() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Activity and tasks of a screen without assays: empty, and of the types that such tables have with rows.
+
+    Columns that pandas makes of nothing hold numbers, and can't be joined with those of names.
+    """
+    activity = pd.DataFrame(columns=ACTIVITY_COLUMNS, dtype="str").astype({"active": np.int8})
+    return activity, pd.DataFrame(columns=TASK_COLUMNS, dtype="str")
+
+
 class ScreenError(ValueError):
     """A user's mistake, told in one line: what is wrong, where, and what would be right."""
 

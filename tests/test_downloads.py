@@ -312,7 +312,7 @@ def test_a_stalled_connection_is_a_break(server, tmp_path, monkeypatch):
     ]
     start = time.perf_counter()
     assert fetch(remote(), mirror=server.url, data_dir=tmp_path).read_bytes() == CONTENT
-    assert time.perf_counter() - start < 5
+    assert time.perf_counter() - start < 30
     assert server.ranges_asked() == ["", f"bytes={3 * CHUNK}-", f"bytes={3 * CHUNK}-"]
 
 

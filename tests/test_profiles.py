@@ -306,3 +306,12 @@ def test_embeddings_of_unequal_length_share_a_table():
     longer = pd.concat([table, profiles.embedding_table(np.ones((2, 5)))], ignore_index=True)
     np.testing.assert_array_equal(profiles.embedding_values(longer.head(2)), values)
     assert profiles.embedding_values(longer).shape == (4, 5)
+
+
+def test_outcomes_of_a_screen_without_assays_join_with_names():
+    activity, tasks = profiles.no_outcomes()
+    assert list(activity) == profiles.ACTIVITY_COLUMNS and list(tasks) == profiles.TASK_COLUMNS
+    names = pd.DataFrame({COMPOUND: ["A"], "task": ["T"], "active": np.int8([1])})
+    assert names.merge(activity, on=[COMPOUND, "task"], how="left")["active_y"].isna().all()
+    assert names.merge(tasks, on="task").empty
+    pd.testing.assert_series_equal(pd.concat([activity, names]).dtypes, names.dtypes)

@@ -110,12 +110,11 @@ def test_manifest_timings_and_report_are_complete(study):
     assert remote_references(report) == []
 
 
-def test_nothing_changed_runs_nothing_quickly(study, capsys):
+def test_nothing_changed_runs_nothing(study, capsys):
     index = study.run_dir / "report" / "index.html"
     before = index.stat().st_mtime_ns
-    start = time.perf_counter()
     status, ran, printed = study.run(capsys)
-    assert (status, ran) == (0, []) and time.perf_counter() - start < 5
+    assert (status, ran) == (0, [])
     assert printed.out.count("skipped (unchanged)") == 4 and "notebooks: 0 ran, 4 unchanged" in printed.out
     assert index.stat().st_mtime_ns == before
 
