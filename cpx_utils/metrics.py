@@ -163,11 +163,25 @@ def _labels_and_scores(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarr
 def _in_order(labels: np.ndarray, scores: np.ndarray, labelled: np.ndarray, sign: int) -> tuple[np.ndarray, np.ndarray]:
     """Each task's scores times `sign` from the lowest to the highest, missing ones NaN at the end, and what is active.
 
-    Both (n_tasks, n_compounds): numpy sorts rows that lie together in memory ten times faster than columns.
+    Both (n_tasks, n_compounds). Whether a compound is active travels in the last bit of its score, since values alone
+    are sorted many times faster than an order that is then followed. Tasks in which that bit might have decided (ties
+    among them) are sorted again in full; of the others' scores only the order is kept, not the last bit.
     """
     keys = np.where(labelled, sign * scores, np.nan).T.copy()
-    order = np.argsort(keys, axis=1)
-    return np.take_along_axis(keys, order, axis=1), np.take_along_axis((labels == 1).T.copy(), order, axis=1)
+    active = (labels == 1).T
+    packed = keys.copy()
+    bits = packed.view(np.int64)
+    bits &= ~1
+    bits |= active
+    packed.sort(axis=1)
+    in_order = (bits & 1).astype(bool)
+    bits &= ~1
+    doubtful = (packed[:, 1:] == packed[:, :-1]).any(axis=1)  # never true of NaN
+    if doubtful.any():
+        order = np.argsort(keys[doubtful], axis=1)
+        packed[doubtful] = np.take_along_axis(keys[doubtful], order, axis=1)
+        in_order[doubtful] = np.take_along_axis(active[doubtful], order, axis=1)
+    return packed, in_order
 
 
 def roc_auc(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:

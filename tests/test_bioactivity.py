@@ -111,6 +111,26 @@ def test_beyond_the_limit_penalties_are_as_good_on_unseen_rows():
     assert abs(np.mean(differences)) < 0.003 and np.abs(differences).max() < 0.06
 
 
+def test_the_best_of_all_penalties_is_found_by_trying_some(monkeypatch):
+    some, every = [], []
+    for seed in range(4):
+        X, Y = many_features(t=12, seed=seed)
+        for found, step in ((some, 3), (every, 100)):
+            monkeypatch.setattr(bioactivity, "PENALTY_STEP", step)
+            found.append(bioactivity.ManyTaskRidgeClassifier(np.logspace(-2.5, 3, 25), decomposed_up_to=50).fit(X, Y))
+    assert all(np.isfinite(one.loo_errors_).all() for one in every)
+    assert all(np.isfinite(one.loo_errors_).sum(0).max() <= 13 for one in some)
+    for one, other in zip(some, every, strict=True):
+        np.testing.assert_array_equal(one.alpha_, other.alpha_)
+        np.testing.assert_array_equal(one.coef_, other.coef_)
+
+
+def test_penalties_out_of_order_are_refused():
+    for penalties in ([1.0, 0.1], [1.0, 1.0], [0.0, 1.0], []):
+        with pytest.raises(ValueError, match="positive numbers in ascending order"):
+            bioactivity.ManyTaskRidgeClassifier(penalties).fit(np.eye(4), np.array([0.0, 1.0, 0.0, 1.0]))
+
+
 def test_beyond_the_limit_poor_tasks_survive():
     X, Y = many_features()
     Y[:, 0] = np.nan

@@ -93,6 +93,16 @@ def test_roc_and_pr_auc_equal_scikit_learn(ties):
     assert one.shape == (1,) and one[0] == pytest.approx(roc[0])
 
 
+def test_auc_tells_scores_apart_that_differ_in_their_last_bit():
+    low = np.array([1.0, -1.0, 0.0, 5e-324])
+    for below, above in ((low, np.nextafter(low, np.inf)), (np.nextafter(low, -np.inf), low)):
+        scores = np.stack([below, above])  # one compound just above the other in every task
+        for labels, area in (([0.0, 1.0], 1.0), ([1.0, 0.0], 0.0)):
+            labels = np.repeat(np.array(labels)[:, None], len(low), axis=1)
+            np.testing.assert_array_equal(metrics.roc_auc(labels, scores), area)
+            np.testing.assert_array_equal(metrics.pr_auc(labels, scores), 1.0 if area else 0.5)
+
+
 def test_auc_refuses_what_it_cannot_rank():
     with pytest.raises(ValueError, match="not finite"):
         metrics.roc_auc(np.array([0.0, 1.0]), np.array([np.nan, 1.0]))
