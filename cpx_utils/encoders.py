@@ -688,18 +688,23 @@ class NetworkEncoder(Encoder):
             for values in (self._cp_inputs(cp), self._tx_inputs(tx))
         ]
         wells = _wells_by_compound(groups)
-        rngs = np.random.default_rng(self.seed).spawn(self.n_members)
+        # A generator for each training, so that none depends on when another member's stopped.
+        watched, final = (rng.spawn(self.n_members) for rng in np.random.default_rng(self.seed).spawn(2))
         self.history_ = []
         n_compounds = wells[0].shape[0]
         self.best_epoch_ = self._most_epochs(n_compounds)
         n_validation = min(round(self.validation_share * n_compounds), MAX_VALIDATION)
         if n_validation >= 2 and self.max_epochs > 0:
-            for member, rng in enumerate(rngs):
-                validation, training = np.split(rng.permutation(n_compounds), [n_validation])
-                parts = [tuple(one[part] for one in wells) for part in (training, validation)]
-                self._train(data, *parts, self._most_epochs(len(training)), rng, member)
+            parts = [np.split(rng.permutation(n_compounds), [n_validation]) for rng in watched]
+            members = [
+                _Member(number, rng, *(tuple(one[part] for one in wells) for part in (training, validation)))
+                for number, (rng, (validation, training)) in enumerate(zip(watched, parts, strict=True))
+            ]
+            self._train_all(data, members, self._most_epochs(n_compounds - n_validation))
+            self.history_.sort(key=lambda line: (line["member"], line["epoch"]))
             self.best_epoch_ = _best_epoch(self.history_)
-        self.networks_ = [self._train(data, wells, None, self.best_epoch_, rng) for rng in rngs]
+        members = [_Member(number, rng, wells) for number, rng in enumerate(final)]
+        self.networks_ = self._train_all(data, members, self.best_epoch_)
 
     def _most_epochs(self, n_compounds):
         """Epochs within both limits; at least one, unless no training is wanted at all."""
@@ -720,53 +725,75 @@ class NetworkEncoder(Encoder):
     def _tx_inputs(self, tx):
         return (tx - self.tx_mean_) @ self.tx_components_
 
-    def _train(self, data, training, validation, n_epochs, rng, member=0):
-        """Train one network; with held-out compounds, note their loss in `history_` and stop when it stays up.
+    def _train_all(self, data, members, n_epochs):
+        """Train a network for each member: side by side where heads are linear, else one after the other."""
+        if self._has_closed_gradients() and len(members) > 1:
+            return self._train(data, members, n_epochs)
+        return [network for member in members for network in self._train(data, [member], n_epochs)]
+
+    def _has_closed_gradients(self):
+        return not self.hidden
+
+    def _train(self, data, members, n_epochs):
+        """Train members together; note the loss of their held-out compounds in `history_`, and stop when it stays up.
 
         Beside it stands the loss of as many training compounds, without noise or dropout either: a loss that depends on
         the number of compounds is only comparable between equal numbers.
         """
         import torch
 
+        from cpx_utils.networks import side_by_side, write_back
+
         cp, tx = data
-        n_watched = 0 if validation is None else len(validation[0])
-        noise = torch.Generator(device=self.device_).manual_seed(int(rng.integers(2**31)))
+        n_watched = 0 if members[0].validation is None else len(members[0].validation[0])
+        noise = [
+            torch.Generator(device=self.device_).manual_seed(int(member.rng.integers(2**31))) for member in members
+        ]
         watched = {
-            name: [values[torch.as_tensor(rows[:n_watched, 0], device=self.device_)] for values in data]
-            for name, (rows, _) in (("training", training), ("validation", validation or training))
+            name: [_rows_of(values, [getattr(member, name)[0][:n_watched, 0] for member in members]) for values in data]
+            for name in ("training", "validation")
+            if n_watched
         }
         with torch.random.fork_rng(devices=[]):  # weights and dropout are seeded; the caller's state stays
-            torch.manual_seed(int(rng.integers(2**31)))
-            network = self._network(cp.shape[1], tx.shape[1]).to(self.device_)
+            networks = []
+            for member in members:
+                torch.manual_seed(int(member.rng.integers(2**31)))
+                networks.append(self._network(cp.shape[1], tx.shape[1]).to(self.device_))
+            network = side_by_side(networks) if len(networks) > 1 else networks[0]
             options = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
             optimiser = torch.optim.AdamW(network.parameters(), **options, fused=True)
-            best, waited = np.inf, 0
+            patience = _Patience(len(members), self.patience)
             for epoch in range(1, n_epochs + 1):
                 network.train()
-                for batch in _batches(*training, self.batch_size, rng):
-                    rows = torch.as_tensor(batch, device=self.device_)
-                    self._set_gradients(network, cp.index_select(0, rows), tx.index_select(0, rows), noise)
+                batches = [_batches(*member.training, self.batch_size, member.rng) for member in members]
+                for batch in zip(*batches, strict=True):
+                    self._set_gradients(network, _rows_of(cp, batch), _rows_of(tx, batch), noise)
                     optimiser.step()
                 if not n_watched:
                     continue
                 network.eval()
                 with torch.no_grad():
-                    losses = {name: self._validation_loss(network, *values).item() for name, values in watched.items()}
-                self.history_.append({"member": member, "epoch": epoch, **losses})
-                score = losses["validation"]
-                best, waited = (score, 0) if score < best else (best, waited + 1)
-                if waited >= self.patience:
+                    losses = {name: self._validation_loss(network, *values) for name, values in watched.items()}
+                losses = {name: values.reshape(-1).cpu().numpy().astype(float) for name, values in losses.items()}
+                for place in np.flatnonzero(patience.open):
+                    line = {name: float(values[place]) for name, values in losses.items()}
+                    self.history_.append({"member": members[place].number, "epoch": epoch, **line})
+                patience.note(losses["validation"])
+                if not patience.open.any():
                     break
-        return network.eval()
+        if len(networks) > 1:
+            write_back(network, networks)
+        return [one.eval() for one in networks]
 
-    def _set_gradients(self, network, cp, tx, torch_rng):
+    def _set_gradients(self, network, cp, tx, torch_rngs):
         """Gradients of one step, by automatic differentiation; linear heads know theirs in closed form.
 
         On a few hundred compounds a step is so short that the bookkeeping of automatic differentiation takes longer
-        than the products themselves.
+        than the products themselves. Networks side by side have no weight in common, so the gradient of the sum of
+        their losses holds the gradient of each.
         """
         network.zero_grad()
-        self._loss(network, cp, tx, torch_rng).backward()
+        self._loss(network, cp, tx, torch_rngs).sum().backward()
 
     def _encode(self, part: str, inputs: np.ndarray) -> np.ndarray:
         """Unit-length codes of every member's head `part`, side by side: (n, n_members * n_dimensions)."""
@@ -857,22 +884,27 @@ class ContrastiveEncoder(NetworkEncoder):
             n_cp, n_tx, self.n_dimensions, self.hidden, self.dropout, self.temperature, self.learn_temperature
         )
 
-    def _loss(self, network, cp, tx, torch_rng):
-        codes = network(_noisy(cp, self.input_noise, torch_rng), _noisy(tx, self.input_noise, torch_rng))
+    def _has_closed_gradients(self):
+        from cpx_utils.losses import LOWEST_SAFE_TEMPERATURE
+
+        linear = not self.hidden and not self.learn_temperature
+        return linear and self.loss == "info_nce" and LOWEST_SAFE_TEMPERATURE <= self.temperature <= 10
+
+    def _loss(self, network, cp, tx, torch_rngs):
+        codes = network(_noisy(cp, self.input_noise, torch_rngs), _noisy(tx, self.input_noise, torch_rngs))
         return self._pair_loss(network, *codes, tx)
 
-    def _set_gradients(self, network, cp, tx, torch_rng):
+    def _set_gradients(self, network, cp, tx, torch_rngs):
         import torch
 
-        from cpx_utils.losses import LOWEST_SAFE_TEMPERATURE, info_nce_gradients, soft_targets
+        from cpx_utils.losses import info_nce_gradients, soft_targets
         from cpx_utils.networks import set_linear_gradients
 
-        closed_form = self.loss == "info_nce" and not self.hidden and not self.learn_temperature
-        if not closed_form or not LOWEST_SAFE_TEMPERATURE <= self.temperature <= 10:
-            return super()._set_gradients(network, cp, tx, torch_rng)
+        if not self._has_closed_gradients():
+            return super()._set_gradients(network, cp, tx, torch_rngs)
         with torch.no_grad():
             target = soft_targets(tx, self.softness) if self.softness else None
-            noisy = [_noisy(one, self.input_noise, torch_rng) for one in (cp, tx)] if self.input_noise else [cp, tx]
+            noisy = [_noisy(one, self.input_noise, torch_rngs) for one in (cp, tx)] if self.input_noise else [cp, tx]
             gradients = info_nce_gradients(*network(*noisy), self.temperature, target)
             for head, inputs, gradient in zip((network.cp, network.tx), noisy, gradients, strict=True):
                 set_linear_gradients(head, inputs, gradient)
@@ -946,26 +978,24 @@ class AutoencoderEncoder(NetworkEncoder):
 
         return BimodalAutoencoder(n_cp, n_tx, self.n_dimensions, self.hidden, self.dropout)
 
-    def _loss(self, network, cp, tx, torch_rng):
+    def _loss(self, network, cp, tx, torch_rngs):
         from cpx_utils.losses import reconstruction
 
-        cp_out, tx_out = network(*self._spoiled(cp, tx, torch_rng))
+        cp_out, tx_out = network(*self._spoiled(cp, tx, torch_rngs))
         return self.cp_weight * reconstruction(cp_out, cp) + reconstruction(tx_out, tx)
 
-    def _spoiled(self, cp, tx, torch_rng):
-        """What a training step encodes: noisy CP and TX, and which of them are present, each (n_pairs, 1)."""
-        import torch
-
-        noisy_cp, noisy_tx = _noisy(cp, self.input_noise, torch_rng), _noisy(tx, self.input_noise, torch_rng)
-        draw = torch.rand(len(cp), 1, generator=torch_rng, device=cp.device)
+    def _spoiled(self, cp, tx, torch_rngs):
+        """What a training step encodes: noisy CP and TX, and which of them are present, each (..., n_pairs, 1)."""
+        noisy_cp, noisy_tx = _noisy(cp, self.input_noise, torch_rngs), _noisy(tx, self.input_noise, torch_rngs)
+        draw = _drawn("uniform_", cp[..., :1], torch_rngs)
         has_tx = (draw >= self.tx_dropout).float()
         has_cp = (draw < self.tx_dropout + (1 - self.tx_dropout) / 2).float()  # of the rest, half see TX alone
         return noisy_cp, noisy_tx, has_cp, has_tx
 
-    def _set_gradients(self, network, cp, tx, torch_rng):
-        if self.hidden:
-            return super()._set_gradients(network, cp, tx, torch_rng)
-        noisy_cp, noisy_tx, *present = self._spoiled(cp, tx, torch_rng)
+    def _set_gradients(self, network, cp, tx, torch_rngs):
+        if not self._has_closed_gradients():
+            return super()._set_gradients(network, cp, tx, torch_rngs)
+        noisy_cp, noisy_tx, *present = self._spoiled(cp, tx, torch_rngs)
         network.set_reconstruction_gradients((noisy_cp, noisy_tx), present, (cp, tx), (self.cp_weight, 1.0))
 
     def _validation_loss(self, network, cp, tx):
@@ -973,7 +1003,7 @@ class AutoencoderEncoder(NetworkEncoder):
 
         from cpx_utils.losses import reconstruction
 
-        yes, no = torch.ones(len(cp), 1, device=cp.device), torch.zeros(len(cp), 1, device=cp.device)
+        yes, no = torch.ones_like(cp[..., :1]), torch.zeros_like(cp[..., :1])
         cp_out, tx_out = network(cp, tx, yes, no)
         return self.cp_weight * reconstruction(cp_out, cp) + reconstruction(tx_out, tx)
 
@@ -985,10 +1015,60 @@ class AutoencoderEncoder(NetworkEncoder):
         return self._encode("encode_tx", self._tx_inputs(tx))
 
 
-def _noisy(values, amount, torch_rng):
+@dataclass
+class _Member:
+    """One network of an ensemble: its generator, and the wells of its compounds as `_wells_by_compound` gives them."""
+
+    number: int
+    rng: np.random.Generator
+    training: tuple[np.ndarray, np.ndarray]
+    validation: tuple[np.ndarray, np.ndarray] | None = None
+
+
+class _Patience:
+    """Which of the networks that are trained together still wait for a new lowest loss.
+
+    Attributes
+    ----------
+    open : boolean array (n_networks,)
+        True of those that wait.
+    """
+
+    def __init__(self, n_networks, patience):
+        self.open = np.ones(n_networks, dtype=bool)
+        self._best = np.full(n_networks, np.inf)
+        self._waited = np.zeros(n_networks, dtype=int)
+        self._patience = patience
+
+    def note(self, losses):
+        """Take each network's loss after an epoch (n_networks,)."""
+        better = losses < self._best
+        self._best[better] = losses[better]
+        self._waited = np.where(better, 0, self._waited + 1)
+        self.open &= self._waited < self._patience
+
+
+def _rows_of(values, rows):
+    """Rows of a tensor for each network: (n, d) of one alone, (n_networks, n, d) of several."""
     import torch
 
-    return torch.randn(values.shape, generator=torch_rng, device=values.device).mul_(amount).add_(values)
+    picked = torch.as_tensor(np.concatenate(rows), device=values.device)
+    found = values.index_select(0, picked)
+    return found if len(rows) == 1 else found.view(len(rows), -1, values.shape[1])
+
+
+def _drawn(distribution, like, torch_rngs):
+    """Random numbers of a tensor's shape, those of each network from a generator of its own."""
+    import torch
+
+    drawn = torch.empty_like(like, memory_format=torch.contiguous_format)
+    for part, torch_rng in zip([drawn] if len(torch_rngs) == 1 else drawn, torch_rngs, strict=True):
+        getattr(part, distribution)(generator=torch_rng)
+    return drawn
+
+
+def _noisy(values, amount, torch_rngs):
+    return _drawn("normal_", values, torch_rngs).mul_(amount).add_(values)
 
 
 def _device(name: str) -> str:

@@ -1,4 +1,8 @@
-"""Losses as plain functions on tensors: small enough to read beside their equations."""
+"""Losses as plain functions on tensors: small enough to read beside their equations.
+
+InfoNCE, its soft form and the reconstruction error also take the pairs of several networks that are trained together:
+tensors with one more dimension in front, and a loss for each network.
+"""
 
 import math
 
@@ -26,7 +30,8 @@ def info_nce(
     Returns
     -------
     scalar tensor
-        Mean over both directions, in nats; log(n_pairs) for codes that know nothing.
+        Mean over both directions, in nats; log(n_pairs) for codes that know nothing. With codes of several networks
+        (n_networks, n_pairs, n_dimensions) one for each.
 
     References
     ----------
@@ -34,13 +39,17 @@ def info_nce(
 
     Failure mode: a compound that looks like another is a wrong answer all the same; inactive ones all look alike.
     """
-    cp, tx = functional.normalize(cp, dim=1), functional.normalize(tx, dim=1)
-    logits = cp @ tx.T / temperature  # (n_pairs, n_pairs)
+    logits = _similarities(cp, tx) / temperature  # (n_pairs, n_pairs)
     if same is not None:
         own = torch.eye(len(cp), dtype=torch.bool, device=cp.device)
         logits = logits.masked_fill(same & ~own, float("-inf"))
-    target = torch.arange(len(cp), device=cp.device)
-    return (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
+    own_logits = logits.diagonal(dim1=-2, dim2=-1)
+    return (logits.logsumexp(dim=-1) + logits.logsumexp(dim=-2) - 2 * own_logits).mean(dim=-1) / 2
+
+
+def _similarities(cp: torch.Tensor, tx: torch.Tensor) -> torch.Tensor:
+    """Cosine similarity of each CP code with each TX code, (..., n_pairs, n_pairs)."""
+    return functional.normalize(cp, dim=-1) @ functional.normalize(tx, dim=-1).mT
 
 
 def soft_info_nce(
@@ -60,7 +69,7 @@ def soft_info_nce(
     Returns
     -------
     scalar tensor
-        Mean cross-entropy of both directions, in nats.
+        Mean cross-entropy of both directions, in nats; with codes of several networks one for each.
 
     References
     ----------
@@ -69,9 +78,9 @@ def soft_info_nce(
 
     Failure mode: the softer the target, the less is left to learn; with a uniform target nothing is.
     """
-    cp, tx = functional.normalize(cp, dim=1), functional.normalize(tx, dim=1)
-    logits = cp @ tx.T / temperature  # (n_pairs, n_pairs)
-    return (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
+    logits = _similarities(cp, tx) / temperature  # (n_pairs, n_pairs)
+    expected = (target * (logits + logits.mT)).sum(dim=-1)
+    return (logits.logsumexp(dim=-1) + logits.logsumexp(dim=-2) - expected).mean(dim=-1) / 2
 
 
 def info_nce_gradients(
@@ -90,7 +99,8 @@ def info_nce_gradients(
     Parameters
     ----------
     cp, tx
-        Codes of the same treatments, row by row (n_pairs, n_dimensions).
+        Codes of the same treatments, row by row (n_pairs, n_dimensions), or those of several networks
+        (n_networks, n_pairs, n_dimensions).
     temperature
         At least `LOWEST_SAFE_TEMPERATURE`: below, exponentials leave the range of float32.
     target
@@ -98,22 +108,22 @@ def info_nce_gradients(
 
     Returns
     -------
-    two tensors (n_pairs, n_dimensions)
+    two tensors of the shape of `cp`
         Gradients with respect to `cp` and to `tx`.
     """
-    n_pairs = len(cp)
-    lengths = [torch.linalg.vector_norm(codes, dim=1, keepdim=True).clamp_min_(1e-12) for codes in (cp, tx)]
+    n_pairs = cp.shape[-2]
+    lengths = [torch.linalg.vector_norm(codes, dim=-1, keepdim=True).clamp_min_(1e-12) for codes in (cp, tx)]
     cp, tx = cp / lengths[0], tx / lengths[1]
-    shares = torch.mm(cp / temperature, tx.T).exp_()  # (n_pairs, n_pairs)
-    shares.mul_(1 / shares.sum(dim=1, keepdim=True) + 1 / shares.sum(dim=0, keepdim=True))
+    shares = torch.matmul(cp / temperature, tx.mT).exp_()  # (..., n_pairs, n_pairs)
+    shares.mul_(1 / shares.sum(dim=-1, keepdim=True) + 1 / shares.sum(dim=-2, keepdim=True))
     if target is None:
-        shares.diagonal().sub_(2)
+        shares.diagonal(dim1=-2, dim2=-1).sub_(2)
     else:
-        shares.sub_(target).sub_(target.T)
+        shares.sub_(target).sub_(target.mT)
     gradients = []
-    for codes, others, length, share in ((cp, tx, lengths[0], shares), (tx, cp, lengths[1], shares.T)):
-        gradient = torch.mm(share, others)  # (n_pairs, n_dimensions)
-        gradient = gradient.sub_(codes * (codes * gradient).sum(dim=1, keepdim=True))
+    for codes, others, length, share in ((cp, tx, lengths[0], shares), (tx, cp, lengths[1], shares.mT)):
+        gradient = torch.matmul(share, others)  # (..., n_pairs, n_dimensions)
+        gradient = gradient.sub_(codes * (codes * gradient).sum(dim=-1, keepdim=True))
         gradients.append(gradient.mul_(1 / (2 * n_pairs * temperature) / length))
     return gradients[0], gradients[1]
 
@@ -130,7 +140,7 @@ def soft_targets(tx: torch.Tensor, softness: float) -> torch.Tensor:
     Parameters
     ----------
     tx
-        TX profiles as the head sees them, without noise (n_pairs, n_tx).
+        TX profiles as the head sees them, without noise (n_pairs, n_tx), or those of several networks.
     softness
         :math:`s`, from 0 (only the own profile is right) to 1.
 
@@ -139,15 +149,14 @@ def soft_targets(tx: torch.Tensor, softness: float) -> torch.Tensor:
     tensor (n_pairs, n_pairs)
         Each row sums to 1; no gradient flows through it.
     """
-    if len(tx) < 2:
-        return torch.eye(len(tx), dtype=tx.dtype, device=tx.device)
+    n_pairs = tx.shape[-2]
     tx = tx.detach()
-    squares = (tx * tx).sum(dim=1, keepdim=True)
-    distance = torch.addmm(squares + squares.T, tx, tx.T, alpha=-2)  # (n_pairs, n_pairs), squared
-    distance.clamp_min_(0).fill_diagonal_(0)
-    scale = distance.sum().clamp_min(1e-12) / (len(tx) * (len(tx) - 1)) / 6
-    target = torch.softmax(distance.div_(-scale), dim=1).mul_(softness)
-    target.diagonal().add_(1 - softness)
+    squares = (tx * tx).sum(dim=-1, keepdim=True)
+    distance = (squares + squares.mT).sub_(tx @ tx.mT, alpha=2)  # (..., n_pairs, n_pairs), squared
+    distance.clamp_min_(0).diagonal(dim1=-2, dim2=-1).zero_()
+    scale = distance.sum(dim=(-2, -1), keepdim=True).clamp_min(1e-12) / max(n_pairs * (n_pairs - 1), 1) / 6
+    target = torch.softmax(distance.div_(-scale), dim=-1).mul_(softness)
+    target.diagonal(dim1=-2, dim2=-1).add_(1 - softness)
     return target
 
 
@@ -298,5 +307,8 @@ def barlow_twins(cp: torch.Tensor, tx: torch.Tensor, redundancy: float = 0.005) 
 
 
 def reconstruction(predicted: torch.Tensor, observed: torch.Tensor) -> torch.Tensor:
-    """Mean squared error over pairs and features; 1 for a prediction of the mean of standardised features."""
-    return functional.mse_loss(predicted, observed)
+    """Mean squared error over pairs and features; 1 for a prediction of the mean of standardised features.
+
+    With the profiles of several networks (n_networks, n_pairs, n_features) one for each.
+    """
+    return (predicted - observed).square().mean(dim=(-2, -1))

@@ -572,6 +572,27 @@ def test_closed_gradients_train_the_networks_of_automatic_differentiation(method
         assert one == pytest.approx(other, rel=1e-3)
 
 
+@pytest.mark.parametrize("method", NETWORKS)
+@pytest.mark.parametrize("parameters", [{"patience": 2}, {"patience": 0}, {"validation_share": 0.0}, {"n_members": 1}])
+def test_members_trained_together_are_those_trained_alone(method, parameters, pairs, monkeypatch):
+    together = pairs.fit(make(method, **{"max_epochs": 30, "n_members": 3, "learning_rate": 0.05, **parameters}))
+    train, alone = encoders.NetworkEncoder._train, []
+
+    def one_by_one(encoder, data, members, n_epochs):
+        alone.append(len(members))
+        return [network for member in members for network in train(encoder, data, [member], n_epochs)]
+
+    monkeypatch.setattr(encoders.NetworkEncoder, "_train", one_by_one)
+    apart = pairs.fit(make(method, **{"max_epochs": 30, "n_members": 3, "learning_rate": 0.05, **parameters}))
+    assert set(alone) == {together.n_members}
+    if parameters == {"patience": 2}:
+        assert pd.DataFrame(together.history_)["member"].value_counts().nunique() > 1, "all stopped together"
+    assert together.best_epoch_ == apart.best_epoch_ and len(together.history_) == len(apart.history_)
+    for one, other in zip(together.history_, apart.history_, strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+    np.testing.assert_allclose(together.transform(pairs.cp), apart.transform(pairs.cp), atol=1e-3)
+
+
 @pytest.mark.parametrize("parameters", [{"temperature": 0.02}, {"learn_temperature": True}, {"hidden": (8,)}])
 def test_where_no_gradient_is_closed_training_differentiates(parameters, pairs, monkeypatch):
     calls = []
@@ -668,7 +689,7 @@ def test_tx_dropout_decides_which_modality_gives_the_code(pairs):
         return cp, tx
 
     cp, tx = torch.zeros(20_000, 2), torch.zeros(20_000, 3)
-    encoder._loss(network, cp, tx, torch.Generator().manual_seed(0))
+    encoder._loss(network, cp, tx, [torch.Generator().manual_seed(0)])
     present = seen[0]
     assert (present.sum(dim=1) >= 1).all()
     shares = {

@@ -273,3 +273,17 @@ def test_gradients_are_those_of_the_losses_differences(loss):
     # Each falls on its own gradient, and true pairs cost less than others.
     cp = torch.tensor(codes(n=12, d=3)[0])
     assert loss(cp, cp).item() < loss(cp, cp.roll(1, 0)).item()
+
+
+def test_losses_of_several_networks_are_those_of_each():
+    generator = torch.Generator().manual_seed(4)
+    cp, tx, given = (torch.randn(3, 7, 5, generator=generator, dtype=torch.float64) for _ in range(3))
+    target = soft_targets(given, 0.4)
+    gradients = info_nce_gradients(cp, tx, 0.2, target)
+    for k in range(3):
+        torch.testing.assert_close(target[k], soft_targets(given[k], 0.4))
+        torch.testing.assert_close(info_nce(cp, tx, 0.2)[k], info_nce(cp[k], tx[k], 0.2))
+        torch.testing.assert_close(soft_info_nce(cp, tx, 0.2, target)[k], soft_info_nce(cp[k], tx[k], 0.2, target[k]))
+        torch.testing.assert_close(reconstruction(cp, tx)[k], torch.nn.functional.mse_loss(cp[k], tx[k]))
+        for one, other in zip(gradients, info_nce_gradients(cp[k], tx[k], 0.2, target[k]), strict=True):
+            torch.testing.assert_close(one[k], other)

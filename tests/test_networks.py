@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cpx_utils.losses import info_nce, reconstruction
-from cpx_utils.networks import BimodalAutoencoder, TwoTower, head
+from cpx_utils.networks import BimodalAutoencoder, TwoTower, head, side_by_side, write_back
 
 N, N_CP, N_TX, N_DIMENSIONS = 9, 6, 11, 4
 
@@ -118,3 +118,22 @@ def test_without_tx_no_gradient_reaches_its_encoder(profiles):
     sum(reconstruction(out, given) for out, given in zip(outputs, (cp, tx), strict=True)).backward()
     assert all(weight.grad.abs().sum() == 0 for weight in network.encode_tx.parameters())
     assert all(weight.grad.abs().sum() > 0 for weight in network.decode_tx.parameters())
+
+
+def test_networks_side_by_side_compute_what_each_computes_and_give_their_weights_back(profiles):
+    cp, tx = profiles
+    torch.manual_seed(2)
+    towers = [TwoTower(N_CP, N_TX, N_DIMENSIONS, (), 0.0, 0.2, False) for _ in range(3)]
+    codes = side_by_side(towers)(torch.stack([cp, 2 * cp, -cp]), torch.stack([tx, tx, tx + 1]))
+    for number, (network, inputs) in enumerate(zip(towers, ((cp, tx), (2 * cp, tx), (-cp, tx + 1)), strict=True)):
+        for one, other in zip(codes, network(*inputs), strict=True):
+            torch.testing.assert_close(one[number], other)
+    together = side_by_side(towers)
+    with torch.no_grad():
+        for parameter in together.parameters():
+            parameter.add_(1.0)
+    before = [{name: value.clone() for name, value in network.state_dict().items()} for network in towers]
+    write_back(together, towers)
+    for network, old in zip(towers, before, strict=True):
+        for name, value in network.state_dict().items():
+            torch.testing.assert_close(value, old[name] + (name != "log_temperature"))
