@@ -47,9 +47,11 @@ N_PENALTIES = 25
 # Sizes of the full table, and of a look at it.
 SIZES = {
     False: {"compounds": 1300, "features": 1000, "tasks": 300, "embedding": 300, "scaled up": 4, "profiles": 5000,
-            "memory": 52_000, "pairs": 10_000, "epochs": 25, "deep_epochs": 5, "wells": 8000, "base": 1.0, "starts": 5},
+            "memory": 52_000, "pairs": 10_000, "ensemble": 400, "epochs": 25, "deep_epochs": 5, "wells": 8000, "base": 1.0,
+            "starts": 5},
     True: {"compounds": 200, "features": 450, "tasks": 12, "embedding": 30, "scaled up": 1, "profiles": 600,
-           "memory": 2000, "pairs": 600, "epochs": 3, "deep_epochs": 1, "wells": 200, "base": 0.1, "starts": 1},
+           "memory": 2000, "pairs": 600, "ensemble": 100, "epochs": 3, "deep_epochs": 1, "wells": 200, "base": 0.1,
+           "starts": 1},
 }  # fmt: skip
 COLUMNS = ["group", "what", "ours", "theirs", "unit", "value", "value_theirs", "ratio", "wanted", "met", "compared",
            "difference", "tolerance", "equal"]  # fmt: skip
@@ -438,11 +440,27 @@ def networks(size: dict) -> list[dict]:
             row(f"products of forward and backward; {form}", "ContrastiveEncoder", "the same products alone",
                 tuple(rates), unit="GFLOP/s", wanted=0.5)
         )  # fmt: skip
-    return rows
+    return rows + ensemble(cp[: size["ensemble"]], tx[: size["ensemble"]], size["epochs"])
+
+
+def ensemble(cp: np.ndarray, tx: np.ndarray, epochs: int) -> list[dict]:
+    """Three members of an ensemble side by side, beside a DataLoader loop for each."""
+    shared = {"validation_share": 0.0, "max_steps": 10**6, "device": "cpu"}
+    fast, encoder = training_seconds(
+        lambda epochs: ContrastiveEncoder(n_members=3, max_epochs=epochs, **shared), (cp, tx), epochs
+    )
+    inputs = [torch.as_tensor(one, dtype=torch.float32) for one in (encoder._cp_inputs(cp), encoder._tx_inputs(tx))]
+    slow, networks = timed(lambda: [dataloader_training(encoder, *inputs, epochs) for _ in range(3)], 2)
+    losses = [np.mean([unseen_loss(one, inputs) for one in some]) for some in (encoder.networks_, networks)]
+    what = f"contrastive training, {len(cp):,} pairs, {epochs} epochs, three members; the study's form"
+    return [
+        row(what, "ContrastiveEncoder, members side by side", "DataLoader loop a member", (fast, slow), wanted=3,
+            compared="loss on the training pairs (nats)", difference=abs(losses[0] - losses[1]), tolerance=0.1)
+    ]  # fmt: skip
 
 
 def unseen_loss(network: TwoTower, pairs: list[torch.Tensor]) -> float:
-    """InfoNCE of unseen pairs, without noise."""
+    """InfoNCE of pairs, without noise."""
     with torch.no_grad():
         return info_nce(*network(*pairs), network.temperature).item()
 

@@ -23,6 +23,7 @@ TOOLS = {
     "openpyxl": "the probes' Excel table, through pandas",
     "pyarrow": "parquet, through pandas",
     "pytest": "runs the tests",
+    "pytest-timeout": "ends those that hang",
     "pytest-xdist": "runs them side by side",
     "ruff": "style of code and notebooks",
 }
