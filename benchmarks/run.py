@@ -47,8 +47,8 @@ N_PENALTIES = 25
 # Sizes of the full table, and of a look at it.
 SIZES = {
     False: {"compounds": 1300, "features": 1000, "tasks": 300, "embedding": 300, "scaled up": 4, "profiles": 5000,
-            "memory": 52_000, "pairs": 10_000, "ensemble": 400, "epochs": 25, "deep_epochs": 5, "wells": 8000, "base": 1.0,
-            "starts": 5},
+            "memory": 52_000, "pairs": 10_000, "ensemble": 400, "epochs": 25, "deep_epochs": 5, "wells": 8000,
+            "base": 1.0, "starts": 5},
     True: {"compounds": 200, "features": 450, "tasks": 12, "embedding": 30, "scaled up": 1, "profiles": 600,
            "memory": 2000, "pairs": 600, "ensemble": 100, "epochs": 3, "deep_epochs": 1, "wells": 200, "base": 0.1,
            "starts": 1},

@@ -12,7 +12,8 @@ from cpx_utils.encoders import ContrastiveEncoder
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = {"compounds": 120, "features": 410, "tasks": 6, "embedding": 20, "scaled up": 1, "profiles": 80,
-        "memory": 80, "pairs": 240, "ensemble": 60, "epochs": 2, "deep_epochs": 1, "wells": 40, "base": 0.02, "starts": 1}  # fmt: skip
+        "memory": 80, "pairs": 240, "ensemble": 60, "epochs": 2, "deep_epochs": 1, "wells": 40, "base": 0.02,
+        "starts": 1}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
