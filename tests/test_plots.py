@@ -837,7 +837,10 @@ def test_task_gains_mark_medians_and_shares():
     assert sorted(drawn) == pytest.approx(sorted(grouped.median()))
     gain = grouped.get_group(("contrastive", "true_pairs"))
     median = f"{gain.median():+.3f}".replace("-", "−")
-    assert f"median {median}, {100 * (gain > 0).mean():.0f}% of 30 gain" in words(fig)
+    assert f"{median}, {100 * (gain > 0).mean():.0f}%" in words(fig)
+    assert "median, share\nof 30 tasks that gain" in words(fig)
+    some = plots.task_gains(table.drop(table.index[0]), title="t")
+    assert "median, share\nof tasks that gain" in words(some) and any(text.endswith("% of 29") for text in words(some))
 
 
 def test_claims_show_the_primary_comparisons_and_the_verdict():
@@ -893,7 +896,7 @@ def test_wide_tables_are_in_the_order_and_words_of_the_study():
 def test_split_intervals_share_an_endpoints_scale():
     fig = draw("split_intervals")
     assert len(fig.axes) == 6
-    heads = [f"{split} split" for split in ("random", "scaffold", "moa")]
+    heads = [f"{split} split" for split in ("random", "scaffold", "MoA")]
     assert [ax.get_title(loc="left") for ax in fig.axes] == heads * 2
     assert [ax.get_xlabel() for ax in fig.axes] == ["replicate mAP"] * 3 + ["MoA mAP"] * 3
     assert len({ax.get_xlim() for ax in fig.axes[:3]}) == 1
