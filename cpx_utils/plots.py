@@ -118,8 +118,8 @@ ENDPOINT_LABELS = {
 }
 ENDPOINT_UNITS = {"tx_strong_tasks": "ROC-AUC", "replicate_map": "mAP", "moa_map": "mAP", "family_auc": "ROC-AUC"}
 
-SINGLE_WIDTH, FULL_WIDTH = 6.4, 7.2  # inches
-SMALL, NORMAL, LARGE = 8.0, 8.5, 10.0  # points
+SINGLE_WIDTH, FULL_WIDTH = 6.0, 7.2  # inches
+SMALL, NORMAL, LARGE = 9.0, 9.5, 11.0  # points
 HEAT_WIDTH = 4.6  # of the panel of a heat map with names at its left and a colour bar, about
 ROW_AIR, ROW_MARK = 0.14, 0.115  # inches of a row: around its marks, and for each of them
 TICK_STEPS = (1, 2, 2.5, 5, 10)  # that a reader can count in
@@ -955,7 +955,8 @@ def control_distributions(before: pd.DataFrame, after: pd.DataFrame, *, title: s
     axes[0].tick_params(axis="x", length=0)
     _plate_ticks(axes[1], plates)
     _note(
-        fig, "Dot: a plate's median; thick line: its middle half; thin line: its middle 90%. The two panels' scales differ."
+        fig,
+        "Dot: a plate's median; thick line: its middle half; thin line: its middle 90%. The two panels' scales differ.",
     )
     return fig
 
@@ -1131,7 +1132,7 @@ def _dumbbells(ax: Axes, rows: pd.DataFrame) -> None:
         numbers = f"{mine} here" if np.isfinite(own) else "none here"
         numbers += f", {theirs} there" if np.isfinite(other) else ""
         place = {"transform": ax.get_yaxis_transform(), "va": "center"}
-        ax.text(1.03, y, f"{numbers}\n{source}".strip(), size=SMALL, color="#555555", linespacing=1.1, **place)
+        ax.text(1.07, y, f"{numbers}\n{source}".strip(), size=SMALL, color="#555555", linespacing=1.1, **place)
     both = np.concatenate([here, there])
     both = both[np.isfinite(both)]
     if both.min() > 0 and both.max() / both.min() > 30:
@@ -1141,7 +1142,7 @@ def _dumbbells(ax: Axes, rows: pd.DataFrame) -> None:
     else:
         _few_ticks(ax, 3)
         if both.min() >= 0:
-            ax.set_xlim(-0.05 * max(both.max(), 1e-9), 1.06 * max(both.max(), 1e-9))
+            ax.set_xlim(-0.06 * max(both.max(), 1e-9), 1.06 * max(both.max(), 1e-9))
     _rows(ax, [wrap_text(str(name), 1.9, max_lines=3) for name in rows["statistic"]])
 
 
@@ -1262,7 +1263,7 @@ def retrieval_curves(table: pd.DataFrame, *, title: str) -> StudyFigure:
     if not len(table):
         return _nothing(title, "no method maps CP and TX into one space")
     n_curves = len(table[["method", "control"]].drop_duplicates())
-    fig = _figure(SINGLE_WIDTH, max(3.5, 0.7 + 0.168 * (n_curves + 3)), title)
+    fig = _figure(SINGLE_WIDTH, max(3.5, 0.8 + 0.187 * (n_curves + 3)), title)
     ax = fig.subplots()
     ax.axvline(0.1, color=PALE, lw=1, zorder=0)
     handles = []
@@ -1531,7 +1532,7 @@ def task_scatter(table: pd.DataFrame, *, title: str, tx_min: float, margin: floa
     chosen = (points[:, 1] >= tx_min) & (gap >= margin)
     low = min(0.45, float(points.min()) - 0.03)
     high = max(min(1.01, float(points.max()) + 0.05), tx_min + 0.02)
-    fig = _figure(SINGLE_WIDTH, 4.2, title)
+    fig = _figure(SINGLE_WIDTH, 4.1, title)
     ax = fig.subplots()
     corner = tx_min - margin
     ax.fill([low, max(corner, low), high - margin, low], [tx_min, tx_min, high, high], color="#FFF1D6", lw=0, zorder=0)
@@ -1663,7 +1664,9 @@ def family_gains(table: pd.DataFrame, *, title: str) -> StudyFigure:
         wide = (fig.get_figwidth() - 2.5) / across - 0.1
         ax.set_title(_panel_name(method, wide))
         ax.set_xlabel(wrap_text("difference to raw CP in ROC-AUC", wide, NORMAL))
-        _few_ticks(ax, 4 if across < 4 else 3)
+        _few_ticks(ax, 4 if across < 4 else 2)
+        if across == 4:  # no room for zeros behind the point
+            ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
     _family_legend(fig, table)
     return fig
 
@@ -1772,11 +1775,15 @@ def _claim_words(head: pd.Series, rows: pd.DataFrame, several: bool, width: floa
     name = head["claim_name"] or ENDPOINT_LABELS.get(head["endpoint"], head["endpoint"])
     if not name.lower().startswith("claim"):
         name = f"Claim {head['claim']}: {name}"
-    name = wrap_text(f"{head['screen']}: {name}" if several else name, 4.9, NORMAL, "bold")
+    name = wrap_text(f"{head['screen']}: {name}" if several else name, 5.1, NORMAL, "bold")
     reason = head["reason"] if head["verdict"] else ""
     if reason and head["would_change"] and len(rows):
         reason += f". What would change it: {head['would_change']}"
-    return name, wrap_text(head["verdict"], 1.6, NORMAL, "bold"), wrap_text(_true_minus(reason), 1.65 if len(rows) else width)
+    return (
+        name,
+        wrap_text(head["verdict"], 1.6, NORMAL, "bold"),
+        wrap_text(_true_minus(reason), 1.65 if len(rows) else width),
+    )
 
 
 def _claim_rows(words: tuple[str, str, str], rows: pd.DataFrame) -> float:
@@ -1810,7 +1817,7 @@ def _claim_panel(ax: Axes, head: pd.Series, rows: pd.DataFrame, words: tuple[str
             beneath = y + 0.3  # the axis points down
             _interval(ax, beneath, row["deranged_low"], row["deranged_high"], hue, width=0.9)
             ax.plot([row["deranged_effect"]], [beneath], ls="", marker="o", ms=4.5, mfc="white", color=hue, zorder=3)
-    _rows(ax, [wrap_text(_reference_label(row), 2.05) for _, row in rows.iterrows()])
+    _rows(ax, [wrap_text(_reference_label(row), 2.25) for _, row in rows.iterrows()])
     _few_ticks(ax)
     unit = ENDPOINT_UNITS.get(head["endpoint"], "endpoint")
     ax.set_xlabel(f"{method_label(head['method'])} minus reference, {unit}", labelpad=1)
@@ -1844,7 +1851,7 @@ def claims_forest(claims: pd.DataFrame, *, title: str) -> StudyFigure:
     groups = _claim_groups(claims)
     several = claims["screen"].nunique() > 1
     # The names of references, where there are any, leave less room for the panels.
-    width = 3.4 if any(len(rows) for _, rows in groups) else 4.2
+    width = 3.4 if any(len(rows) for _, rows in groups) else 5.2
     words = [_claim_words(head, rows, several, width) for head, rows in groups]
     heights = [_claim_rows(said, rows) for said, (_, rows) in zip(words, groups, strict=True)]
     # Inches for the name of the claim and, under comparisons, for their axis.
@@ -2255,7 +2262,7 @@ def new_compounds_page(
     # Rows of their own, since names of compounds and families ask for room that the other panels needn't leave.
     rows = fig.add_gridspec(3, 1, height_ratios=[3, 3.7, 0.6])
     activity, library = (fig.add_subplot(place) for place in rows[0].subgridspec(1, 2))
-    mechanism, outcome = (fig.add_subplot(place) for place in rows[1].subgridspec(1, 2, width_ratios=[1.25, 1]))
+    mechanism, outcome = (fig.add_subplot(place) for place in rows[1].subgridspec(1, 2, width_ratios=[1.1, 1]))
     _activity_panel(activity, calls[_finite(calls["p_value"])], fdr)
     _library_panel(library, distances)
     _mechanism_panel(mechanism, mechanisms, fdr, n_rows)
@@ -2350,7 +2357,7 @@ def _outcome_panel(ax: Axes, activities: pd.DataFrame, n_rows: int) -> None:
         if values.sum():
             ax.barh(np.arange(len(shares)), values, left=left, color=colour, height=0.72, label=call)
         left = left + values
-    ax.set_yticks(np.arange(len(shares)), [wrap_text(name, 1.3, max_lines=1) for name in shares.index])
+    ax.set_yticks(np.arange(len(shares)), [wrap_text(name, 1.2, max_lines=1) for name in shares.index])
     ax.tick_params(axis="y", length=0)
     ax.set_xlim(0, 1)
     ax.set_xlabel("share of predictions")
