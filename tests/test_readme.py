@@ -55,6 +55,14 @@ def test_every_committed_figure_is_made_by_a_notebook_and_none_is_missing(update
         assert there == {name + suffix for name in captions for suffix in (".png", ".svg", ".csv")}, screen
 
 
+def test_no_other_figure_is_orphaned(update_readme):
+    folders = {path.name for path in (ROOT / "figures").iterdir() if path.is_dir() and not path.name.endswith("-smoke")}
+    assert folders == {*update_readme.screens(), "benchmarks"}
+    measured = sorted((ROOT / "figures" / "benchmarks").glob("*.png"))
+    assert [path.name for path in measured if f"](figures/benchmarks/{path.name})" not in README] == []
+    assert len(list((ROOT / "figures" / "benchmarks").iterdir())) == 3 * len(measured) > 0, "png, svg and csv of each"
+
+
 def test_the_gallery_shows_each_notebook_and_the_claims(update_readme):
     gallery = update_readme.gallery_block()
     pictures = re.findall(r'<img src="([^"]+)" alt="[^"]{20,}">', gallery)
