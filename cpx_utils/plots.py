@@ -2262,7 +2262,7 @@ def new_compounds_page(
     # Rows of their own, since names of compounds and families ask for room that the other panels needn't leave.
     rows = fig.add_gridspec(3, 1, height_ratios=[3, 3.7, 0.6])
     activity, library = (fig.add_subplot(place) for place in rows[0].subgridspec(1, 2))
-    mechanism, outcome = (fig.add_subplot(place) for place in rows[1].subgridspec(1, 2, width_ratios=[1.1, 1]))
+    mechanism, outcome = (fig.add_subplot(place) for place in rows[1].subgridspec(1, 2, width_ratios=[1.2, 1]))
     _activity_panel(activity, calls[_finite(calls["p_value"])], fdr)
     _library_panel(library, distances)
     _mechanism_panel(mechanism, mechanisms, fdr, n_rows)
@@ -2331,7 +2331,7 @@ def _mechanism_panel(ax: Axes, mechanisms: pd.DataFrame, fdr: float, n_rows: int
         ax.plot(shown["p_adjusted"][mask], y[mask], "o", ms=5.5, mfc=fill, mec=colour, mew=1.2)
     pairs = zip(shown["compound"], shown["mechanism"], known, strict=True)
     names = [f"{'✓ ' if own else ''}{compound}: {mechanism}" for compound, mechanism, own in pairs]
-    ax.set_yticks(y, [wrap_text(name, 2.1, max_lines=1) for name in names])
+    ax.set_yticks(y, [wrap_text(name, 2.5, max_lines=1) for name in names])
     ax.set_ylim(len(shown) - 0.4, -0.6)
     ax.set_xscale("log")
     ax.set_xlim(1.2, min(shown["p_adjusted"].min(), 0.05) / 1.5)
@@ -2350,14 +2350,14 @@ def _outcome_panel(ax: Axes, activities: pd.DataFrame, n_rows: int) -> None:
     shares = pd.crosstab(family, activities["call"], normalize="index")
     shares = shares.reindex(columns=list(CALL_COLOURS), fill_value=0.0).sort_values(["active", "inactive"])
     decided = activities["call"].isin(["active", "inactive"]).mean()
-    ax.set_title(f"Outcomes: {decided:.0%} decided")
+    ax.set_title(f"Outcomes: {decided:.0%} decided", loc="right")
     left = np.zeros(len(shares))
     for call, colour in CALL_COLOURS.items():
         values = shares[call].to_numpy()
         if values.sum():
             ax.barh(np.arange(len(shares)), values, left=left, color=colour, height=0.72, label=call)
         left = left + values
-    ax.set_yticks(np.arange(len(shares)), [wrap_text(name, 1.2, max_lines=1) for name in shares.index])
+    ax.set_yticks(np.arange(len(shares)), [wrap_text(name, 1.15, max_lines=1) for name in shares.index])
     ax.tick_params(axis="y", length=0)
     ax.set_xlim(0, 1)
     ax.set_xlabel("share of predictions")
