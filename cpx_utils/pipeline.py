@@ -7,8 +7,11 @@ or in a screen is told in one line, with exit status 2.
 import argparse
 import difflib
 import os
+import shlex
+import shutil
 import signal
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -237,22 +240,40 @@ def open_places(
         yield places
 
 
+LIST_INDENT = 48  # columns before the explanations of --list
+
+
 # --- what it does -------------------------------------------------------------------------------------------
 
 
 def print_list(plan: Plan, console: Console) -> None:
-    """Print each stage's question, parameters and outlook."""
+    """Print each stage's question and outlook, and its parameters as they may be typed, with type and explanation."""
     outlook = forecast(plan)
+    width = shutil.get_terminal_size((120, 24)).columns
+    console.say("-p NAME=VALUE sets a parameter in every notebook that has it, -p 03.NAME=VALUE in notebook 03 alone.")
+    console.say("Shown are the values of this call; a default is named where they differ from it.")
     for stage in plan.selected:
-        console.say(f"{stage.name}  ({outlook[stage.name]})")
-        console.say(f"    {stage.question}")
+        console.say(f"\n{stage.name}  ({outlook[stage.name]})")
+        console.say(f"  {stage.question.removeprefix(stage.number).strip()}")
         values = plan.parameters[stage.name]
         for name in [name for name in stage.parameters if name not in PLUMBING]:
             known = stage.parameters[name]
-            changed = "" if values[name] == known.default else f", here {values[name]!r}"
-            comment = f"  # {known.comment}" if known.comment else ""
-            console.say(f"    -p {name}: {known.kind} = {known.default!r}{changed}{comment}")
-        console.say()
+            told = known.comment
+            if values[name] != known.default:
+                told += f" (default: {as_typed(known.default) or 'empty'})"
+            head = f"  {shlex.quote(f'{name}={as_typed(values[name])}'):<{LIST_INDENT - 16}} {known.kind:<12} "
+            # A long value pushes its own explanation to the next line, not that of all others to the right.
+            indent = " " * LIST_INDENT
+            words = textwrap.wrap(told, max(width - LIST_INDENT, 30))
+            lines = [head + words[0], *words[1:]] if len(head) <= LIST_INDENT else [head.rstrip(), *words]
+            console.say(f"\n{indent}".join(lines))
+
+
+def as_typed(value: int | float | str | bool | list) -> str:
+    """Return a parameter's value as one would type it after `-p NAME=`."""
+    if isinstance(value, list):
+        return ",".join(map(as_typed, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def print_downloads(plan: Plan, console: Console) -> None:

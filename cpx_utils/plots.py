@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,8 +31,10 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
@@ -68,11 +71,11 @@ METHOD_LABELS = {
     "cp_tx": "CP and TX (oracle)",
 }
 METHOD_COLOURS = {
-    "raw_cp": "#BBBBBB",
-    "sphered_cp": "#9B9B9B",
-    "pca_cp": "#7C7C7C",
-    "cell_count": "#DDDDDD",
-    "lda_identity": "#424242",
+    "raw_cp": "#8E8E8E",
+    "sphered_cp": "#737373",
+    "pca_cp": "#595959",
+    "cell_count": "#ABABAB",
+    "lda_identity": "#3F3F3F",
     "ridge_tx": "#E69F00",
     "rcca": "#56B4E9",
     "rcca_replicates": "#117733",
@@ -80,7 +83,7 @@ METHOD_COLOURS = {
     "contrastive": "#D55E00",
     "contrastive_soft": "#7A0177",
     "tx": "#000000",
-    "cp_tx": "#282828",
+    "cp_tx": "#252525",
 }
 CP_ONLY = ("raw_cp", "sphered_cp", "pca_cp", "cell_count", "lda_identity")
 ORACLES = ("tx", "cp_tx")
@@ -115,9 +118,11 @@ ENDPOINT_LABELS = {
 }
 ENDPOINT_UNITS = {"tx_strong_tasks": "ROC-AUC", "replicate_map": "mAP", "moa_map": "mAP", "family_auc": "ROC-AUC"}
 
-SINGLE_WIDTH, FULL_WIDTH = 6.4, 7.2  # inches
-SMALL, NORMAL, LARGE = 8.0, 8.5, 10.0  # points
+SINGLE_WIDTH, FULL_WIDTH = 6.0, 7.2  # inches
+SMALL, NORMAL, LARGE = 9.0, 9.5, 11.0  # points
 HEAT_WIDTH = 4.6  # of the panel of a heat map with names at its left and a colour bar, about
+ROW_AIR, ROW_MARK = 0.14, 0.115  # inches of a row: around its marks, and for each of them
+TICK_STEPS = (1, 2, 2.5, 5, 10)  # that a reader can count in
 GREY, PALE = "#777777", "#D9D9D9"
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so every machine draws the same letters
@@ -242,9 +247,14 @@ def _shorten(line: str, width: float, size: float, weight: str) -> str:
     return line.rstrip() + "…"
 
 
+def _true_minus(text: str) -> str:
+    """The hyphen of a negative number as a minus sign; hyphens within and between words and numbers stay."""
+    return re.sub(r"(?<![\w.)-])-(?=\.?\d)", "−", text)
+
+
 def _figure(width: float, height: float, title: str) -> StudyFigure:
     """A figure with a wrapped title at its left; `height` is without the title."""
-    wrapped = wrap_text(title, width - 0.3, LARGE, "bold") if title else ""
+    wrapped = wrap_text(_true_minus(title), width - 0.3, LARGE, "bold") if title else ""
     lines = wrapped.count("\n") + 1 if wrapped else 0
     size = (width, height + 0.17 * lines)
     fig = plt.figure(FigureClass=StudyFigure, figsize=size, layout="constrained")
@@ -281,13 +291,20 @@ def _note(fig: Figure, text: str) -> None:
     )
 
 
-def _legend(fig: Figure, handles: Sequence, *, beside: Axes | None = None, title: str = "") -> None:
-    """A legend outside the panels: right of a panel, or below all in as many columns as the width holds."""
-    options = {"handles": handles, "title": title or None, "alignment": "left", "borderpad": 0.1}
+def _legend(
+    fig: Figure, handles: Sequence, *, beside: Axes | None = None, title: str = "", labels: Sequence[str] = ()
+) -> None:
+    """A legend outside the panels: right of a panel, or below all in as many columns as the width holds.
+
+    Names are the handles' own, or `labels`; then a handle may also be a tuple, whose parts stand side by side.
+    """
+    labels = list(labels) or [str(handle.get_label()) for handle in handles]
+    options = {"handles": handles, "labels": labels, "title": title or None, "alignment": "left", "borderpad": 0.1}
+    options["handler_map"] = {tuple: HandlerTuple(ndivide=None, pad=0)}
     if beside is not None:
         beside.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0, **options)
         return
-    widest = max(text_width(line) for handle in handles for line in str(handle.get_label()).split("\n"))
+    widest = max(text_width(line) for label in labels for line in label.split("\n"))
     columns = int(np.clip((fig.get_figwidth() - 0.1) // (widest + 0.5), 1, len(handles)))
     fig.legend(loc="outside lower left", ncols=columns, handlelength=1.6, columnspacing=1.2, **options)
 
@@ -442,10 +459,13 @@ def _kind_handles(table: pd.DataFrame) -> list[Line2D]:
 # Axes
 
 
-def _rows(ax: Axes, labels: Sequence[str], *, colours: Sequence[str] | None = None) -> None:
-    """Name the rows of a horizontal figure, the first on top."""
-    ax.set_yticks(range(len(labels)), labels)
-    ax.set_ylim(len(labels) - 0.45, -0.55)
+def _rows(
+    ax: Axes, labels: Sequence[str], *, colours: Sequence[str] | None = None, edges: np.ndarray | None = None
+) -> None:
+    """Name the rows of a horizontal figure, the first on top; they are one high each, or lie between `edges`."""
+    edges = np.arange(len(labels) + 1) - 0.5 if edges is None else edges
+    ax.set_yticks((edges[:-1] + edges[1:]) / 2, labels)
+    ax.set_ylim(edges[-1] + 0.05, edges[0] - 0.05)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
     for tick, colour in zip(ax.get_yticklabels(), colours or [], strict=False):
@@ -453,7 +473,7 @@ def _rows(ax: Axes, labels: Sequence[str], *, colours: Sequence[str] | None = No
 
 
 def _few_ticks(ax: Axes, n: int = 5) -> None:
-    ax.xaxis.set_major_locator(MaxNLocator(n))
+    ax.xaxis.set_major_locator(MaxNLocator(n, steps=TICK_STEPS))
 
 
 def _interval(ax: Axes, y: float, low: float, high: float, colour: str, *, width: float = 1.6) -> None:
@@ -461,10 +481,16 @@ def _interval(ax: Axes, y: float, low: float, high: float, colour: str, *, width
         ax.plot([low, high], [y, y], color=colour, lw=width, solid_capstyle="butt", zorder=2)
 
 
-def _series(ax: Axes, rows: pd.DataFrame, y: float, *, value: str = "mean", colour: str = "") -> None:
-    """The marks of one row: every control of a method with its interval, the true pairing on top."""
+def _series(
+    ax: Axes, rows: pd.DataFrame, y: float, *, value: str = "mean", colour: str = "", step: float | None = None
+) -> None:
+    """The marks of one row: every control of a method with its interval, the true pairing on top.
+
+    `step` is from one mark to the next on the axis; by default they fill a row that is one high.
+    """
     controls = order_controls(rows["control"])
-    offsets = (np.arange(len(controls)) - (len(controls) - 1) / 2) * min(0.26, 0.8 / max(len(controls), 1))
+    step = min(0.26, 0.8 / max(len(controls), 1)) if step is None else step
+    offsets = (np.arange(len(controls)) - (len(controls) - 1) / 2) * step
     for control, offset in zip(controls, offsets, strict=True):
         for _, row in rows[rows["control"] == control].iterrows():
             marker = _marker(row["method"], control)
@@ -524,14 +550,15 @@ def _intervals_panel(
     ax: Axes,
     table: pd.DataFrame,
     methods: list[str],
+    edges: np.ndarray,
     chance: float | None,
     reference: str | None,
     chance_label: str = "chance",
 ) -> None:
-    for y, method in enumerate(methods):
+    for y, method in zip((edges[:-1] + edges[1:]) / 2, methods, strict=True):
         rows = table[table["method"] == method]
         if _finite(rows["mean"]).any():
-            _series(ax, rows, y)
+            _series(ax, rows, y, step=ROW_MARK)
         else:
             _unmeasured(ax, y)
     lines = [] if chance is None else [(float(chance), chance_label, "--")]
@@ -540,14 +567,24 @@ def _intervals_panel(
     if len(own):
         lines.append((float(own["mean"].iloc[0]), method_label(name), ":"))
     _line_labels(ax, lines)
-    _rows(ax, [wrap_text(method_label(method), 1.75) for method in methods])
+    _rows(ax, _method_names(methods), edges=edges)
     _few_ticks(ax)
+    drawn = table.loc[table["method"].isin(methods), ["mean", "ci_low", "ci_high"]].to_numpy(dtype=float)
+    if not np.nan_to_num(drawn).any() and chance is None:  # all are 0: no scale of its own would mean anything
+        ax.set_xlim(-0.05, 1)
 
 
-def _row_height(table: pd.DataFrame) -> float:
-    """Inches that a row of `_series` needs."""
-    controls = table.groupby("method")["control"].nunique().max() if len(table) else 1
-    return 0.2 + 0.09 * max(int(controls), 1)
+def _method_names(methods: Sequence[str]) -> list[str]:
+    """Names of methods for the rows at the left of a panel."""
+    return [wrap_text(method_label(method), 1.75) for method in methods]
+
+
+def _row_edges(table: pd.DataFrame, methods: Sequence[str]) -> np.ndarray:
+    """Where the rows of the methods begin and end, in inches from the top: as high as their controls ask for."""
+    controls = table.groupby("method")["control"].nunique()
+    lines = [name.count("\n") + 1 for name in _method_names(methods)]
+    marks = [max(int(controls.get(method, 1)), n) for method, n in zip(methods, lines, strict=True)]
+    return np.concatenate([[0], np.cumsum(ROW_AIR + ROW_MARK * np.array(marks))])
 
 
 @_styled
@@ -576,9 +613,10 @@ def method_intervals(
         return _nothing(title, "no method was measured")
     methods = order_methods(table["method"])
     handles = _kind_handles(table)
-    fig = _figure(SINGLE_WIDTH, 0.85 + _row_height(table) * len(methods) + 0.2 * (len(handles) > 0), title)
+    edges = _row_edges(table, methods)
+    fig = _figure(SINGLE_WIDTH, 0.85 + edges[-1] + 0.35 * (len(handles) > 0), title)
     ax = fig.subplots()
-    _intervals_panel(ax, table, methods, chance, reference)
+    _intervals_panel(ax, table, methods, edges, chance, reference)
     ax.set_xlabel(xlabel)
     if handles:
         _legend(fig, handles)
@@ -631,13 +669,14 @@ def method_interval_panels(
     methods = order_methods(everything["method"])
     across = len(names) if len(names) <= 3 else 2
     down = -(-len(names) // across)
-    fig = _figure(FULL_WIDTH, 0.25 + down * (0.85 + _row_height(everything) * len(methods)), title)
+    edges = _row_edges(everything, methods)
+    fig = _figure(FULL_WIDTH, 0.35 + down * (0.85 + edges[-1]), title)
     wide = (FULL_WIDTH - 2.0) / across - 0.15
     for number, (ax, name) in enumerate(zip(_grid(fig, len(names), across, sharey=True), names, strict=True)):
         if _finite(cleaned[name]["mean"]).any():
-            _intervals_panel(ax, cleaned[name], methods, chances[name], None, chance_label)
+            _intervals_panel(ax, cleaned[name], methods, edges, chances[name], None, chance_label)
         else:
-            _rows(ax, [wrap_text(method_label(method), 1.75) for method in methods])
+            _rows(ax, _method_names(methods), edges=edges)
             ax.text(0.03, 0.5, wrap_text("nothing to show: not measured", wide), transform=ax.transAxes, color=GREY)
         ax.tick_params(axis="y", labelleft=number % across == 0)
         ax.set_title(wrap_text(heads[name] or name, wide, NORMAL), pad=16)
@@ -650,6 +689,9 @@ def method_interval_panels(
     if handles:
         _legend(fig, handles)
     return fig
+
+
+SPLIT_LABELS = {"moa": "MoA"}
 
 
 @_styled
@@ -674,13 +716,15 @@ def split_intervals(table: pd.DataFrame, *, title: str) -> StudyFigure:
     splits, endpoints = ([str(name) for name in dict.fromkeys(table[key])] for key in ("split", "endpoint"))
     methods = order_methods(table["method"])
     width = FULL_WIDTH if len(splits) > 1 else SINGLE_WIDTH
-    fig = _figure(width, 0.35 + len(endpoints) * (0.75 + _row_height(table) * len(methods)), title)
+    edges = _row_edges(table, methods)
+    fig = _figure(width, 0.35 + len(endpoints) * (0.75 + edges[-1]), title)
     panels = fig.subplots(len(endpoints), len(splits), squeeze=False, sharex="row", sharey=True)
     for endpoint, axes in zip(endpoints, panels, strict=True):
         for split, ax in zip(splits, axes, strict=True):
             own = table[(table["split"] == split) & (table["endpoint"] == endpoint)]
-            _intervals_panel(ax, own, methods, None, None)
-            ax.set_title(wrap_text(f"{split} split", (width - 2.0) / len(splits), NORMAL), pad=16)
+            _intervals_panel(ax, own, methods, edges, None, None)
+            head = f"{SPLIT_LABELS.get(split, split)} split"
+            ax.set_title(wrap_text(head, (width - 2.0) / len(splits), NORMAL), pad=16)
             ax.tick_params(axis="y", labelleft=ax is axes[0])
             ax.set_xlabel(endpoint)
             _few_ticks(ax, 4)
@@ -739,7 +783,7 @@ def _training_panel(ax: Axes, runs: pd.DataFrame, method: str, best_epochs: np.n
         _line_labels(ax, [(float(np.median(best)), f"best epoch {np.median(best):.0f}", (0, (4, 3)))])
     ax.margins(x=0.02)
     low, high = ax.get_ylim()
-    gap = (high - low) * 0.13
+    gap = (high - low) * 0.11
     for (_, name, hue), y in zip(ends, spread([end[0] for end in ends], gap), strict=True):
         ax.text(1.02, y, name, transform=ax.get_yaxis_transform(), color=hue, va="center", size=SMALL, linespacing=1.0)
     ax.set_ylim(low, high)
@@ -783,7 +827,7 @@ def training_curves(
         best = np.asarray(list(by_method.get(method) or []), dtype=float).ravel()
         _training_panel(ax, history[history["method"] == method], method, best, chance)
         ax.set_xlabel("epoch")
-        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=TICK_STEPS))
         if number % across == 0:
             ax.set_ylabel(ylabel)
         if len(methods) > 1:
@@ -832,7 +876,8 @@ def parameter_choices(table: pd.DataFrame, *, xlabel: str, title: str) -> StudyF
             words = name.replace("_", " ").removeprefix("n ").replace("cp ", "CP ").replace("tx ", "TX ")
             ax.set_xlabel(words)
         row[0].set_title(method_label(method), pad=14)
-    fig.supylabel(wrap_text(xlabel, fig.get_figheight() - 0.5, NORMAL), size=NORMAL)
+    # The panels alone: a longer label would reach the title.
+    fig.supylabel(wrap_text(xlabel, 1.75 * len(methods) - 0.6, NORMAL), size=NORMAL)
     _note(fig, "A dot a fold: mean of the candidates with this value; bar: mean of the folds; n: folds that chose it.")
     return fig
 
@@ -910,7 +955,8 @@ def control_distributions(before: pd.DataFrame, after: pd.DataFrame, *, title: s
     axes[0].tick_params(axis="x", length=0)
     _plate_ticks(axes[1], plates)
     _note(
-        fig, "Dot: median over features; thick line: middle half; thin line: middle 90%. The two panels' scales differ."
+        fig,
+        "Dot: a plate's median; thick line: its middle half; thin line: its middle 90%. The two panels' scales differ.",
     )
     return fig
 
@@ -1027,9 +1073,13 @@ def spectra(table: pd.DataFrame, *, title: str) -> StudyFigure:
     return fig
 
 
-def _number(value: float) -> str:
-    whole = abs(value) >= 100 or float(value).is_integer()
-    return f"{value:,.0f}".replace("-", "−") if whole else _decimal(value)
+def _numbers(values: Sequence[float]) -> list[str]:
+    """Numbers that stand beside each other, all to the same digits: none for counts and from 100 on."""
+    known = [value for value in values if np.isfinite(value)]
+    largest = max(map(abs, known), default=0)
+    counts = largest >= 1 and all(float(value).is_integer() for value in known)
+    digits = 0 if counts or largest >= 100 else 1 if largest >= 10 else 2
+    return [f"{value:z,.{digits}f}".replace("-", "−") for value in values]
 
 
 @_styled
@@ -1078,10 +1128,11 @@ def _dumbbells(ax: Axes, rows: pd.DataFrame) -> None:
         ax.plot([other], [y], ls="", marker="o", ms=6.5, mfc="white", mec="#444444", mew=1.3, zorder=3)
         ax.plot([own], [y], ls="", marker="o", ms=5.5, color=CATEGORY_COLOURS[0], zorder=4)
         source = "" if pd.isna(rows["source"][y]) else wrap_text(str(rows["source"][y]), 1.9, max_lines=1)
-        numbers = f"{_number(own)} here" if np.isfinite(own) else "none here"
-        numbers += f", {_number(other)} there" if np.isfinite(other) else ""
+        mine, theirs = _numbers([own, other])
+        numbers = f"{mine} here" if np.isfinite(own) else "none here"
+        numbers += f", {theirs} there" if np.isfinite(other) else ""
         place = {"transform": ax.get_yaxis_transform(), "va": "center"}
-        ax.text(1.03, y, f"{numbers}\n{source}".strip(), size=SMALL, color="#555555", linespacing=1.1, **place)
+        ax.text(1.07, y, f"{numbers}\n{source}".strip(), size=SMALL, color="#555555", linespacing=1.1, **place)
     both = np.concatenate([here, there])
     both = both[np.isfinite(both)]
     if both.min() > 0 and both.max() / both.min() > 30:
@@ -1091,12 +1142,12 @@ def _dumbbells(ax: Axes, rows: pd.DataFrame) -> None:
     else:
         _few_ticks(ax, 3)
         if both.min() >= 0:
-            ax.set_xlim(-0.05 * max(both.max(), 1e-9), 1.06 * max(both.max(), 1e-9))
+            ax.set_xlim(-0.06 * max(both.max(), 1e-9), 1.06 * max(both.max(), 1e-9))
     _rows(ax, [wrap_text(str(name), 1.9, max_lines=3) for name in rows["statistic"]])
 
 
 @_styled
-def missing_and_counts(table: pd.DataFrame, *, title: str, xlabel: str = "number") -> StudyFigure:
+def missing_and_counts(table: pd.DataFrame, *, title: str, xlabel: str = "compounds") -> StudyFigure:
     """How many there are of each kind, such as compounds that are paired, that have a structure, an assay.
 
     Parameters
@@ -1122,7 +1173,7 @@ def missing_and_counts(table: pd.DataFrame, *, title: str, xlabel: str = "number
         ax.annotate(f"{n:,.0f}", (n, y), (4, 0), textcoords="offset points", va="center", size=SMALL)
     _rows(ax, [wrap_text(str(what), 2.4, max_lines=2) for what in table["what"]])
     ax.set_xlim(0, max(counts.max(), 1) * 1.12)
-    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=TICK_STEPS))
     ax.set_xlabel(xlabel)
     return fig
 
@@ -1170,7 +1221,7 @@ def similarity_matrices(
     finite = np.concatenate([matrix[np.isfinite(matrix)] for matrix in matrices.values()])
     top = float(np.quantile(np.abs(finite), 0.995)) or 1.0
     low, palette = (-top, "RdBu_r") if finite.min() < 0 else (0, "Reds")
-    side = (FULL_WIDTH - 1.2) / max(across, 2) + 0.6
+    side = (FULL_WIDTH - 1.2) / max(across, 2) + 0.4
     fig = _figure(FULL_WIDTH if across > 1 else 4.6, 0.3 + down * side, title)
     axes = _grid(fig, len(matrices), across)
     for number, (ax, (name, matrix)) in enumerate(zip(axes, matrices.items(), strict=True)):
@@ -1182,7 +1233,7 @@ def similarity_matrices(
         if number % across == 0:
             ax.set_ylabel(ylabel)
         for axis in (ax.xaxis, ax.yaxis):
-            axis.set_major_locator(MaxNLocator(4, integer=True))
+            axis.set_major_locator(MaxNLocator(4, integer=True, steps=TICK_STEPS))
         ax.spines[:].set_visible(True)
     tall = down * side * 0.7
     label = wrap_text(label, tall, NORMAL)
@@ -1212,7 +1263,7 @@ def retrieval_curves(table: pd.DataFrame, *, title: str) -> StudyFigure:
     if not len(table):
         return _nothing(title, "no method maps CP and TX into one space")
     n_curves = len(table[["method", "control"]].drop_duplicates())
-    fig = _figure(SINGLE_WIDTH, max(3.5, 0.7 + 0.168 * (n_curves + 3)), title)
+    fig = _figure(SINGLE_WIDTH, max(3.5, 0.8 + 0.187 * (n_curves + 3)), title)
     ax = fig.subplots()
     ax.axvline(0.1, color=PALE, lw=1, zorder=0)
     handles = []
@@ -1274,17 +1325,16 @@ def data_size_curves(table: pd.DataFrame, *, title: str) -> StudyFigure:
             colour = method_colour(method)
             ax.vlines(x, rows["ci_low"], rows["ci_high"], color=colour, lw=1.3 if true else 0.9)
             label = method_label(method) if true else f"{method_label(method)}, {control_label(control)}"
-            style = {"ls": "-", "mfc": colour} if true else {"ls": "--", "mfc": "white"}
-            handles[method, control] = ax.plot(
-                x, rows["mean"], marker="o", ms=4.5, color=colour, lw=1.5 if true else 1, label=label, **style
-            )[0]
+            style = {"ls": "-" if true else "--", "lw": 1.5 if true else 1, "color": colour}
+            mark = _marker(method, control) | {"ms": 4.5}
+            handles[method, control] = ax.plot(x, rows["mean"], label=label, **style, **mark)[0]
         ax.set_xscale("log")
         ax.set_xticks(sizes, [f"{size:.0f}" for size in sizes])
         ax.xaxis.set_minor_formatter(NullFormatter())
         ax.minorticks_off()
         ax.set_title(SIZE_ENDPOINTS[endpoint])
-        ax.yaxis.set_major_locator(MaxNLocator(5))
-    axes[0].set_ylabel("unseen compounds")
+        ax.yaxis.set_major_locator(MaxNLocator(5, steps=TICK_STEPS))
+    axes[0].set_ylabel("value on unseen compounds")
     axes[len(axes) // 2].set_xlabel("training compounds with TX")
     order = {method: number for number, method in enumerate(order_methods(name for name, _ in handles))}
     _legend(fig, [handles[key] for key in sorted(handles, key=lambda key: (order[key[0]], not _is_true(key[1])))])
@@ -1388,7 +1438,7 @@ def embedding_maps(table: pd.DataFrame, *, title: str, label_order: Sequence[str
     across = _fewest_gaps(len(methods), (3, 4, 5)) if len(methods) != 4 else 4
     down = -(-len(methods) // across)
     side = FULL_WIDTH / max(across, 2)
-    fig = _figure(FULL_WIDTH if across > 1 else 4.4, down * (side + 0.2) + 0.4 + 0.2 * -(-len(labels) // 3), title)
+    fig = _figure(FULL_WIDTH if across > 1 else 4.4, down * (side + 0.2) + 0.2 + 0.2 * -(-len(labels) // 3), title)
     styles = list(zip(labels, CATEGORY_COLOURS, CATEGORY_MARKERS, strict=False))
     for ax, method in zip(_grid(fig, len(methods), across), methods, strict=True):
         own = table[table["method"] == method]
@@ -1441,6 +1491,7 @@ def _label_points(ax: Axes, points: np.ndarray, labels: Sequence[str], avoid: np
                 label, (x, y), (dx, dy), textcoords="offset points", size=SMALL, va="center",
                 ha="left" if dx > 0 else "right", arrowprops=line, linespacing=1.0,
             )  # fmt: skip
+            text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])  # legible across a line
             text.update_positions(renderer)
             box = Text.get_window_extent(text, renderer)  # of the words, without the line
             inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
@@ -1481,7 +1532,7 @@ def task_scatter(table: pd.DataFrame, *, title: str, tx_min: float, margin: floa
     chosen = (points[:, 1] >= tx_min) & (gap >= margin)
     low = min(0.45, float(points.min()) - 0.03)
     high = max(min(1.01, float(points.max()) + 0.05), tx_min + 0.02)
-    fig = _figure(SINGLE_WIDTH, 4.2, title)
+    fig = _figure(SINGLE_WIDTH, 4.1, title)
     ax = fig.subplots()
     corner = tx_min - margin
     ax.fill([low, max(corner, low), high - margin, low], [tx_min, tx_min, high, high], color="#FFF1D6", lw=0, zorder=0)
@@ -1557,7 +1608,7 @@ def chosen_and_measured(table: pd.DataFrame, *, title: str) -> StudyFigure:
             ax.plot([row["mean"]], [y + offset], ls="", marker="o", ms=5.5, mfc=face, mec=colour, mew=1.2, zorder=3)
         if not ends:
             _unmeasured(ax, y)
-    _rows(ax, [wrap_text(method_label(method), 1.75) for method in methods])
+    _rows(ax, _method_names(methods))
     _few_ticks(ax)
     ax.set_xlabel("difference to raw CP in ROC-AUC, mean over the chosen tasks")
     mark = {"ls": "", "marker": "o", "ms": 5.5, "mec": GREY, "mew": 1.2}
@@ -1613,7 +1664,9 @@ def family_gains(table: pd.DataFrame, *, title: str) -> StudyFigure:
         wide = (fig.get_figwidth() - 2.5) / across - 0.1
         ax.set_title(_panel_name(method, wide))
         ax.set_xlabel(wrap_text("difference to raw CP in ROC-AUC", wide, NORMAL))
-        _few_ticks(ax, 4 if across < 4 else 3)
+        _few_ticks(ax, 4 if across < 4 else 2)
+        if across == 4:  # no room for zeros behind the point
+            ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
     _family_legend(fig, table)
     return fig
 
@@ -1660,9 +1713,13 @@ def task_gains(table: pd.DataFrame, *, title: str, seed: int = 0) -> StudyFigure
         for control in order_controls(table.loc[table["method"] == method, "control"])
     ]
     rng = np.random.default_rng(seed)
-    fig = _figure(SINGLE_WIDTH, 0.7 + 0.36 * len(rows), title)
+    fig = _figure(SINGLE_WIDTH, 0.85 + 0.34 * len(rows), title)
     ax = fig.subplots()
     _line_labels(ax, [(0.0, "raw CP", ":")])
+    counts = table.groupby(["method", "control"]).size()
+    same = counts.nunique() == 1
+    of = f"of {counts.iloc[0]} tasks" if same else "of tasks"
+    ax.text(1.02, 1.0, f"median, share\n{of} that gain", transform=ax.transAxes, va="bottom", size=SMALL)
     for y, (method, control) in enumerate(rows):
         gains = table.loc[(table["method"] == method) & (table["control"] == control), "gain"].to_numpy(dtype=float)
         colour, true = method_colour(method), _is_true(control)
@@ -1673,7 +1730,8 @@ def task_gains(table: pd.DataFrame, *, title: str, seed: int = 0) -> StudyFigure
         )
         median = float(np.median(gains))
         ax.plot([median, median], [y - 0.38, y + 0.38], color="black", lw=2, zorder=4)
-        text = f"median {_decimal(median, 3, '+')}, {100 * np.mean(gains > 0):.0f}% of {len(gains)} gain"
+        text = f"{_decimal(median, 3, '+')}, {100 * np.mean(gains > 0):.0f}%"
+        text += "" if same else f" of {len(gains)}"
         ax.text(1.02, y, text, transform=ax.get_yaxis_transform(), va="center", size=SMALL)
     names = [
         wrap_text(method_label(method), 1.75) if _is_true(control) else f"{control_label(control)}"
@@ -1717,11 +1775,15 @@ def _claim_words(head: pd.Series, rows: pd.DataFrame, several: bool, width: floa
     name = head["claim_name"] or ENDPOINT_LABELS.get(head["endpoint"], head["endpoint"])
     if not name.lower().startswith("claim"):
         name = f"Claim {head['claim']}: {name}"
-    name = wrap_text(f"{head['screen']}: {name}" if several else name, 4.9, NORMAL, "bold")
+    name = wrap_text(f"{head['screen']}: {name}" if several else name, 5.1, NORMAL, "bold")
     reason = head["reason"] if head["verdict"] else ""
     if reason and head["would_change"] and len(rows):
         reason += f". What would change it: {head['would_change']}"
-    return name, wrap_text(head["verdict"], 1.6, NORMAL, "bold"), wrap_text(reason, 1.65 if len(rows) else width)
+    return (
+        name,
+        wrap_text(head["verdict"], 1.6, NORMAL, "bold"),
+        wrap_text(_true_minus(reason), 1.65 if len(rows) else width),
+    )
 
 
 def _claim_rows(words: tuple[str, str, str], rows: pd.DataFrame) -> float:
@@ -1755,7 +1817,7 @@ def _claim_panel(ax: Axes, head: pd.Series, rows: pd.DataFrame, words: tuple[str
             beneath = y + 0.3  # the axis points down
             _interval(ax, beneath, row["deranged_low"], row["deranged_high"], hue, width=0.9)
             ax.plot([row["deranged_effect"]], [beneath], ls="", marker="o", ms=4.5, mfc="white", color=hue, zorder=3)
-    _rows(ax, [wrap_text(_reference_label(row), 2.05) for _, row in rows.iterrows()])
+    _rows(ax, [wrap_text(_reference_label(row), 2.25) for _, row in rows.iterrows()])
     _few_ticks(ax)
     unit = ENDPOINT_UNITS.get(head["endpoint"], "endpoint")
     ax.set_xlabel(f"{method_label(head['method'])} minus reference, {unit}", labelpad=1)
@@ -1789,7 +1851,7 @@ def claims_forest(claims: pd.DataFrame, *, title: str) -> StudyFigure:
     groups = _claim_groups(claims)
     several = claims["screen"].nunique() > 1
     # The names of references, where there are any, leave less room for the panels.
-    width = 3.4 if any(len(rows) for _, rows in groups) else 4.2
+    width = 3.4 if any(len(rows) for _, rows in groups) else 5.2
     words = [_claim_words(head, rows, several, width) for head, rows in groups]
     heights = [_claim_rows(said, rows) for said, (_, rows) in zip(words, groups, strict=True)]
     # Inches for the name of the claim and, under comparisons, for their axis.
@@ -1842,18 +1904,14 @@ def gain_decomposition(table: pd.DataFrame, *, title: str) -> StudyFigure:
         for y, method in enumerate(methods):
             _parts(ax, y, own[own["method"] == method], method_colour(method))
         ax.axvline(0, color="#555555", lw=0.8, zorder=3)
-        _rows(ax, [wrap_text(method_label(method), 1.75) for method in methods])
+        _rows(ax, _method_names(methods))
         ax.tick_params(axis="y", labelleft=number % across == 0)
         ax.set_title(wrap_text(ENDPOINT_LABELS.get(endpoint, endpoint), 2.6, NORMAL))
         ax.set_xlabel(f"difference in {ENDPOINT_UNITS.get(endpoint, endpoint)}")
         _few_ticks(ax, 4)
-    _legend(
-        fig,
-        [
-            Patch(fc="#C9C9C9", label="without TX: deranged pairs − raw CP"),
-            Patch(fc=method_colour(methods[-1]), label="from TX: true pairs − deranged pairs (in the method's colour)"),
-        ],
-    )
+    coloured = tuple(Patch(fc=method_colour(method)) for method in methods)
+    words = ["without TX: deranged pairs − raw CP", "from TX: true pairs − deranged pairs, in the method's colour"]
+    _legend(fig, [Patch(fc="#C9C9C9"), coloured], labels=words)
     return fig
 
 
@@ -1936,7 +1994,7 @@ def nearest_mechanisms(
     bar = _colour_bar(fig, ax, image, label, len(rows))
     bar.ax.set_ylim(np.nanmin(matrix), max(np.nanmax(matrix), np.nanmin(matrix) + 1e-6))
     if label.startswith("rank"):
-        bar.ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+        bar.ax.yaxis.set_major_locator(MaxNLocator(6, integer=True, steps=TICK_STEPS))
         bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{-value:.0f}"))
     n_mechanisms = shown["mechanism"].nunique()
     notes = {
@@ -2204,7 +2262,7 @@ def new_compounds_page(
     # Rows of their own, since names of compounds and families ask for room that the other panels needn't leave.
     rows = fig.add_gridspec(3, 1, height_ratios=[3, 3.7, 0.6])
     activity, library = (fig.add_subplot(place) for place in rows[0].subgridspec(1, 2))
-    mechanism, outcome = (fig.add_subplot(place) for place in rows[1].subgridspec(1, 2, width_ratios=[1.25, 1]))
+    mechanism, outcome = (fig.add_subplot(place) for place in rows[1].subgridspec(1, 2, width_ratios=[1.2, 1]))
     _activity_panel(activity, calls[_finite(calls["p_value"])], fdr)
     _library_panel(library, distances)
     _mechanism_panel(mechanism, mechanisms, fdr, n_rows)
@@ -2253,7 +2311,7 @@ def _library_panel(ax: Axes, distances: pd.DataFrame) -> None:
     ax.axhline(len(known) / 10, color="black", lw=1, ls="--")
     ax.set_xlabel("share of library farther out (dashed: expected)")
     ax.set_ylabel("new compounds")
-    ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    ax.yaxis.set_major_locator(MaxNLocator(5, integer=True, steps=TICK_STEPS))
 
 
 def _mechanism_panel(ax: Axes, mechanisms: pd.DataFrame, fdr: float, n_rows: int) -> None:
@@ -2262,7 +2320,7 @@ def _mechanism_panel(ax: Axes, mechanisms: pd.DataFrame, fdr: float, n_rows: int
         _empty_panel(ax, "Which mechanism?", "no mechanism of action is known in the library")
         return
     called = int((first["q_value"] <= fdr).sum())
-    ax.set_title(f"Mechanism: {called} of {len(first)}")
+    ax.set_title(f"Mechanism: {called} of {len(first)} compounds")
     shown = first.head(n_rows)
     y = np.arange(len(shown))
     known = shown["is_known"].to_numpy(bool) if "is_known" in shown else np.zeros(len(shown), bool)
@@ -2273,7 +2331,7 @@ def _mechanism_panel(ax: Axes, mechanisms: pd.DataFrame, fdr: float, n_rows: int
         ax.plot(shown["p_adjusted"][mask], y[mask], "o", ms=5.5, mfc=fill, mec=colour, mew=1.2)
     pairs = zip(shown["compound"], shown["mechanism"], known, strict=True)
     names = [f"{'✓ ' if own else ''}{compound}: {mechanism}" for compound, mechanism, own in pairs]
-    ax.set_yticks(y, [wrap_text(name, 2.1, max_lines=1) for name in names])
+    ax.set_yticks(y, [wrap_text(name, 2.5, max_lines=1) for name in names])
     ax.set_ylim(len(shown) - 0.4, -0.6)
     ax.set_xscale("log")
     ax.set_xlim(1.2, min(shown["p_adjusted"].min(), 0.05) / 1.5)
@@ -2292,14 +2350,14 @@ def _outcome_panel(ax: Axes, activities: pd.DataFrame, n_rows: int) -> None:
     shares = pd.crosstab(family, activities["call"], normalize="index")
     shares = shares.reindex(columns=list(CALL_COLOURS), fill_value=0.0).sort_values(["active", "inactive"])
     decided = activities["call"].isin(["active", "inactive"]).mean()
-    ax.set_title(f"Outcomes: {decided:.0%} decided")
+    ax.set_title(f"Outcomes: {decided:.0%} decided", loc="right")
     left = np.zeros(len(shares))
     for call, colour in CALL_COLOURS.items():
         values = shares[call].to_numpy()
         if values.sum():
             ax.barh(np.arange(len(shares)), values, left=left, color=colour, height=0.72, label=call)
         left = left + values
-    ax.set_yticks(np.arange(len(shares)), [wrap_text(name, 1.3, max_lines=1) for name in shares.index])
+    ax.set_yticks(np.arange(len(shares)), [wrap_text(name, 1.15, max_lines=1) for name in shares.index])
     ax.tick_params(axis="y", length=0)
     ax.set_xlim(0, 1)
     ax.set_xlabel("share of predictions")
@@ -2319,5 +2377,5 @@ def _feature_panel(ax: Axes, features: pd.DataFrame) -> None:
     ax.set_xlim(0, max(asked, 1))
     ax.set_yticks([])
     ax.spines["left"].set_visible(False)
-    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=TICK_STEPS))
     ax.legend(loc="upper left", bbox_to_anchor=(0, -0.65), ncols=3, handlelength=1, columnspacing=1.2)

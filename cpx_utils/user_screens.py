@@ -1,7 +1,7 @@
 """A user's own screen: a TOML file that says where the tables lie and how their columns are called.
 
 Every mistake in the description or in a table becomes one line that names the file, the column and the first
-rows, and says what would be right. The TOML is explained in the README, "Bring your own screen".
+rows, and says what would be right. The TOML is explained in the README, "Your own screen".
 """
 
 import difflib

@@ -1,7 +1,10 @@
 """The command line and a stage's environment; no kernels (test_run_all.py)."""
 
 import ast
+import re
+import shlex
 import sys
+from itertools import pairwise
 
 import pytest
 from stub_notebooks import write_notebook, write_study
@@ -10,6 +13,7 @@ from cpx_utils.kernels import jupyter_environment
 from cpx_utils.pipeline import main, make_plan, parse_call
 from cpx_utils.provenance import project_root, read_json
 from cpx_utils.running import run_lock
+from cpx_utils.stages import PLUMBING, read_stages, resolve_parameters
 
 
 @pytest.fixture
@@ -57,10 +61,31 @@ def test_dry_run_and_list_run_nothing(study, tmp_path, capsys):
     assert lines[0] == "01_prepare: stale: not done yet" and len(lines) == 4
     assert call(study, tmp_path, "--list", "-p", "temperature=0.5") == 0
     printed = capsys.readouterr().out
-    assert "02_baselines  (stale: not done yet)\n    Does 02_baselines work?" in printed
-    assert "-p temperature: float = 0.1, here 0.5  # scale" in printed
+    assert "02_baselines  (stale: not done yet)\n  Does 02_baselines work?" in printed
+    assert re.search(r"^  temperature=0\.5 +float +scale \(default: 0\.1\)$", printed, flags=re.M)
     assert "run_dir" not in printed
     assert not (tmp_path / "results").exists()
+
+
+def test_list_explains_every_parameter_of_the_study_as_it_may_be_typed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "100")
+    assert main(["--list", "--results", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 120
+    stages = read_stages(project_root() / "notebooks")
+    defaults = resolve_parameters(stages, [])
+    number, seen = "", []
+    for line, below in pairwise([*lines, ""]):
+        number = line[:2] if re.match(r"\d\d_", line) else number
+        found = re.match(r"  ('.*?'|[^ =]+=\S*) +(str|int|float|bool|list\[\w+\])(.*)", line)
+        if not found or not number:
+            continue
+        [assignment] = shlex.split(found[1])
+        name = assignment.partition("=")[0]
+        assert len((found[3] or below).strip()) >= 5, f"{number}.{name} is not explained"
+        assert resolve_parameters(stages, [], [f"{number}.{assignment}"]) == defaults
+        seen.append((number, name))
+    assert seen == [(stage.number, name) for stage in stages for name in stage.parameters if name not in PLUMBING]
 
 
 def test_check_examines_the_screen_and_runs_nothing(study, tmp_path, capsys):

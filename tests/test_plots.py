@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_hex, to_rgb
+from matplotlib.patches import Patch
 from matplotlib.text import Annotation, Text
 from sklearn.isotonic import IsotonicRegression
 
@@ -433,7 +434,7 @@ def test_no_words_collide_or_leave_the_page(name):
     for text, box in found:
         assert box.x0 > -3 and box.y0 > -3, text.get_text()
         assert box.x1 < fig.bbox.width + 3 and box.y1 < fig.bbox.height + 3, text.get_text()
-        assert text.get_fontsize() >= 8
+        assert text.get_fontsize() >= plots.SMALL
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -647,6 +648,39 @@ def test_method_intervals_draws_every_row_in_order():
     assert {"chance", "control: deranged pairs", "replicate mAP"} <= set(words(fig))
 
 
+def test_rows_are_as_high_as_their_marks_ask_for():
+    table = interval_table()
+    methods = plots.order_methods(table["method"])
+    heights = dict(zip(methods, np.diff(plots._row_edges(table, methods)), strict=True))
+    assert [heights["raw_cp"], heights["tx"]] == pytest.approx([plots.ROW_AIR + plots.ROW_MARK] * 2)
+    assert heights["rcca"] == pytest.approx(plots.ROW_AIR + 3 * plots.ROW_MARK)
+    fig = draw("method_intervals")
+    height = np.ptp(fig.axes[0].get_ylim())
+    assert height == pytest.approx(sum(heights.values()) + 0.1)
+    inches = fig.axes[0].get_window_extent().height / fig.dpi
+    assert inches / height == pytest.approx(1, abs=0.25), "an inch of the axis is about one on the page"
+    inside = [line.get_ydata()[0] for line in markers(fig.axes[0]) if line.get_mec() == plots.METHOD_COLOURS["rcca"]]
+    assert np.diff(sorted(inside)) == pytest.approx([plots.ROW_MARK] * 2)
+
+
+def test_shares_that_are_all_zero_get_the_scale_of_shares():
+    table = interval_table(["raw_cp", "rcca"]).assign(mean=0.0, ci_low=0.0, ci_high=0.0)
+    low, high = plots.method_intervals(table, xlabel="share", title="t").axes[0].get_xlim()
+    assert low > -0.1 and high == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("-0.041 (random), -.5 and (-3)", "−0.041 (random), −.5 and (−3)"),
+        ("cmea-u2os of 2025-11-26, CP-only, p-0.5, A-549, 2-3", "cmea-u2os of 2025-11-26, CP-only, p-0.5, A-549, 2-3"),
+    ],
+)
+def test_negative_numbers_in_titles_have_a_minus_sign(text, shown):
+    fig = plots.missing_and_counts(count_table(), title=text)
+    assert fig.get_suptitle().replace("\n", " ") == shown
+
+
 def test_method_intervals_with_gaps():
     table = interval_table(["raw_cp", "mine", "contrastive"])
     table.loc[table["method"] == "raw_cp", ["ci_low", "ci_high"]] = np.nan
@@ -703,6 +737,11 @@ def test_choices_show_every_fold_and_count_the_winners():
             np.testing.assert_allclose(line.get_ydata(), part.groupby("fold")["value"].mean())
         means = [collection.get_segments()[0][0][1] for collection in ax.collections]
         np.testing.assert_allclose(means, [part.groupby("fold")["value"].mean().mean() for _, part in grouped])
+    one = plots.parameter_choices(
+        table.query("method == 'contrastive'"), xlabel="mean rank of the own TX profile", title="T"
+    )
+    boxes = {text.get_text(): box for text, box in visible_texts(one)}
+    assert boxes["mean rank of the\nown TX profile"].y1 < boxes["contrastive"].y1 < boxes["T"].y0
     single = choice_table().query("candidate == 'temperature=0.3, input_noise=1'").assign(value=np.nan)
     assert any("nothing to choose" in text for text in words(plots.parameter_choices(single, xlabel="x", title="t")))
 
@@ -837,7 +876,10 @@ def test_task_gains_mark_medians_and_shares():
     assert sorted(drawn) == pytest.approx(sorted(grouped.median()))
     gain = grouped.get_group(("contrastive", "true_pairs"))
     median = f"{gain.median():+.3f}".replace("-", "−")
-    assert f"median {median}, {100 * (gain > 0).mean():.0f}% of 30 gain" in words(fig)
+    assert f"{median}, {100 * (gain > 0).mean():.0f}%" in words(fig)
+    assert "median, share\nof 30 tasks that gain" in words(fig)
+    some = plots.task_gains(table.drop(table.index[0]), title="t")
+    assert "median, share\nof tasks that gain" in words(some) and any(text.endswith("% of 29") for text in words(some))
 
 
 def test_claims_show_the_primary_comparisons_and_the_verdict():
@@ -893,7 +935,7 @@ def test_wide_tables_are_in_the_order_and_words_of_the_study():
 def test_split_intervals_share_an_endpoints_scale():
     fig = draw("split_intervals")
     assert len(fig.axes) == 6
-    heads = [f"{split} split" for split in ("random", "scaffold", "moa")]
+    heads = [f"{split} split" for split in ("random", "scaffold", "MoA")]
     assert [ax.get_title(loc="left") for ax in fig.axes] == heads * 2
     assert [ax.get_xlabel() for ax in fig.axes] == ["replicate mAP"] * 3 + ["MoA mAP"] * 3
     assert len({ax.get_xlim() for ax in fig.axes[:3]}) == 1
@@ -924,6 +966,9 @@ def test_data_size_curves_set_true_pairs_apart_from_controls():
         styles = {line.get_linestyle() for line in ax.lines if line.get_mfc() == "white"}
         assert styles == {"--"} and len(ax.lines) == 5
         np.testing.assert_array_equal(ax.get_xticks(), [40, 100, 200, 400])
+        assert {line.get_marker() for line in ax.lines if line.get_color() == plots.METHOD_COLOURS["lda_identity"]} == {
+            "s"
+        }
     one = size_table().query("endpoint == 'moa_map'")
     assert len(plots.data_size_curves(one, title="t").axes) == 1
 
@@ -972,6 +1017,8 @@ def test_gain_decomposition_draws_both_parts():
         assert sorted(widths) == pytest.approx([-0.01] * 4 + [0.04] * 4)
     colours = {to_hex(bar.get_facecolor()) for bar in fig.axes[0].patches}
     assert {plots.METHOD_COLOURS[method].lower() for method in TX_METHODS} < colours
+    in_legend = {to_hex(patch.get_facecolor()) for patch in fig.legends[0].findobj(Patch)}
+    assert colours <= in_legend
     assert "difference in replicate mAP" in words(fig) and "difference in mAP" in words(fig)
 
 
