@@ -13,6 +13,7 @@ from cpx_utils.datasets import DATASETS
 from cpx_utils.pipeline import make_plan, parse_call
 from cpx_utils.profiles import COMPOUND, CONTROL, METADATA_COLUMNS, embedding_values, feature_columns
 from cpx_utils.provenance import stage_records
+from cpx_utils.report import notebook_html
 from cpx_utils.stages import PROFILES, read_parameters, read_stages
 
 HEADINGS = ["Question", "Parameters", "Load", "Method", "Result", "What we learn", "Saved", "Exercises"]
@@ -159,6 +160,15 @@ def test_every_method_has_its_formula_its_reference_and_its_failure_mode(noteboo
             assert re.search(r"\$[^$]*[=/\\][^$]*\$", text[name]), name
             assert re.search(r"\]\(https://(doi\.org/10\.|arxiv\.org/abs/)|no doi|a book", text[name]), name
     assert any(name.startswith(notebook.number) for name in EXPLAINED)
+
+
+def test_its_page_keeps_what_is_folded_and_shows_every_formula(notebook):
+    page = notebook_html(notebook.file)
+    folded = sum(cell.source.count("<details>") for cell in notebook.cells)
+    assert page.count("<details><summary>") == page.count("</details>") == folded >= 3
+    assert "$" not in re.sub(r"<(pre|code)\b.*?</\1>", "", page, flags=re.DOTALL)
+    assert re.findall(r"<code>[^<]*\\[^<]*</code>", page) == [], "a formula that cannot be converted is shown as code"
+    assert page.count("<math") >= 4
 
 
 def test_profiles_and_data_sets_set_only_what_notebooks_declare():
