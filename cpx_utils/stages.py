@@ -1,9 +1,10 @@
 """What the notebooks are: stages, their parameters, and when one must run again.
 
 Every notebook `NN_name.ipynb` of a folder is a stage. Its parameters are the lines of its cell tagged
-`parameters`, `name: type = default  # comment`. Whether a stage must run is judged when all it needs is done:
-it is fresh while its code, its parameters, the modules it imports, the key packages and every file it read
-and wrote are what its record says. So a stage whose inputs were made again with the same bytes doesn't run.
+`parameters`, `name: type = default  # comment`. Those that are rarely changed may stand in a cell tagged `settings`
+before it: papermill puts a run's values behind the cell `parameters`. Whether a stage must run is judged when all it
+needs is done: it is fresh while its code, its parameters, the modules it imports, the key packages and every file it
+read and wrote are what its record says. So a stage whose inputs were made again with the same bytes doesn't run.
 """
 
 import ast
@@ -113,9 +114,9 @@ class Stage:
     question : str
         Its first heading.
     parameters : dict
-        Name to Parameter, in the notebook's order.
+        Name to Parameter, in the notebook's order, those of a cell `settings` last.
     cells : tuple of (str, tuple of str)
-        Code and tags of its code cells, the `parameters` cell excepted.
+        Code and tags of its code cells, the cells `parameters` and `settings` excepted.
     """
 
     name: str
@@ -152,7 +153,7 @@ def _read_stage(path: Path) -> Stage:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     except (ValueError, KeyError, TypeError) as error:
         raise ScreenError(f"{path} isn't a notebook: {error}") from None
-    code, parameters, question = [], {}, ""
+    code, parameters, settings, question = [], {}, {}, ""
     for cell in cells:
         source = "".join(cell["source"])  # a list of lines, or one string
         tags = tuple(cell.get("metadata", {}).get("tags", ()))
@@ -160,8 +161,13 @@ def _read_stage(path: Path) -> Stage:
             question = question or source.strip().partition("\n")[0].lstrip("# ").strip()
         elif "parameters" in tags:
             parameters |= read_parameters(source, path.stem)
+        elif "settings" in tags:
+            if parameters:  # a run's values, injected before it, would be undone
+                raise ScreenError(f"{path.stem}: its cell tagged settings must come before the one tagged parameters")
+            settings |= read_parameters(source, path.stem)
         elif source.strip():
             code.append((source, tags))
+    parameters |= settings
     missing = [name for name in ("dataset", "run_dir", "figures_dir") if name not in parameters]
     if missing:
         raise ScreenError(

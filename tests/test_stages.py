@@ -48,6 +48,21 @@ def test_stages_are_read_in_order_with_question_and_parameters(stages):
     assert all("temperature: float" not in source for source, _ in stages[1].cells)
 
 
+def test_settings_before_the_parameters_are_parameters_too(study):
+    path = study / "03_contrastive.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    rare = nbformat.v4.new_code_cell('device: str = "auto"  # where', metadata={"tags": ["settings"]})
+    notebook.cells.insert(1, rare)
+    nbformat.write(notebook, path)
+    stage = find_stage(read_stages(study), "03")
+    assert list(stage.parameters) == ["dataset", "run_dir", "figures_dir", "seed", "problem", "device"]
+    assert stage.parameters["device"].default == "auto" and all("device" not in source for source, _ in stage.cells)
+    notebook.cells.insert(3, notebook.cells.pop(1))
+    nbformat.write(notebook, path)
+    with pytest.raises(ScreenError, match="03_contrastive: its cell tagged settings must come before the one tagged"):
+        read_stages(study)
+
+
 def test_parameters_of_every_type_are_parsed_without_being_run():
     found = read_parameters(
         "# a remark\nn: int = -3\nx: float = 1  # whole\nb: bool = False\n"
