@@ -45,6 +45,83 @@ def test_verdict_rules(raw, best, lda, deranged, p_adjusted, expected, deciding)
         assert f"{contest[deciding].detectable:.3f}" in got.reason
 
 
+REASONS = [
+    ((UP, UP, UP, UP), 0.001, "better than the best CP-only method and than its own deranged control"),
+    (
+        (UP, UP, UP, FLAT), 0.7,
+        "better than raw CP but not than its own deranged control; a gain of up to 0.006 over it is not excluded",
+    ),
+    ((UP, DOWN, UP, FLAT), 0.7, "better than raw CP but not than the best CP-only method; it is worse than that"),
+    (
+        (UP, UP, WIDE, UP), 0.06,
+        "better than raw CP but not than lda_identity; a gain of up to 0.080 over it is not excluded",
+    ),
+    ((FLAT, WIDE, WIDE, WIDE), 0.7, "not better than raw CP, and a gain of 0.02 over raw CP is excluded"),
+    (
+        (WIDE, WIDE, WIDE, FLAT), 0.7,
+        "not better than raw CP, and a gain of 0.02 over its own deranged control is excluded",
+    ),
+    (
+        (WIDE, WIDE, WIDE, WIDE), 0.7,
+        "not clearly better than raw CP; differences from 0.084 up would have been detected with 80% power",
+    ),
+    (
+        (UP, UP, UP, UP), 0.06,
+        "does not survive Holm's correction; differences from 0.028 up would have been detected with 80% power",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("compared", "p_adjusted", "reason"), REASONS)
+def test_a_verdict_says_why_in_its_numbers(compared, p_adjusted, reason):
+    contest = dict(zip(("raw", "best", "lda", "deranged"), compared, strict=True))
+    assert claims.verdict(contest, p_adjusted, smallest_effect=0.02).reason == reason
+
+
+def test_verdicts_at_the_very_limits():
+    contest = {"raw": UP, "best": UP, "deranged": UP}
+
+    def word(p_adjusted=0.01, smallest_effect=0.02, alpha=0.05, **changed):
+        return claims.verdict(contest | changed, p_adjusted, smallest_effect=smallest_effect, alpha=alpha).verdict
+
+    assert word(0.049) == "supported" and word(0.05) == "inconclusive" and word(0.05, alpha=0.06) == "supported"
+    touching = claims.Comparison(0.02, 0.0, 0.04, 0.01, 0.01)
+    assert word(deranged=touching) == "explained without TX"  # an interval that reaches 0
+    assert word(raw=touching, deranged=touching) == "inconclusive"
+    assert word(raw=touching, deranged=touching, smallest_effect=0.041) == "not supported"
+    assert word(raw=touching, deranged=touching, smallest_effect=0.04) == "inconclusive"
+    undefined = claims.Comparison(np.nan, np.nan, np.nan, np.nan, np.nan)
+    assert word(raw=undefined) == "supported"  # raw CP only decides where the claim is not won
+    assert word(raw=undefined, deranged=touching) == "inconclusive"
+    # Of two unbeaten references the one that it loses to by more standard errors, however small these are.
+    sure = claims.Comparison(-0.01, -0.01, -0.01, 0.0, 0.01)
+    got = claims.verdict(contest | {"best": DOWN, "deranged": sure}, 1.0, smallest_effect=0.02)
+    assert (got.deciding, got.reason) == (
+        "deranged", "better than raw CP but not than its own deranged control; it is worse than that"
+    )  # fmt: skip
+    # Of two comparisons that are both won, the one with the larger p decides, then the lower interval.
+    less = claims.Comparison(0.05, 0.02, 0.08, 0.015, 0.001)
+    assert claims.verdict(contest | {"deranged": less}, 0.01, smallest_effect=0.02).deciding == "deranged"
+    likely = claims.Comparison(0.05, 0.04, 0.06, 0.005, 0.002)
+    assert claims.verdict(contest | {"deranged": likely}, 0.01, smallest_effect=0.02).deciding == "deranged"
+
+
+def test_a_bootstrap_is_summarised_by_its_percentiles():
+    replicates = np.arange(-2.0, 18.0)  # 20 of them, one is 0
+    one = claims.summarise_bootstrap(np.concatenate([[7.0], replicates, [np.nan]]), level=0.9)
+    assert (one.ci_low, one.ci_high) == pytest.approx(tuple(np.quantile(replicates, [0.05, 0.95])))
+    assert one.effect == 7.0 and one.standard_error == pytest.approx(np.std(replicates, ddof=1))
+    assert one.p_value == pytest.approx(2 * (1 + 3) / 21)  # -2, -1 and 0 lie on the far side
+    other = claims.summarise_bootstrap(np.concatenate([[-7.0], -replicates]))
+    assert other.p_value == one.p_value and other.ci_low == pytest.approx(-np.quantile(replicates, 0.975))
+    assert claims.summarise_bootstrap(np.array([0.0, -1.0, 1.0])).p_value == 1.0
+    for undefined in ([np.nan, 1.0, 2.0], [1.0, 2.0], [1.0, 2.0, np.nan]):
+        got = claims.summarise_bootstrap(np.array(undefined))
+        assert np.isnan([got.ci_low, got.ci_high, got.standard_error, got.p_value]).all()
+        assert got.effect == pytest.approx(undefined[0], nan_ok=True)
+    assert not np.isnan(claims.summarise_bootstrap(np.array([1.0, 2.0, 3.0])).p_value)
+
+
 def test_verdict_not_testable_says_why():
     got = claims.verdict({}, np.nan, smallest_effect=0.02, not_testable="no replicates")
     assert got == claims.Verdict("not testable", "", "no replicates")
@@ -123,6 +200,61 @@ def test_resampling_keeps_groups_together():
     assert (weights[1:, 1:].sum(1) == 3).all()
     with pytest.raises(ValueError, match="missing"):
         sample.of(["z"])
+
+
+def test_resampling_draws_each_group_as_often_as_any_other():
+    def drawn(groups=None):
+        rng = np.random.default_rng(3)
+        return claims.resample_compounds(["b", "a", "b", 3], n_bootstrap=4000, rng=rng, groups=groups)
+
+    sample = drawn()
+    assert list(sample.compounds) == ["3", "a", "b"] and sample.weights.shape == (4001, 3)
+    assert sample.weights.dtype == np.float32 and (sample.weights.sum(1) == 3).all()
+    np.testing.assert_allclose(sample.weights[1:].mean(0), 1.0, atol=0.05)
+    np.testing.assert_array_equal(sample.of([3, "b"]), sample.weights[:, [0, 2]])
+    # A compound that the groups don't name is one of its own; a Series serves as a mapping does.
+    grouped = drawn(pd.Series({"a": "g", "b": "g"}))
+    assert (grouped.weights[1:, [0, 1]].sum(1) == 2).all()
+    assert (grouped.weights[:, 1] == grouped.weights[:, 2]).all() and grouped.weights[1:, 1].max() == 2
+    empty = claims.resample_compounds([], n_bootstrap=2, rng=np.random.default_rng(0))
+    assert empty.weights.shape == (3, 0)
+    with pytest.raises(ValueError, match=r"^a compound is missing from the bootstrap's list of compounds$"):
+        sample.of(["b", "z"])
+
+
+def test_draws_are_averaged_and_the_luck_of_one_has_their_variance():
+    columns = pd.DataFrame(
+        [("m", "deranged", draw) for draw in range(3)] + [("m", "true_pairs", 0), ("raw_cp", None, 0)],
+        columns=["method", "control", "seed"],
+    )
+    made = claims._Columns(columns)
+    assert made.groups == [("m", "deranged"), ("m", "true_pairs"), ("raw_cp", "")] and made.paired == ["m"]
+    draws = np.array([1.0, 2.0, 6.0, 5.0, 4.0])
+    values = np.repeat(draws[None], 20_001, axis=0)
+    combined = made.combine(values, np.ones(5, dtype=bool), np.random.default_rng(0))
+    np.testing.assert_allclose(combined[0], [3, 5, 4, 0])
+    mean, true, raw, luck = combined[1:].T
+    assert (true == 5).all() and (raw == 4).all()
+    # The mean of three draws with replacement; one draw's deviation from it, with the draws' unbiased variance.
+    np.testing.assert_allclose([mean.mean(), mean.var()], [3, np.var(draws[:3]) / 3], rtol=0.03)
+    np.testing.assert_allclose(luck.var(), np.var(draws[:3], ddof=1), rtol=0.03)
+    np.testing.assert_allclose(np.unique(luck.round(9)), (np.array([1, 2, 6]) - 3) * np.sqrt(3 / 2))
+    assert abs(np.corrcoef(mean, luck)[0, 1]) < 0.03  # drawn apart
+    # Tasks are a further axis; a fold that has one draw tells nothing of its luck.
+    stacked = np.stack([values[:50], 2 * values[:50]], axis=1)
+    both = made.combine(stacked, np.ones(5, dtype=bool), np.random.default_rng(0))
+    assert both.shape == (50, 2, 4)
+    np.testing.assert_allclose(both[:, 1], 2 * both[:, 0])
+    single = made.combine(values[:50], np.array([False, True, False, True, True]), np.random.default_rng(0))
+    np.testing.assert_allclose(single, np.tile([2, 5, 4, 0], (50, 1)))
+    split, by_method = made.split(both)
+    assert list(split) == made.groups and list(by_method) == ["m"]
+    np.testing.assert_array_equal(split["raw_cp", ""], both[..., 2])
+    np.testing.assert_array_equal(by_method["m"], both[..., 3])
+    with pytest.raises(ValueError, match=r"^raw_cp \(no control\) is missing from a fold that others have$"):
+        made.combine(values, np.array([True, True, True, True, False]), np.random.default_rng(0))
+    with pytest.raises(ValueError, match=r"^m \(deranged\) is missing"):
+        made.combine(values, np.array([False, False, False, True, True]), np.random.default_rng(0))
 
 
 CP_METHODS = ("raw_cp", "sphered_cp", "lda_identity")
