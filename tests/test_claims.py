@@ -683,3 +683,213 @@ def test_pairing_makes_retrieval_intervals_narrow():
     ).set_index(["method", "control"])
     width = alone.loc[("rcca", "true_pairs"), "ci_high"] - alone.loc[("rcca", "true_pairs"), "ci_low"]
     assert row["ci_high"] - row["ci_low"] < 0.6 * width
+
+
+# --------------------------------------------------------------------------------------------------
+# The claims table, from endpoints that are made up
+
+
+def made_up(endpoint, estimates, *, n_units=50, spread=0.01, seed=0, **further):
+    """An endpoint whose bootstrap values scatter around given estimates, each model's on its own."""
+    rng = np.random.default_rng(seed)
+    values = {key: np.concatenate([[value], value + spread * rng.normal(size=300)]) for key, value in estimates.items()}
+    return claims.EndpointBootstrap(endpoint, values, {}, n_units, **further)
+
+
+ESTIMATES = {
+    ("aaa", "true_pairs"): 0.46,
+    ("aaa", "deranged"): 0.45,
+    ("contrastive", "deranged"): 0.40,
+    ("contrastive", "true_pairs"): 0.50,
+    ("lda_identity", ""): 0.42,
+    ("pca_cp", ""): 0.44,
+    ("raw_cp", ""): 0.30,
+    ("stranger", ""): 0.9,  # without TX and not among the references
+}
+
+
+@pytest.fixture
+def endpoints():
+    small = made_up("family_auc:small", ESTIMATES, n_units=2, seed=3)
+    large = made_up("family_auc:large", ESTIMATES, n_units=3, seed=4)
+    other = made_up("family_auc:other", ESTIMATES, n_units=30, seed=5)
+    return {
+        1: claims.EndpointBootstrap("tx_strong_tasks", {}, {}, 2, not_testable="two tasks only"),
+        2: made_up("replicate_map", ESTIMATES, seed=1),
+        3: made_up("moa_map", ESTIMATES | {("contrastive", "true_pairs"): 0.445}, seed=2),
+        4: made_up("family_auc", ESTIMATES, n_units=4, families={"small": small, "large": large, "other": other}),
+    }
+
+
+def test_every_comparison_has_its_row_and_the_deciding_one_comes_first(endpoints):
+    table = claims.weigh_claims("made", endpoints)
+    assert set(table["screen"]) == {"made"} and table.index.tolist() == list(range(len(table)))
+    second = table[(table["claim"] == 2)].reset_index(drop=True)
+    pairs = list(zip(second["method"], second["reference"], strict=True))
+    order = ["pca_cp", "lda_identity", "raw_cp", "deranged"]  # references from the best down
+    # The best CP-only method and the deranged control are both beaten; the lower interval decides.
+    assert pairs == [("contrastive", name) for name in order] + [("aaa", name) for name in order]
+    roles = ["best CP-only", "CP-only", "CP-only", "deranged control"]
+    assert second["role"].tolist() == roles * 2
+    assert second["verdict"].tolist() == ["supported"] + [""] * 7
+    assert (
+        second["reason"].tolist()
+        == ["better than the best CP-only method and than its own deranged control"] + [""] * 7
+    )
+    assert second["would_change"].tolist()[1:] == [""] * 7
+    assert second["would_change"][0] == f"a gain over the best CP-only method smaller by {second['ci_low'][0]:.3f}"
+    assert set(second["endpoint"]) == {"replicate_map"} and set(second["n_units"]) == {50}
+    values = endpoints[2].values
+    for _, row in second.iterrows():
+        key = (row["method"], "deranged") if row["reference"] == "deranged" else (row["reference"], "")
+        difference = values[row["method"], "true_pairs"] - values[key]
+        expected = claims.summarise_bootstrap(difference)
+        got = (row["effect"], row["ci_low"], row["ci_high"], row["p_value"], row["detectable"])
+        assert got == (expected.effect, expected.ci_low, expected.ci_high, expected.p_value, expected.detectable)
+        assert row["value_method"] == ESTIMATES[row["method"], "true_pairs"]
+        assert row["value_reference"] == ESTIMATES[key]
+        control = claims.summarise_bootstrap(values[row["method"], "deranged"] - values[key])
+        shown = [row["deranged_effect"], row["deranged_low"], row["deranged_high"]]
+        if row["reference"] == "deranged":
+            assert np.isnan(shown).all()
+        else:
+            assert shown == [control.effect, control.ci_low, control.ci_high]
+    adjusted = claims.benjamini_hochberg(second["p_value"].to_numpy())
+    np.testing.assert_allclose(second["p_adjusted"][1:], adjusted[1:])
+
+
+def test_holm_counts_the_testable_claims_and_limits_come_from_the_endpoint(endpoints):
+    table = claims.weigh_claims("made", endpoints)
+    ruled = table[table["verdict"] != ""].set_index("claim")
+    assert ruled.index.tolist() == [1, 2, 3, 4]
+    by_claim = {}
+    for claim in (2, 3, 4):
+        own = table[(table["endpoint"] == claims.ENDPOINTS[claim]) & (table["method"] == "contrastive")]
+        needed = own[own["reference"].isin(["pca_cp", "deranged"])]
+        by_claim[claim] = max(
+            p if effect > 0 else 1 for p, effect in zip(needed["p_value"], needed["effect"], strict=True)
+        )
+    expected = claims.holm(np.array(list(by_claim.values())))
+    np.testing.assert_allclose(ruled.loc[[2, 3, 4], "p_adjusted"], expected)
+    assert by_claim[3] > 0.1 and ruled.loc[3, "verdict"] == "explained without TX"
+    assert ruled.loc[3, "reference"] == "pca_cp" and ruled.loc[4, "verdict"] == "supported"
+    first = ruled.loc[1]
+    assert (first["method"], first["reference"], first["endpoint"]) == ("contrastive", "", "tx_strong_tasks")
+    assert (first["verdict"], first["reason"], first["n_units"]) == ("not testable", "two tasks only", 0)
+    assert first["would_change"] == "a screen that has what is lacking here" and np.isnan(first["p_adjusted"])
+    assert first["role"] == "" and (table["claim"] == 1).sum() == 1
+
+
+def test_options_choose_methods_references_limits_and_levels(endpoints):
+    def ruled(**options):
+        table = claims.weigh_claims("made", endpoints, **options)
+        return table, table[table["verdict"] != ""].set_index("claim")
+
+    table, by_claim = ruled(primary="aaa")
+    assert by_claim.loc[2, ["method", "verdict", "reference"]].tolist() == ["aaa", "explained without TX", "deranged"]
+    assert table["method"].tolist().index("aaa") < table["method"].tolist().index("contrastive")
+    table, by_claim = ruled(methods=["contrastive"])
+    assert set(table["method"]) == {"contrastive"} and by_claim.loc[2, "verdict"] == "supported"
+    table, by_claim = ruled(cp_only=("raw_cp", "stranger"))
+    assert set(table["reference"]) == {"", "raw_cp", "stranger", "deranged"}
+    assert by_claim.loc[2, "verdict"] == "explained without TX" and by_claim.loc[2, "reference"] == "stranger"
+    _, by_claim = ruled(alpha=1e-6)
+    assert by_claim.loc[2, "verdict"] == "inconclusive"
+    _, by_claim = ruled(cp_only=["pca_cp"])
+    assert by_claim["reason"].tolist()[1:] == ["raw_cp was not evaluated"] * 3
+    table, by_claim = ruled(primary="absent")
+    assert by_claim["reason"].tolist()[1:] == ["absent was not evaluated on true pairs"] * 3
+    assert set(by_claim["method"]) == {"absent"} and len(table) > 20
+    _, by_claim = ruled(cp_only=[])
+    assert by_claim["reason"].tolist()[1:] == ["raw_cp was not evaluated"] * 3
+    del endpoints[3].values["contrastive", "deranged"]
+    _, by_claim = ruled()
+    lacking = "contrastive has no deranged control, without which a gain cannot be put down to TX"
+    assert by_claim.loc[3, ["verdict", "reason"]].tolist() == ["not testable", lacking]
+    for claim in (3, 4):
+        endpoints[claim] = claims.EndpointBootstrap(claims.ENDPOINTS[claim], {}, {}, 0)
+    _, by_claim = ruled()
+    assert by_claim["reason"].tolist()[2:] == ["nothing was measured", "no target family has 3 measured tasks"]
+
+
+def test_the_smallest_gain_that_matters_is_the_endpoints_own(endpoints):
+    flat = {key: 0.3 for key in ESTIMATES if key[0] != "stranger"}
+    endpoints[2] = made_up("replicate_map", flat, spread=0.005)
+    endpoints[4] = made_up("family_auc", flat, spread=0.005)
+
+    def words(**limits):
+        table = claims.weigh_claims("made", endpoints, smallest_effects=limits)
+        return table[table["verdict"] != ""].set_index("claim")["verdict"].loc[[2, 4]].tolist()
+
+    assert words() == ["not supported", "inconclusive"]  # 0.02 and 0.01
+    assert words(family_auc=0.03) == ["not supported"] * 2
+    assert words(replicate_map=0.001) == ["inconclusive"] * 2
+
+
+def test_single_families_are_shown_beside_raw_cp_the_best_method_and_the_control(endpoints):
+    table = claims.weigh_claims("made", endpoints)
+    families = table[table["endpoint"].str.startswith("family_auc:")]
+    assert families["claim"].eq(4).all() and families["verdict"].eq("").all()
+    assert families["endpoint"].drop_duplicates().tolist() == [
+        f"family_auc:{name}" for name in ("small", "large", "other")
+    ]
+    for endpoint, part in families.groupby("endpoint"):
+        pairs = list(zip(part["method"], part["reference"], part["role"], strict=True))
+        expected = [("raw_cp", "CP-only"), ("pca_cp", "best CP-only"), ("deranged", "deranged control")]
+        assert pairs == [(method, *one) for method in ("aaa", "contrastive") for one in expected]
+        why = {"small": "fewer than 3 tasks: shown, not tested", "other": "no known family: shown, not tested"}
+        reason = why.get(endpoint.removeprefix("family_auc:"), "")
+        assert part["reason"].eq(reason).all()
+        assert part["p_value"].isna().all() == part["p_adjusted"].isna().all() == bool(reason)
+        assert set(part["n_units"]) == {endpoints[4].families[endpoint.removeprefix("family_auc:")].n_units}
+    # Adjusted over families, within a method and reference: with one that is tested nothing changes.
+    tested = families[families["p_value"].notna()]
+    np.testing.assert_allclose(tested["p_adjusted"], tested["p_value"])
+    endpoints[4].families["second"] = made_up("family_auc:second", dict.fromkeys(ESTIMATES, 0.4), n_units=9, seed=6)
+    families = claims.weigh_claims("made", endpoints).query("endpoint.str.startswith('family_auc:')")
+    own = families.query("method == 'contrastive' and reference == 'raw_cp' and p_value == p_value")
+    np.testing.assert_allclose(own["p_adjusted"], claims.benjamini_hochberg(own["p_value"].to_numpy()))
+    assert (own["p_adjusted"] > own["p_value"]).any()
+
+
+def test_sentences_give_the_tables_own_numbers(endpoints):
+    table = claims.weigh_claims("made", endpoints)
+    said = claims.sentences(pd.concat([table, table.assign(screen="twice", effect=0.0)]))
+    assert len(said) == 8
+    assert said[0] == (
+        "Claim 1 (where TX excels and CP does not, the learned embedding predicts bioactivity better than CP):"
+        " not testable on made: two tasks only."
+    )
+    rows = table[(table["claim"] == 2) & (table["method"] == "contrastive")].set_index("reference")
+
+    def gap(reference):
+        row = rows.loc[reference]
+        return f"{row['effect']:+.3f} [{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]"
+
+    assert said[1] == (
+        "Claim 2 (learned embeddings cluster CP replicates better): supported on made (better than the best CP-only"
+        " method and than its own deranged control). contrastive reaches 0.500 mAP:"
+        f" {gap('raw_cp')} to raw CP; {gap('pca_cp')} to pca_cp, the best method without TX;"
+        f" {gap('deranged')} to its own deranged control; p = {rows['p_adjusted'].iloc[0]:.2g} after Holm."
+    )
+    assert " 0.500 ROC-AUC: " in said[3] and "+0.000 [" in said[5] and "on twice" in said[5]
+    best_is_raw = claims.weigh_claims("made", endpoints, cp_only=["raw_cp"])
+    assert "the best method without TX" not in claims.sentences(best_is_raw)[1]
+
+
+def test_what_the_luck_of_a_pairing_adds_counts_against_the_own_control_alone():
+    one = made_up("moa_map", ESTIMATES)
+    one.pairing["contrastive"] = np.concatenate([[0.0], np.full(300, 0.5)])
+    values = one.values
+    assert one.key("contrastive") == ("contrastive", "true_pairs") and one.key("raw_cp") == ("raw_cp", "")
+    assert one.key("nobody") is None
+    plain = values["contrastive", "true_pairs"] - values["raw_cp", ""]
+    np.testing.assert_array_equal(one.difference("contrastive", ("raw_cp", "")), plain)
+    own = values["contrastive", "true_pairs"] - values["contrastive", "deranged"]
+    np.testing.assert_allclose(
+        one.difference("contrastive", ("contrastive", "deranged")), own + one.pairing["contrastive"]
+    )
+    others = values["aaa", "true_pairs"] - values["contrastive", "deranged"]
+    np.testing.assert_array_equal(one.difference("aaa", ("contrastive", "deranged")), others)
+    lone = values["aaa", "true_pairs"] - values["aaa", "deranged"]
+    np.testing.assert_array_equal(one.difference("aaa", ("aaa", "deranged")), lone)  # no luck known
