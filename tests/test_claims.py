@@ -893,3 +893,262 @@ def test_what_the_luck_of_a_pairing_adds_counts_against_the_own_control_alone():
     np.testing.assert_array_equal(one.difference("aaa", ("contrastive", "deranged")), others)
     lone = values["aaa", "true_pairs"] - values["aaa", "deranged"]
     np.testing.assert_array_equal(one.difference("aaa", ("aaa", "deranged")), lone)  # no luck known
+
+
+# --------------------------------------------------------------------------------------------------
+# Endpoints, worked out by writing every compound out as often as it was drawn
+
+
+def compound_rows(seed=0, n=24):
+    """Two repeats of three folds: two single models, one on three draws; several treatments of some compounds."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for repeat in range(2):
+        fold_of = rng.permutation(n) % 3
+        for method, control, draws in (("raw_cp", "", 1), ("m", "true_pairs", 1), ("m", "deranged", 3)):
+            for draw in range(draws):
+                for i in range(n):
+                    for _ in range(1 + (i % 4 == 0)):
+                        rows.append((repeat, fold_of[i], draw, method, control, f"c{i}", rng.normal()))
+    return pd.DataFrame(rows, columns="repeat fold seed method control compound value".split())
+
+
+def test_compound_endpoints_equal_compounds_written_out():
+    table = compound_rows()
+    rng = np.random.default_rng(1)
+    sample = claims.resample_compounds(table["compound"].unique(), n_bootstrap=4, rng=rng)
+    got = claims.bootstrap_compound_endpoint(table, "value", sample, rng)
+    assert got.endpoint == "value" and got.n_units == 24 and list(got.pairing) == ["m"]
+    assert list(got.values) == [("m", "deranged"), ("m", "true_pairs"), ("raw_cp", "")]
+    for b in range(5):
+        times = dict(zip(sample.compounds, sample.weights[b].astype(int), strict=True))
+        written_out = table.loc[table.index.repeat(table["compound"].map(times))]
+        means = written_out.groupby(["method", "control", "seed"])["value"].mean()
+        assert got.values["raw_cp", ""][b] == pytest.approx(means["raw_cp", "", 0])
+        assert got.values["m", "true_pairs"][b] == pytest.approx(means["m", "true_pairs", 0])
+    assert got.values["m", "deranged"][0] == pytest.approx(means_of_draws(table))
+    named = claims.bootstrap_compound_endpoint(table, "value", sample, rng, endpoint="moa_map")
+    assert named.endpoint == "moa_map"
+    # The order of rows means nothing, nor does a row that holds no value.
+    shuffled = pd.concat([table.sample(frac=1, random_state=0), table.head(3).assign(value=np.nan, compound="x")])
+    again = claims.bootstrap_compound_endpoint(shuffled, "value", sample, np.random.default_rng(1))
+    for key in got.values:
+        assert again.values[key][0] == pytest.approx(got.values[key][0])
+
+
+def means_of_draws(table):
+    return table[(table["method"] == "m") & (table["control"] == "deranged")].groupby("seed")["value"].mean().mean()
+
+
+def test_a_compound_that_a_model_of_a_fold_lacks_is_left_out_of_that_fold_for_all():
+    table = compound_rows()
+    lacking = (table["compound"] == "c5") & (table["repeat"] == 0) & (table["method"] == "raw_cp")
+    once = (table["compound"] == "c4") & (table["repeat"] == 1) & (table["control"] == "true_pairs")
+    reduced = table[~lacking].drop(index=table.index[once][0])  # one of two treatments
+    rng = np.random.default_rng(1)
+    sample = claims.resample_compounds(table["compound"].unique(), n_bootstrap=2, rng=rng)
+    got = claims.bootstrap_compound_endpoint(reduced, "value", sample, rng)
+    left_out = ((table["compound"] == "c5") & (table["repeat"] == 0)) | (
+        (table["compound"] == "c4") & (table["repeat"] == 1)
+    )
+    means = table[~left_out].groupby(["method", "control", "seed"])["value"].mean()
+    assert got.values["raw_cp", ""][0] == pytest.approx(means["raw_cp", "", 0])
+    assert got.values["m", "true_pairs"][0] == pytest.approx(means["m", "true_pairs", 0])
+    assert got.values["m", "deranged"][0] == pytest.approx(means["m", "deranged"].mean())
+    assert got.n_units == 24  # both are there in the other repeat
+    gone = table[~((table["compound"] == "c5") & (table["method"] == "raw_cp"))]
+    assert claims.bootstrap_compound_endpoint(gone, "value", sample, rng).n_units == 23
+    bare = table.drop(columns=["repeat", "fold", "seed"]).drop_duplicates(["method", "control", "compound"])
+    assert claims.bootstrap_compound_endpoint(bare, "value", sample, rng).values["raw_cp", ""][0] == pytest.approx(
+        bare.loc[bare["method"] == "raw_cp", "value"].mean()
+    )
+    for empty, name in ((table.iloc[:0], "moa_map"), (table.assign(value=np.nan), "")):
+        nothing = claims.bootstrap_compound_endpoint(empty, "value", sample, rng, endpoint=name)
+        assert nothing == claims.EndpointBootstrap(name or "value", {}, {}, 0)
+    apart = table[(table["method"] == "m") ^ (table["compound"].str.len() == 2)]
+    assert claims.bootstrap_compound_endpoint(apart, "value", sample, rng).values == {}  # none has all models
+
+
+def test_areas_of_resamples_do_not_depend_on_blocks_and_need_both_classes():
+    rng = np.random.default_rng(4)
+    labels = np.array([1.0, 1.0, 0.0, 0.0, 0.0, np.nan])
+    scores = np.array([[3.0, 1.0], [2.0, 1.0], [2.0, 1.0], [1.0, 0.0], [4.0, 1.0], [9.0, 9.0]])
+    weights = np.vstack([np.ones(6), rng.multinomial(6, np.full(6, 1 / 6), size=12)])
+    whole = claims.weighted_auc(labels, scores, weights)
+    np.testing.assert_allclose(whole[0], [(2 + 1.5) / 6, (2 + 2) / 6])
+    for block in (1, 5, 13):
+        np.testing.assert_allclose(claims.weighted_auc(labels, scores, weights, block=block), whole)
+    # The smaller class is the outer one; which it is must not matter.
+    np.testing.assert_allclose(claims.weighted_auc(1 - labels, -scores, weights), whole)
+    for one_class in ([1.0] * 6, [0.0] * 6, [np.nan] * 6):
+        undefined = claims.weighted_auc(np.array(one_class), scores, weights)
+        assert undefined.shape == (13, 2) and np.isnan(undefined).all()
+
+
+def written_out_auc(predictions, times, keep=None):
+    """Mean over folds of each task's ROC-AUC, of compounds written out as often as drawn."""
+    one = predictions if keep is None else predictions[predictions["compound"].isin(keep)]
+    one = one.loc[one.index.repeat(one["compound"].map(times))]
+    aucs = {}
+    for task, rows in one.groupby("task"):
+        both = [f for _, f in rows.groupby("fold") if f["label"].nunique() == 2]
+        aucs[task] = np.mean([roc_auc_score(f["label"], f["score"]) for f in both]) if both else np.nan
+    return pd.Series(aucs)
+
+
+def test_tx_strong_tasks_equal_compounds_written_out():
+    tables = simulated_tables(7, draws=1, n_tasks=6)
+    dense = dense_predictions(tables["predictions"])
+    rng = np.random.default_rng(0)
+    sample = claims.resample_compounds(dense.compounds, n_bootstrap=2, rng=rng)
+    choice = claims.TaskChoice(n_halvings=2, seed=4, tx_min=0.6, margin=0.02)
+    got = claims.bootstrap_tx_strong_auc(tables["predictions"], sample, rng, choice=choice, resample_tasks=False)
+    method = dense.columns["method"].to_numpy()
+    predictions = tables["predictions"]
+    raw = predictions[predictions["method"] == "raw_cp"]
+    chosen_ever = set()
+    for b in range(3):
+        times = dict(zip(sample.compounds, sample.weights[b].astype(int), strict=True))
+        measured = []
+        for seed in (4, 5):
+            first = halves(dense.compounds, seed)
+            for half in (first, ~first):
+                auc = dense.auc(half)
+                cp, tx = auc[:, method == "raw_cp"][:, 0], auc[:, method == "tx"][:, 0]
+                chosen = dense.tasks[(tx >= 0.6) & (tx - cp >= 0.02)]
+                chosen_ever |= set(chosen)
+                measured.append(written_out_auc(raw, times, set(dense.compounds[~half])).reindex(chosen))
+        assert got.values["raw_cp", ""][b] == pytest.approx(np.nanmean(np.concatenate(measured)), abs=1e-12)
+    assert got.endpoint == "tx_strong_tasks" and got.n_units == len(chosen_ever) >= 3 and got.not_testable == ""
+    resampled = claims.bootstrap_tx_strong_auc(dense, sample, np.random.default_rng(1), choice=choice)
+    assert resampled.values["raw_cp", ""][0] == pytest.approx(got.values["raw_cp", ""][0])
+    assert (resampled.values["raw_cp", ""][1:] != got.values["raw_cp", ""][1:]).all()
+
+
+def test_too_few_strong_tasks_or_no_oracle_are_said():
+    tables = simulated_tables(7, draws=1, n_tasks=6)
+    dense = dense_predictions(tables["predictions"])
+    rng = np.random.default_rng(0)
+    sample = claims.resample_compounds(dense.compounds, n_bootstrap=2, rng=rng)
+    got = claims.bootstrap_tx_strong_auc(dense, sample, rng, choice=claims.TaskChoice(tx_min=0.999, margin=0.25))
+    assert got == claims.EndpointBootstrap(
+        "tx_strong_tasks", {}, {}, 0, not_testable="0 tasks are TX-strong and CP-weak (TX at least 0.999 and 0.25 above"
+        " CP); at least 3 are needed",
+    )  # fmt: skip
+    every = claims.TaskChoice(tx_min=0.0, margin=-1.0)
+    assert claims.bootstrap_tx_strong_auc(dense, sample, rng, choice=every).n_units == 6
+    for min_tasks, testable in ((6, True), (7, False)):
+        choice = claims.TaskChoice(tx_min=0.0, margin=-1.0, min_tasks=min_tasks)
+        one = claims.bootstrap_tx_strong_auc(dense, sample, rng, choice=choice)
+        assert bool(one.values) == testable == (one.not_testable == "") and one.n_units == 6
+    without = tables["predictions"].query("method not in ('tx', 'raw_cp')")
+    got = claims.bootstrap_tx_strong_auc(without, sample, rng)
+    reason = "no predictions of raw_cp and tx, by which TX-strong, CP-weak tasks are chosen"
+    assert got == claims.EndpointBootstrap("tx_strong_tasks", {}, {}, 0, not_testable=reason)
+
+
+def test_families_of_enough_known_tasks_make_the_mean():
+    tables = simulated_tables(8, draws=1, n_tasks=8)
+    tasks = pd.DataFrame({"task": [f"t{i}" for i in range(9)],
+                          "family": ["a", "a", "a", "b", "b", "other", None, "c", "unused"]})  # fmt: skip
+    predictions = tables["predictions"]
+    dense = dense_predictions(predictions)
+    sample = claims.resample_compounds(dense.compounds, n_bootstrap=3, rng=np.random.default_rng(2))
+
+    def family_auc(**options):
+        given = options.pop("predictions", dense)
+        return claims.bootstrap_family_auc(given, tasks, sample, np.random.default_rng(3), **options)
+
+    got = family_auc(resample_tasks=False)
+    assert {name: one.n_units for name, one in got.families.items()} == {"a": 3, "b": 2, "c": 1, "other": 2}
+    assert [one.endpoint for one in got.families.values()] == [f"family_auc:{name}" for name in "a b c other".split()]
+    assert got.n_units == 1 and got.endpoint == "family_auc"
+    raw = predictions[predictions["method"] == "raw_cp"]
+    for b in range(4):
+        times = dict(zip(sample.compounds, sample.weights[b].astype(int), strict=True))
+        auc = written_out_auc(raw, times)
+        assert got.values["raw_cp", ""][b] == pytest.approx(auc[["t0", "t1", "t2"]].mean(), abs=1e-12)
+        assert got.families["b"].values["raw_cp", ""][b] == pytest.approx(auc[["t3", "t4"]].mean(), abs=1e-12)
+    two = family_auc(min_tasks=1, unknown="a", resample_tasks=False)
+    assert two.n_units == 3  # b, c, and other, which is a family like any when another name stands for unknown
+    assert two.values["raw_cp", ""][0] == pytest.approx(
+        np.mean([two.families[name].values["raw_cp", ""][0] for name in ("b", "c", "other")])
+    )
+    assert {name: one.n_units for name, one in two.families.items()} == {"a": 4, "b": 2, "c": 1, "other": 1}
+    np.testing.assert_array_equal(
+        family_auc(predictions=predictions).values["raw_cp", ""], family_auc().values["raw_cp", ""]
+    )
+    resampled = family_auc().families
+    assert (resampled["a"].values["raw_cp", ""][1:] != got.families["a"].values["raw_cp", ""][1:]).any()
+    np.testing.assert_array_equal(resampled["c"].values["raw_cp", ""], got.families["c"].values["raw_cp", ""])
+    assert family_auc(min_tasks=4).values == {} and family_auc(min_tasks=4).n_units == 0
+    # A task of one class only isn't measured and doesn't count.
+    spoilt = predictions.assign(label=predictions["label"].where(predictions["task"] != "t0", 1.0))
+    assert family_auc(predictions=spoilt).families["a"].n_units == 2
+    all_spoilt = predictions.assign(label=predictions["label"].where(predictions["task"] != "t7", 1.0))
+    assert "c" not in family_auc(predictions=all_spoilt).families
+
+
+def test_task_weights_count_every_task_once_and_draw_as_many():
+    rng = np.random.default_rng(0)
+    weights = claims._task_weights(5, 400, rng, True)
+    assert weights.shape == (400, 5) and (weights[0] == 1).all() and (weights.sum(1) == 5).all()
+    assert weights[1:].std() > 0.5
+    np.testing.assert_allclose(weights[1:].mean(0), 1, atol=0.2)
+    assert (claims._task_weights(5, 4, rng, False) == 1).all() and (claims._task_weights(1, 4, rng, True) == 1).all()
+    assert claims._task_weights(2, 400, rng, True).max() == 2
+    auc = np.array([[[0.5, np.nan], [0.7, 0.9]]])
+    total, count = claims._weighted_task_sum(auc, np.array([[2.0, 3.0]]))
+    np.testing.assert_allclose(total, [[3.1, 2.7]])
+    np.testing.assert_allclose(count, [[5.0, 3.0]])
+
+
+def test_endpoints_share_one_resample_and_what_is_lacking_is_said():
+    tables = simulated_tables(9, draws=3, n_tasks=6)
+    same = tables["moa_per_compound"]
+    copied = same.rename(columns={"average_precision": "replicate_map"})
+    endpoints = claims.bootstrap_endpoints(
+        replicate_per_treatment=copied, moa_per_compound=same, n_bootstrap=30, seed=5
+    )
+    np.testing.assert_array_equal(endpoints[2].values["raw_cp", ""], endpoints[3].values["raw_cp", ""])
+    assert len(endpoints[2].values["raw_cp", ""]) == 31
+    assert (endpoints[2].endpoint, endpoints[3].endpoint) == ("replicate_map", "moa_map")
+    draws = [endpoints[claim].values["contrastive", "deranged"] for claim in (2, 3)]
+    assert draws[0][0] == draws[1][0] and (draws[0][1:] != draws[1][1:]).any()  # draws of their own
+    assert [endpoints[claim].not_testable for claim in (1, 4)] == [
+        "no bioactivity task was predicted on this screen"] * 2  # fmt: skip
+    assert [endpoints[claim].endpoint for claim in (1, 4)] == ["tx_strong_tasks", "family_auc"]
+    nothing = claims.bootstrap_endpoints(predictions=tables["predictions"], n_bootstrap=2, not_testable={1: "secret"})
+    assert {claim: one.not_testable for claim, one in nothing.items()} == {
+        1: "secret",
+        2: "no replicates were measured on this screen",
+        3: "no mechanism of action is shared by test compounds of this screen",
+        4: "the tasks of this screen have no target families",
+    }
+    other = claims.bootstrap_endpoints(moa_per_compound=same, n_bootstrap=30, seed=6)[3]
+    assert (other.values["raw_cp", ""][1:] != endpoints[3].values["raw_cp", ""][1:]).any()
+    grouped = claims.bootstrap_endpoints(
+        moa_per_compound=same, n_bootstrap=30, groups=dict.fromkeys(same["compound"], "one")
+    )[3]
+    np.testing.assert_allclose(grouped.values["raw_cp", ""], grouped.values["raw_cp", ""][0])
+
+
+def test_endpoints_can_be_of_some_methods_and_draws():
+    tables = simulated_tables(9, draws=3, n_tasks=9)
+    chosen = ["raw_cp", "contrastive", "tx"]
+    endpoints = claims.bootstrap_endpoints(**tables, methods=chosen, max_draws=1, n_bootstrap=5, resample_tasks=False)
+    assert {key[0] for key in endpoints[3].values} == {"raw_cp", "contrastive"}
+    assert {key[0] for key in endpoints[4].values} == set(chosen)
+    predictions = tables["predictions"]
+    one = predictions[(predictions["control"] == "deranged") & (predictions["seed"] == 0)]
+    times = dict.fromkeys(one["compound"], 1)
+    expected = written_out_auc(one, times).groupby(tables["tasks"].set_index("task")["family"]).mean()
+    shown = {name: family.values["contrastive", "deranged"][0] for name, family in endpoints[4].families.items()}
+    assert shown == pytest.approx(expected.to_dict())
+    naive = tables["moa_per_compound"].query("control == 'deranged'")["average_precision"].mean()
+    assert endpoints[3].values["contrastive", "deranged"][0] == pytest.approx(naive)  # all draws in claims 2 and 3
+    none = claims.bootstrap_endpoints(moa_per_compound=tables["moa_per_compound"], methods=["x"], n_bootstrap=2)
+    assert none[3].not_testable == "no mechanism of action is shared by test compounds of this screen"
+    mixed = pd.concat([tables["moa_per_compound"], tables["moa_per_compound"].assign(split="moa")])
+    with pytest.raises(ValueError, match=r"^weigh one split at a time, not random, moa$"):
+        claims.bootstrap_endpoints(moa_per_compound=mixed)
