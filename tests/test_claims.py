@@ -1152,3 +1152,144 @@ def test_endpoints_can_be_of_some_methods_and_draws():
     mixed = pd.concat([tables["moa_per_compound"], tables["moa_per_compound"].assign(split="moa")])
     with pytest.raises(ValueError, match=r"^weigh one split at a time, not random, moa$"):
         claims.bootstrap_endpoints(moa_per_compound=mixed)
+
+
+# --------------------------------------------------------------------------------------------------
+# Intervals for figures, each against a bootstrap of the same seed made by hand
+
+
+def test_paired_differences_leave_out_what_one_method_lacks():
+    rng = np.random.default_rng(2)
+    a, b = rng.normal(size=(2, 12))
+    a[3], b[7] = np.nan, np.nan
+    units = np.array([f"u{i // 2}" for i in range(12)])
+    got = claims.paired_bootstrap(list(a), list(b), units=list(units), n_bootstrap=50, seed=9)
+    known = ~np.isnan(a - b)
+    assert got.effect == pytest.approx(np.mean((a - b)[known]))
+    names = list(dict.fromkeys(units[known]))
+    sample = claims.resample_compounds(
+        [f"{i:09d}" for i in range(6)], n_bootstrap=50, rng=np.random.default_rng(9)
+    ).weights
+    times = sample[:, [names.index(unit) for unit in units[known]]].astype(float)
+    expected = claims.summarise_bootstrap(times @ (a - b)[known] / times.sum(1))
+    assert got == claims.Comparison(*(pytest.approx(value) for value in vars(expected).values()))
+    assert claims.paired_bootstrap(a, b, n_bootstrap=50).ci_low != got.ci_low
+    by_default = claims.paired_bootstrap(a, b)
+    assert by_default == claims.paired_bootstrap(a, b, n_bootstrap=2000, seed=0)
+    nothing = claims.paired_bootstrap([np.nan, 1.0], [1.0, np.nan])
+    assert np.isnan(list(vars(nothing).values())).all()
+
+
+def by_hand(table, value, n_bootstrap, seed):
+    rng = np.random.default_rng(seed)
+    sample = claims.resample_compounds(table["compound"].unique(), n_bootstrap=n_bootstrap, rng=rng)
+    return claims.bootstrap_compound_endpoint(table, value, sample, rng)
+
+
+def interval(distribution):
+    summary = claims.summarise_bootstrap(distribution)
+    return [summary.effect, summary.ci_low, summary.ci_high]
+
+
+def test_interval_table_has_a_row_for_each_method_control_and_further_key():
+    table = compound_rows()
+    parts = {("a", 1): table, ("b", 2): table.assign(value=table["value"] + 1)}
+    both = pd.concat([part.assign(kind=kind, number=number) for (kind, number), part in parts.items()])
+    renamed = both.rename(columns={"compound": "gene"})
+    keys = ["number", "method", "kind", "control"]
+    got = claims.interval_table(renamed, "value", unit="gene", by=keys, n_bootstrap=40, seed=3)
+    assert list(got.columns) == [*keys, "mean", "ci_low", "ci_high", "n_units"] and got.index.tolist() == list(range(6))
+    assert got["n_units"].eq(24).all()
+    indexed = got.set_index(["kind", "number", "method", "control"])[["mean", "ci_low", "ci_high"]]
+    for further, part in parts.items():
+        for key, distribution in by_hand(part, "value", 40, 3).values.items():
+            assert indexed.loc[(*further, *key)].tolist() == interval(distribution)
+    plain = claims.interval_table(table, "value")
+    one = by_hand(table, "value", 2000, 0)
+    assert plain[["mean", "ci_low", "ci_high"]].to_numpy().tolist() == [interval(d) for d in one.values.values()]
+    assert list(zip(plain["method"], plain["control"], strict=True)) == list(one.values)
+    empty = claims.interval_table(pd.DataFrame(), "value", by=["method", "split"])
+    assert list(empty.columns) == ["method", "split", "mean", "ci_low", "ci_high", "n_units"] and not len(empty)
+
+
+def test_parts_of_a_gain_need_a_control_and_raw_cp():
+    table = compound_rows()
+    lone = table[table["method"] == "raw_cp"].assign(method="lone", control="true_pairs")
+    got = claims.gain_parts([("none", table.iloc[:0], "value"), ("one", pd.concat([table, lone]), "value")])
+    assert list(got.columns) == ["endpoint", "method", "part", "effect", "ci_low", "ci_high"]
+    assert got[["endpoint", "method", "part"]].to_numpy().tolist() == [
+        ["one", "m", "without TX"], ["one", "m", "from TX"]]  # fmt: skip
+    one = by_hand(pd.concat([table, lone]), "value", 2000, 0)
+    without = interval(one.values["m", "deranged"] - one.values["raw_cp", ""])
+    added = interval(one.difference("m", ("m", "deranged")))
+    assert got[["effect", "ci_low", "ci_high"]].to_numpy().tolist() == [without, added]
+    other = claims.gain_parts([("one", table, "value")], n_bootstrap=30, seed=2)
+    one = by_hand(table, "value", 30, 2)
+    assert other.loc[1, ["effect", "ci_low", "ci_high"]].tolist() == interval(one.difference("m", ("m", "deranged")))
+    assert len(claims.gain_parts([("one", table[table["method"] == "m"], "value")])) == 0
+    assert len(claims.gain_parts([("one", table[table["control"] != "deranged"], "value")])) == 0
+
+
+def test_contrasts_of_retrieval_are_intervals_of_paired_differences():
+    table = retrieval_table(0.2, n_compounds=30)
+    plain = table[(table["method"] == "ridge_tx") & (table["control"] == "true_pairs")].assign(method="plain")
+    got = claims.retrieval_contrasts(pd.concat([table, plain]), n_bootstrap=40, seed=3)
+    assert list(got.columns) == "method measure against value effect ci_low ci_high n_units".split()
+    scores = pd.concat([table, plain]).assign(
+        near=lambda one: (one["rank"] <= 3).astype(float), share=lambda one: one["rank"] / 39
+    )
+    expected = []
+    for measure, column in (("nearest tenth", "near"), ("mean rank", "share")):
+        one = by_hand(scores, column, 40, 3)
+        for method in ("plain", "rcca", "ridge_tx"):
+            own = one.values[method, "true_pairs"][0]
+            if method != "plain":  # it has no control
+                gap = interval(one.difference(method, (method, "deranged")))
+                expected.append([method, measure, "own deranged pairs", own, *gap, 30])
+            if method != "ridge_tx":
+                gap = interval(one.difference(method, ("ridge_tx", "true_pairs")))
+                expected.append([method, measure, "ridge_tx", own, *gap, 30])
+    assert got.to_numpy().tolist() == expected
+    against = claims.retrieval_contrasts(table, reference="rcca", n_bootstrap=40)["against"]
+    assert set(against) == {"own deranged pairs", "rcca"}
+    default = claims.retrieval_contrasts(table)
+    pd.testing.assert_frame_equal(default, claims.retrieval_contrasts(table, n_bootstrap=2000, seed=0))
+
+
+def test_gains_of_families_are_intervals_over_the_reference():
+    tables = simulated_tables(8, draws=2, n_tasks=9)
+    predictions, tasks = tables["predictions"], tables["tasks"]
+    tasks.loc[0, "family"] = "other"
+    groups = {f"c{i}": f"g{i // 2}" for i in range(90)}
+    got = claims.family_gains(predictions, tasks, reference="sphered_cp", groups=groups, n_bootstrap=30, seed=4)
+    columns = ["family", "n_tasks", "method", "control", "effect", "ci_low", "ci_high", "tested"]
+    assert list(got.columns) == columns
+    rng = np.random.default_rng(4)
+    sample = claims.resample_compounds(predictions["compound"].unique(), n_bootstrap=30, rng=rng, groups=groups)
+    families = claims.bootstrap_family_auc(predictions, tasks, sample, rng).families
+    expected = []
+    for family, one in families.items():
+        for key, values in one.values.items():
+            if key[0] != "sphered_cp":
+                gap = interval(values - one.values["sphered_cp", ""])
+                expected.append([family, one.n_units, *key, *gap, family in ("f1", "f2")])
+    assert got.to_numpy().tolist() == expected
+    assert set(got["family"]) == {"f0", "f1", "f2", "other"} and not got.loc[got["n_tasks"] < 3, "tested"].any()
+    assert list(claims.family_gains(predictions.iloc[:0], tasks).columns) == columns
+    default = claims.family_gains(predictions, tasks)
+    assert set(default["method"]) == {*CP_METHODS, "contrastive", "tx"} - {"raw_cp"}
+    pd.testing.assert_frame_equal(default, claims.family_gains(predictions, tasks, n_bootstrap=2000, seed=0))
+
+
+def test_intervals_of_endpoints_and_of_their_families_stand_in_one_table(endpoints):
+    got = claims.endpoint_intervals(endpoints)
+    columns = ["claim", "endpoint", "method", "control", "value", "ci_low", "ci_high", "n_units"]
+    assert list(got.columns) == columns and got.index.tolist() == list(range(6 * len(ESTIMATES)))
+    expected = []
+    for claim in (2, 3, 4):
+        for one in (endpoints[claim], *endpoints[claim].families.values()):
+            for key, values in one.values.items():
+                expected.append([claim, one.endpoint, *key, *interval(values), one.n_units])
+    assert got.to_numpy().tolist() == expected
+    nothing = claims.endpoint_intervals({1: endpoints[1]})
+    assert list(nothing.columns) == columns and not len(nothing)
