@@ -1,5 +1,7 @@
 """Metrics against naive loops, scikit-learn and copairs."""
 
+import threading
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -201,3 +203,101 @@ def test_blocks_cover_every_row_once_and_errors_come_through(n_rows):
     if n_rows:
         with pytest.raises(ZeroDivisionError):
             metrics.for_blocks(lambda rows: 1 // (rows[0] - rows[0]), np.arange(n_rows).astype(object), 50)
+
+
+def test_few_blocks_stay_in_this_thread_and_many_leave_it():
+    def threads(n_blocks):
+        seen = set()
+        metrics.for_blocks(lambda rows: seen.add(threading.current_thread()), np.arange(10 * n_blocks), 10)
+        return seen
+
+    assert threads(7) == {threading.current_thread()}
+    assert threading.current_thread() not in threads(8)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [(np.int16, np.float32), (np.float32, np.float32), (np.float64, np.float64), (np.int64, np.float64)],
+)
+def test_unit_rows_keep_the_precision_of_their_input(given, kept):
+    rows = np.array([[3, 4], [0, 0]], dtype=given)
+    unit = metrics.unit_rows(rows)
+    assert unit.dtype == kept and rows[0, 0] == 3
+    np.testing.assert_allclose(unit, [[0.6, 0.8], [0, 0]], rtol=1e-6)
+    assert metrics.unit_rows([[3.0, 4.0]]).tolist() == [[0.6, 0.8]]
+
+
+def test_average_precision_takes_lists_and_ranks_all_items_by_default():
+    got = metrics.average_precision([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0]], [[1, 0, 1], [0, 0, 0]])
+    assert got[0] == pytest.approx((1 + 2 / 3) / 2) and np.isnan(got[1])
+    # A positive that isn't ranked is none; an item that isn't ranked stands behind all others.
+    got = metrics.average_precision([[3.0, 2.0, 1.0]], [[1, 0, 1]], [[0, 1, 1]])
+    assert got.tolist() == [0.5]
+
+
+def test_refusals_name_what_is_wrong():
+    cases = {
+        "labels (3, 2) and scores (3, 1) must have the same shape": ([[0.0, 1.0]] * 3, [[0.0]] * 3),
+        "labels must be 0, 1 or NaN (missing)": ([0.0, 0.5], [0.0, 1.0]),
+        "a labelled compound has a score that is not finite": ([0.0, 1.0], [0.0, np.inf]),
+    }
+    for message, (labels, scores) in cases.items():
+        for area in (metrics.roc_auc, metrics.pr_auc):
+            with pytest.raises(ValueError) as error:
+                area(labels, scores)
+            assert str(error.value) == message
+    with pytest.raises(ValueError) as error:
+        metrics.retrieval_rank(np.zeros((3, 2)), np.zeros((2, 2)))
+    assert str(error.value) == "query (3, 2) and target (2, 2) must have the same shape"
+
+
+def test_areas_of_no_compounds_and_of_single_classes_are_undefined():
+    for area in (metrics.roc_auc, metrics.pr_auc):
+        assert np.isnan(area(np.zeros((0, 3)), np.zeros((0, 3)))).tolist() == [True] * 3
+        labels = np.array([[1.0, 0, 1, 0], [1, 0, 0, 1], [1, 0, np.nan, np.nan]])
+        scores = np.array([[1.0, 1, 1, 1], [2, 2, 2, 2], [3, 3, 3, 3]])
+        got = area(labels, scores)
+        assert np.isnan(got[:2]).all()
+        assert got[2:].tolist() == ([0.0, 1.0] if area is metrics.roc_auc else [0.5, 1.0])
+        assert area([1, 0, 0], [3, 2, 1]).tolist() == [1.0]  # whole numbers, one task
+
+
+def test_half_of_the_tied_targets_counts_rounded_up():
+    for n, rank in ((2, 1), (3, 1), (4, 2), (22, 11)):
+        assert metrics.retrieval_rank(np.ones((n, 3)), np.ones((n, 3))).tolist() == [rank] * n
+    assert metrics.retrieval_rank([[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [1.0, 0.0]]).tolist() == [1, 1]
+
+
+def test_retrieval_scores_run_from_the_nearest_to_the_farthest():
+    ranks = pd.DataFrame({"rank": [0, 1, 2, 10], "n_candidates": 11, "compound": list("abcd")})
+    table = metrics.retrieval_scores(ranks)
+    assert list(table.columns) == ["rank", "n_candidates", "compound", "near", "rank_share"]
+    assert table["near"].tolist() == [1.0, 1.0, 0.0, 0.0] and table["near"].dtype == float
+    assert table["rank_share"].tolist() == [0.0, 0.1, 0.2, 1.0]
+
+
+def test_clusters_need_two_classes_and_fewer_classes_than_items():
+    points = np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
+    assert metrics.cluster_indices(points, list("aabb")) == pytest.approx(
+        {
+            "ami": 1.0,
+            "ari": 1.0,
+            "silhouette": metrics.silhouette(metrics.cosine_similarity(points), list("aabb")).mean(),
+        }
+    )
+    assert np.isfinite(list(metrics.cluster_indices(points, list("abcc")).values())).all()
+    for labels in ("aaaa", "abcd"):
+        undefined = metrics.cluster_indices(points, list(labels))
+        assert list(undefined) == ["ami", "ari", "silhouette"] and np.isnan(list(undefined.values())).all()
+
+
+def test_identical_points_have_no_silhouette_to_speak_of():
+    labels = np.array([0, 0, 1, 1])
+    assert metrics.silhouette(np.ones((4, 4)), labels).tolist() == [0.0] * 4
+    assert metrics.silhouette_of_points(np.tile([3.0, 4.0], (4, 1)), labels).round(6).tolist() == [0.0] * 4
+    assert metrics.silhouette_of_points([[1, 0], [1, 0], [0, 1], [0, 1]], labels).tolist() == [1.0] * 4
+    for undefined in (
+        metrics.silhouette(np.ones((4, 4)), [1] * 4),
+        metrics.silhouette_of_points(np.ones((4, 2)), [1] * 4),
+    ):
+        assert undefined.shape == (4,) and np.isnan(undefined).all()
