@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -157,9 +158,14 @@ class StageProcess:
         seconds = round(time.time() - self.started, 3)
         if self._process.returncode != 0:
             self._unfinished.unlink(missing_ok=True)
-            said = self._complaints.read_text(encoding="utf-8").strip()
-            text = f"its process ended early: {said or f'exit status {self._process.returncode}'}"
+            said = self._complaints.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            # of a traceback only what it comes to
+            errors = [line for line in said if re.match(r"[A-Za-z_][\w.]*(Error|Exception)\b", line)]
+            said = (errors or said or [f"exit status {self._process.returncode}"])[-1]
+            text = f"its process ended early: {said}"
             return {"seconds": seconds, "error": {"cell": None, "name": "", "text": text}}
+        with open(self._unfinished, "rb+") as handle:
+            os.fsync(handle.fileno())
         self._unfinished.replace(self._output)
         left = json.loads(self._result.read_text(encoding="utf-8"))
         kernel_start = round(left["first_cell"] - self.started, 3)
@@ -317,6 +323,7 @@ def _end_with_runner() -> None:
                 process.kill()
             except psutil.Error:
                 continue  # it ended by itself
+        shutil.rmtree(os.environ["JUPYTER_PATH"], ignore_errors=True)  # if the runner is gone, nobody else will
         os._exit(128 + signal.SIGTERM)
 
     def wait_for_runner() -> None:

@@ -93,6 +93,33 @@ def test_the_report_is_made_again_only_when_what_it_shows_changed(run):
     assert write_report(*run).is_file()
 
 
+def contents(folder):
+    """Bytes of a report; Bokeh numbers what is on its map anew each time."""
+    return {
+        path.relative_to(folder): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in ("map.html", report.STAMP)
+    }
+
+
+def test_a_damaged_report_is_made_again_and_a_failure_leaves_the_old_one(run, monkeypatch):
+    folder = write_report(*run).parent
+    before = contents(folder)
+    for name in ("index.html", "figures/07_claims.png", report.STAMP):
+        (folder / name).write_bytes((folder / name).read_bytes()[:-9])
+        write_report(*run)
+        assert contents(folder) == before
+    (folder / "notebooks" / "01_prepare.html").unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr(report, "_write_notebook_pages", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            write_report(*run)
+    assert (folder / "index.html").is_file(), "the old one is still there"
+    assert [path.name for path in run[0].iterdir() if path.name.startswith(".")] == []
+    write_report(*run)
+    assert contents(folder) == before
+
+
 def page_of(markdown="", outputs=()):
     code = nbformat.v4.new_code_cell("x", outputs=list(outputs))
     return notebook_html(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(markdown), code]))
