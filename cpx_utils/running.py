@@ -432,9 +432,9 @@ def _undisturbed() -> Iterator[None]:
 def _failure_line(stage: Stage, executed: Path, error: dict) -> str:
     """Tell a failure in one line; of a ScreenError only its own text, which says it all."""
     text = " ".join(error["text"].split())
+    text = text if error["name"] == "ScreenError" else with_remedy(text)
     if error["name"] not in ("", "ScreenError"):
         text = f"{error['name']}: {text}" if text else error["name"]
-        text = with_remedy(text)
     if error["cell"] is None:
         return f"{stage.name} failed: {text}"
     return f"{stage.name} failed in cell [{error['cell']}]: {text} (as far as it got: {short_path(executed)})"
