@@ -98,7 +98,6 @@ ARTIFACTS = {
     "figure as SVG": ("figures/simulated/05_baseline.svg", "05_cluster"),
     "table behind a figure": ("figures/simulated/05_baseline.csv", "05_cluster"),
     "manifest": ("results/simulated/default/manifest.json", ""),
-    "known hashes": ("results/simulated/default/.hashes.json", ""),
     "page of the report": ("results/simulated/default/report/index.html", ""),
 }
 
@@ -352,8 +351,9 @@ def damage(path: Path, how: str, rng: random.Random) -> None:
 
 def vanished_inputs(bench: Bench, times: int) -> Iterator[dict]:
     """Take the screen away, from a new study and from a complete one; put it back."""
-    for moment in ("before the study", "after the study")[:times]:
-        study = Study.write(Path(tempfile.mkdtemp(dir=bench.folder)) / "study")  # which reads a screen of its own
+    for moment in ("after the study", "before the study")[:times]:
+        study = bench.complete() if moment == "after the study" else bench.new()
+        study.screen = study.folder / "screen.csv"  # one of its own, which its first stage must then have read
         if moment == "after the study":
             study.run()
         content = study.screen.read_bytes()
@@ -458,7 +458,7 @@ FAULTS: dict[str, Callable[[Bench, int], Iterator[dict]]] = {
     "disk": full_disks,
     "folders": folders_that_cannot_be_written,
 }
-TIMES = {"SIGKILL": 30, "SIGINT": 6, "SIGTERM": 6, "both": 4, "notebooks": 12, "damage": 39, "input": 2, "disk": 10,
+TIMES = {"SIGKILL": 30, "SIGINT": 6, "SIGTERM": 6, "both": 4, "notebooks": 12, "damage": 36, "input": 2, "disk": 10,
          "folders": 6}  # fmt: skip
 
 

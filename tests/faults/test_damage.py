@@ -32,7 +32,7 @@ def test_damage_costs_the_stage_that_made_the_file_and_no_other(faults, bench, k
 
 
 def test_a_screen_that_vanishes_is_told_and_what_was_made_of_it_is_kept(faults, bench):
-    _, row = faults.vanished_inputs(bench, 2)
+    (row,) = faults.vanished_inputs(bench, 1)
     assert row["injected"] and row["survived"], row["wrong"]
     assert "01_prepare failed in cell [" in row["said"] and "screen.csv isn't there" in row["said"]
     assert row["stages_repeated"] == 0
