@@ -1,12 +1,14 @@
 """The command line and a stage's environment; no kernels (test_run_all.py)."""
 
 import ast
+import errno
 import os
 import platform
 import re
 import subprocess
 import sys
 import time
+from unittest.mock import Mock
 
 import pytest
 from stub_notebooks import write_notebook, write_study
@@ -56,6 +58,22 @@ def test_a_wrong_call_is_one_line_and_status_2_and_runs_nothing(study, tmp_path,
     assert printed.out == "" and printed.err.count("\n") == 1
     assert printed.err.startswith("run_all: ") and message in printed.err
     assert not (tmp_path / "results").exists() and not (tmp_path / "figures").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "a.csv"), "'a.csv'; make room and run the same again; fin"),
+        (OSError(errno.EIO, "Input/output error", "a.csv"), "run_all: [Errno 5] Input/output error: 'a.csv'; finished"),
+        (MemoryError(), "run_all: no memory left; free memory, or run fewer notebooks side by side"),
+    ],
+)
+def test_what_the_machine_lacks_is_told_in_one_line(study, tmp_path, capsys, monkeypatch, error, words):
+    monkeypatch.setattr("cpx_utils.pipeline.run_plan", Mock(side_effect=error))
+    assert call(study, tmp_path) == 1
+    printed = capsys.readouterr()
+    assert words in printed.err and printed.err.count("\n") == 1
+    assert printed.err.endswith("finished notebooks are kept, and the same command goes on from there\n")
 
 
 def test_dry_run_and_list_run_nothing(study, tmp_path, capsys):
