@@ -33,7 +33,7 @@ sys.path.append(str(ROOT / "tests"))
 
 from stub_notebooks import BASELINE, CLAIM, CLUSTER, write_notebook  # noqa: E402
 
-from cpx_utils.provenance import UNFINISHED, read_record  # noqa: E402
+from cpx_utils.provenance import UNFINISHED, read_record, sha256_file  # noqa: E402
 
 TABLE = ROOT / "benchmarks" / "results" / "faults.csv"
 COLUMNS = ["fault", "moment", "injected", "survived", "results_lost", "stages_repeated", "said", "wrong", "date"]
@@ -98,6 +98,7 @@ ARTIFACTS = {
     "figure as SVG": ("figures/simulated/05_baseline.svg", "05_cluster"),
     "table behind a figure": ("figures/simulated/05_baseline.csv", "05_cluster"),
     "manifest": ("results/simulated/default/manifest.json", ""),
+    "timings": ("results/simulated/default/tables/timings.csv", ""),
     "page of the report": ("results/simulated/default/report/index.html", ""),
 }
 
@@ -187,9 +188,13 @@ class Study:
         return {name for name, record in records.items() if record and "run" in record}
 
     def all_is_there(self) -> bool:
-        """Whether the report and the manifest of a finished run are whole."""
-        return read_record(self.run_dir / "manifest.json") is not None and (
-            read_record(self.run_dir / "report" / ".made_from.json") is not None
+        """Whether report, timings and manifest of a finished run are whole."""
+        report, manifest = (read_record(self.run_dir / name) for name in ("report/.made_from.json", "manifest.json"))
+        expected = {f"report/{name}": digest for name, digest in (report or {"files": {"": ""}})["files"].items()}
+        expected["tables/timings.csv"] = (manifest or {"timings": ""})["timings"]
+        return all(
+            (self.run_dir / name).is_file() and sha256_file(self.run_dir / name) == digest
+            for name, digest in expected.items()
         )
 
 
@@ -458,7 +463,7 @@ FAULTS: dict[str, Callable[[Bench, int], Iterator[dict]]] = {
     "disk": full_disks,
     "folders": folders_that_cannot_be_written,
 }
-TIMES = {"SIGKILL": 30, "SIGINT": 6, "SIGTERM": 6, "both": 4, "notebooks": 12, "damage": 36, "input": 2, "disk": 10,
+TIMES = {"SIGKILL": 30, "SIGINT": 6, "SIGTERM": 6, "both": 4, "notebooks": 12, "damage": 39, "input": 2, "disk": 10,
          "folders": 6}  # fmt: skip
 
 

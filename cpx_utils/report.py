@@ -21,6 +21,7 @@ from typing import Any
 import pandas as pd
 
 from cpx_utils.provenance import (
+    FIGURE_PREFIX,
     UNFINISHED,
     atomic_path,
     read_json,
@@ -141,16 +142,23 @@ def _copy_figures(records: dict[str, dict], notebooks: dict, figures_dir: Path, 
     for stage, record in records.items():
         for figure in record["figures"]:
             picture = figures_dir / f"{figure['name']}.png"
-            if not picture.is_file():  # made into another folder, when the call before had other --figures
+            files = [picture.with_suffix(suffix) for suffix in (".png", ".svg", ".csv")]
+            # Drawn into another folder, when the call before had other --figures, or since drawn by another profile
+            if not all(_is_recorded(path, record["writes"].get(FIGURE_PREFIX + path.name)) for path in files):
                 continue
-            for suffix in (".png", ".svg", ".csv"):
-                shutil.copyfile(picture.with_suffix(suffix), folder / picture.with_suffix(suffix).name)
+            for path in files:
+                shutil.copyfile(path, folder / path.name)
             # A PNG's width and height stand after its signature and the head of its first chunk. With them a page
             # doesn't jump while pictures load.
             width, height = struct.unpack(">II", picture.read_bytes()[16:24])
             place = f"{PAGES_FOLDER}/{stage}.html{_cell_of(figure['name'], notebooks.get(stage))}"
             figures.append({"title": ""} | figure | {"stage": stage, "width": width, "height": height, "place": place})
     return figures
+
+
+def _is_recorded(path: Path, digest: str | None) -> bool:
+    """Say whether a file is, byte for byte, what a record says of it."""
+    return path.is_file() and sha256_file(path) == digest
 
 
 def _cell_of(figure: str, notebook: tuple | None) -> str:
@@ -272,9 +280,10 @@ def _notebooks(run_dir: Path, records: dict[str, dict]) -> dict[str, tuple[str, 
     import nbformat
 
     notebooks = {}
-    for stage in records:
+    for stage, record in records.items():
         path = run_dir / "notebooks" / f"{stage}.ipynb"
-        if path.is_file():
+        by_hand = "run" not in record and path.is_file()  # nobody recorded which notebook that was
+        if by_hand or _is_recorded(path, record.get("run", {}).get("notebook")):
             notebook = nbformat.read(path, as_version=4)
             headings = [cell.source for cell in notebook.cells if cell.source.startswith("# ")]
             notebooks[stage] = headings[0].partition("\n")[0].lstrip("# ") if headings else stage, notebook

@@ -533,7 +533,9 @@ def _beat(holder: Path, ended: threading.Event) -> None:
 def finish_run(run: Run) -> None:
     """Write timings and manifest of a run whose stages are settled, where anything changed."""
     plan = run.plan
-    if {"ran", "taken"} & set(run.state.values()) or read_record(plan.run_dir / "manifest.json") is None:
+    timings, known = plan.run_dir / "tables" / "timings.csv", read_record(plan.run_dir / "manifest.json")
+    whole = known is not None and timings.is_file() and known["timings"] == sha256_file(timings)
+    if {"ran", "taken"} & set(run.state.values()) or not whole:
         write_timings(plan.run_dir)
         seeds = {values["seed"] for values in plan.parameters.values() if "seed" in values}
         manifest = run_manifest(
@@ -544,7 +546,7 @@ def finish_run(run: Run) -> None:
             threads=THREADS_PER_STAGE,
             unverified=plan.unverified,
         )
-        write_record(plan.run_dir / "manifest.json", manifest)
+        write_record(plan.run_dir / "manifest.json", manifest | {"timings": sha256_file(timings)})
 
 
 def write_timings(run_dir: Path) -> None:
