@@ -194,7 +194,7 @@ def difference_of(one: pd.DataFrame, other: pd.DataFrame) -> tuple[str, float, i
             largest = float(np.nan_to_num(apart, nan=np.inf).max(initial=0.0))
             worst = max(worst, (column, largest), key=lambda entry: entry[1])
         else:
-            words += int((one[column].astype(str) != other[column].astype(str)).sum())
+            words += int((_words(one[column]) != _words(other[column])).sum())
     return (*worst, words)
 
 
@@ -206,10 +206,15 @@ def _verdicts_changed(first: Path, other: Path) -> int:
     """How many rows of the claims table have another verdict."""
     tables = [_read(next(folder.glob("results/*/*/tables/claims.csv"))) for folder in (first, other)]
     keys = ["claim", "method", "reference", "endpoint"]
-    one, two = (table.astype({"verdict": str}).set_index(keys)["verdict"] for table in tables)
+    one, two = (table.set_index(keys)["verdict"] for table in tables)
     if not one.index.equals(two.index):
         return max(len(one), len(two))
-    return int((one != two).sum())
+    return int((_words(one) != _words(two)).sum())
+
+
+def _words(column: pd.Series) -> pd.Series:
+    """Cells as text; missing ones are equal to each other."""
+    return column.astype(object).where(column.notna(), "").map(str)
 
 
 def main() -> int:
