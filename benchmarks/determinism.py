@@ -1,7 +1,7 @@
 """Does the study repeat itself, byte for byte, and what would another machine change?
 
     python benchmarks/determinism.py                      # the study in small, nine runs
-    python benchmarks/determinism.py --profile default    # at its usual size
+    python benchmarks/determinism.py --size default       # at its usual size
     python benchmarks/determinism.py --device cuda        # a further run that trains there
 
 Everything is compared with a first run on the processor, one notebook at a time. Four settings must give the same
@@ -28,7 +28,17 @@ import pandas as pd
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "benchmarks" / "results" / "determinism.csv"
-COLUMNS = ["setting", "profile", "what", "item", "value", "date"]
+COLUMNS = ["setting", "size", "what", "item", "value", "date"]
+# What the study is run on; in the smallest everything takes part and little is computed.
+SIZES = {
+    "tiny": [
+        *("--profile", "smoke", "-p", "screen_size=tiny", "max_epochs=15", "n_members=1", "n_derangements=1"),
+        *("n_derangements_linear=2", "n_bootstrap=100", "n_candidates=1", "n_null=200", "data_shares=0.5"),
+        *("map_methods=raw_cp,contrastive", "min_active=8", "min_shown=6", "tx_min=0.4", "margin=-1"),
+    ],
+    "smoke": ["--profile", "smoke"],
+    "default": ["--profile", "default"],
+}
 KINDS = {".csv": "table", ".parquet": "table", ".safetensors": "model", ".png": "figure", ".svg": "figure"}
 # With another number of threads than the runner's own, which no option sets.
 WITH_THREADS = (
@@ -221,13 +231,13 @@ def main() -> int:
     """Run every setting, compare, write and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("determinism"), help="where runs go: some gigabytes")
-    parser.add_argument("--profile", default="smoke", help="size of the study (default: smoke)")
+    parser.add_argument("--size", default="smoke", choices=list(SIZES), help="of the study (default: smoke)")
     parser.add_argument("--device", default="", help="train there too, such as cuda")
     parser.add_argument("--only", nargs="+", metavar="SETTING", help="these settings alone")
     options, more = parser.parse_known_args()
     settings = SETTINGS | ({f"device {options.device}": Setting(device=options.device)} if options.device else {})
     settings = {name: setting for name, setting in settings.items() if name in (options.only or settings)}
-    folder, call = options.folder.resolve(), ["--profile", options.profile, *more]
+    folder, call = options.folder.resolve(), [*SIZES[options.size], *more]
     first = folder / "first"
     if not first.is_dir():
         print(f"first: {run(FIRST, first, call):.0f} s", flush=True)
@@ -240,10 +250,10 @@ def main() -> int:
         if setting.same and counts["files"] != counts["identical files"]:
             failed.append(name)
         table = pd.DataFrame(rows, columns=["what", "item", "value"])
-        table = table.assign(setting=name, profile=options.profile, date=date.today().isoformat())
+        table = table.assign(setting=name, size=options.size, date=date.today().isoformat())
         if TABLE.is_file():
             kept = pd.read_csv(TABLE)
-            kept = kept[(kept["setting"] != name) | (kept["profile"] != options.profile)]
+            kept = kept[(kept["setting"] != name) | (kept["size"] != options.size)]
             table = pd.concat([kept, table], ignore_index=True)
         table[COLUMNS].to_csv(TABLE, index=False, float_format="%.3g")
         print(f"{name}: {seconds:.0f} s, {counts['identical files']} of {counts['files']} files the same", flush=True)

@@ -22,7 +22,7 @@ def test_notebooks_that_fail_side_by_side_are_each_told_in_a_line(faults, bench)
     study = bench.new()
     outcome = study.run(environment={"CPX_FAULT": "02:dies 03:exhausts"}, preexec_fn=faults.limit_memory)
     assert outcome.status == 1 and study.finished() == {"01_prepare"}
-    dead, exhausted, blocked = sorted(outcome.said, key=lambda line: ("03" in line, "not run" in line))
+    dead, exhausted, blocked = sorted(outcome.said, key=lambda line: ("not run" in line, "03_" in line))
     assert "02_baselines failed in cell [" in dead and "the kernel died, most often for want of memory" in dead
     assert "03_contrastive failed in cell [" in exhausted and "Unable to allocate" in exhausted
     assert all("run fewer notebooks side by side with --jobs 1" in line for line in (dead, exhausted))
