@@ -1,7 +1,7 @@
 """What does a study survive? Faults are put into runs of a small one, and a plain run afterwards must make good.
 
-    python benchmarks/faults.py                  # all of them, about half an hour on two cores
-    python benchmarks/faults.py --only SIGKILL   # some
+    python benchmarks/faults.py                  # all of them
+    python benchmarks/faults.py --only signals   # some
     python benchmarks/faults.py --quick          # one of each kind
 
 The study is that of the tests of the runner: four notebooks that compute next to nothing, and leave every kind of file
@@ -12,6 +12,7 @@ benchmarks/results/faults.csv. Exit status 1 where one isn't survived.
 """
 
 import argparse
+import math
 import os
 import random
 import resource
@@ -253,7 +254,7 @@ class Bench:
         self, study: Study, fault: str, moment: str, disturbed: Outcome | None = None, injected: bool = True,
         spoilt: tuple[str, ...] = (),
     ) -> dict:  # fmt: skip
-        """Give the command again; note and return what came of it.
+        """Give the command again; note and return what came of one fault.
 
         Parameters
         ----------
@@ -268,6 +269,13 @@ class Bench:
         spoilt
             Stages whose files it hit, which must run again.
         """
+        said = " | ".join(disturbed.said) if disturbed else ""
+        wrong = "" if disturbed is None or disturbed.is_clear else "unclear words"
+        strike = {"fault": fault, "moment": moment, "said": said, "wrong": wrong, "injected": injected}
+        return self.judge_all(study, [strike], spoilt)[0]
+
+    def judge_all(self, study: Study, struck: list[dict], spoilt: tuple[str, ...] = ()) -> list[dict]:
+        """As `judge`, of several faults that struck one study; of each its fault, moment, said, and what was wrong."""
         finished = study.finished() - set(spoilt)
         again = study.run()
         files = study.files()
@@ -276,54 +284,62 @@ class Bench:
             f"status {again.status}": again.status != 0,
             f"lost: {', '.join(lost)}": lost,
             f"left behind: {', '.join(study.leftovers())}": study.leftovers(),
-            "no report or manifest": not study.all_is_there(),
-            "unclear words": not (again.is_clear and (disturbed is None or disturbed.is_clear)),
+            "no report, timings or manifest": not study.all_is_there(),
+            f"said at last: {' | '.join(again.said)}": again.said,
         }
         wrong = [what for what, is_so in wrong.items() if is_so]
-        row = {
-            "fault": fault,
-            "moment": moment,
-            "injected": injected,
-            "survived": not wrong,
-            "results_lost": len(lost),
-            "stages_repeated": len(finished & set(again.ran)),
-            "said": " | ".join((*(disturbed.said if disturbed else ()), *again.said)).replace(str(study.folder), "..."),
-            "wrong": "; ".join(wrong),
-            "date": date.today().isoformat(),
-        }
-        self.rows.append(row)
-        if row["survived"]:
+        rows = []
+        for strike in struck:
+            all_wrong = [*filter(None, [strike["wrong"]]), *wrong]
+            row = {"injected": True} | strike | {"survived": not all_wrong, "wrong": "; ".join(all_wrong)}
+            row |= {"results_lost": len(lost), "stages_repeated": len(finished & set(again.ran))}
+            row |= {"said": row["said"].replace(str(study.folder), "..."), "date": date.today().isoformat()}
+            rows.append(row)
+        self.rows += rows
+        if not wrong:
             shutil.rmtree(study.folder.parent)
-        return row
+        return rows
 
 
 # --- faults -------------------------------------------------------------------------------------------------
 
 
-def signals(bench: Bench, numbers: tuple[signal.Signals, ...], times: int) -> Iterator[dict]:
-    """Send signals to run_all, one soon after the other, at random moments of a study."""
-    name = " then ".join(number.name for number in numbers)
-    struck = 0
-    for _ in range(3 * times):
-        study = bench.new()
-        moment = bench.random.uniform(0.03, 0.95)
-        disturbed = bench.interrupt(study, numbers, moment)
-        injected = disturbed.status != 0  # else it was done already
-        struck += injected
-        yield bench.judge(study, name, f"{moment:.0%} of the study", disturbed, injected)
-        if struck == times:
-            return
+def signals(bench: Bench, times: int) -> Iterator[dict]:
+    """Send signals to run_all at random moments: to a study again and again, up to five times, before it may end."""
+    pending = [numbers for numbers, share in SIGNALS.items() for _ in range(math.ceil(times * share))]
+    bench.random.shuffle(pending)
+    while pending:
+        study, struck, finished = bench.new(), [], set()
+        while pending and len(struck) < 5:
+            moment = bench.random.uniform(0.05, 0.6)
+            disturbed = bench.interrupt(study, pending[0], moment)
+            if disturbed.status == 0:  # it had ended
+                break
+            wrong = "" if disturbed.is_clear else "unclear words"
+            wrong = "a finished stage was lost" if finished - study.finished() else wrong
+            finished = study.finished()
+            name = " then ".join(number.name for number in pending.pop(0))
+            struck.append({"fault": name, "moment": f"after {disturbed.seconds:.1f} s, {len(finished)} stages done",
+                           "said": " | ".join(disturbed.said), "wrong": wrong})  # fmt: skip
+        if struck:
+            yield from bench.judge_all(study, struck)
 
 
 def failing_notebooks(bench: Bench, times: int) -> Iterator[dict]:
-    """Make a notebook raise, its kernel die, or its memory run out, before its last cell."""
-    every = [(kind, stage) for stage in STAGES for kind in ("raises", "dies", "exhausts")]
-    for kind, stage in bench.random.sample(every, len(every))[:times]:
+    """Make notebooks raise, their kernels die or their memory run out, before the last cell; two of them together."""
+    words = {"raises": "a notebook raises", "dies": "a kernel dies", "exhausts": "a kernel's memory runs out"}
+    together = [("02:dies", "03:exhausts"), ("02:raises", "03:dies"), ("02:exhausts", "03:raises")]
+    alone = [(f"{number}:{kind}",) for number in ("01", "05") for kind in words]
+    for faults in bench.random.sample(together + alone, len(together + alone))[:times]:
         study = bench.new()
-        limits = {"preexec_fn": limit_memory} if kind == "exhausts" else {}
-        disturbed = study.run(environment={"CPX_FAULT": f"{stage[:2]}:{kind}"}, **limits)
-        words = {"raises": "a notebook raises", "dies": "a kernel dies", "exhausts": "a kernel's memory runs out"}
-        yield bench.judge(study, words[kind], stage, disturbed, disturbed.status == 1)
+        disturbed = study.run(environment={"CPX_FAULT": " ".join(faults)}, preexec_fn=limit_memory)
+        wrong = "" if disturbed.is_clear and disturbed.status == 1 else f"unclear words, status {disturbed.status}"
+        struck = [
+            {"fault": words[fault[3:]], "moment": f"notebook {fault[:2]}", "said": said, "wrong": wrong}
+            for fault in faults
+            for said in [next((line for line in disturbed.said if line.startswith(f"run_all: {fault[:2]}_")), "")]
+        ]
+        yield from bench.judge_all(study, struck)
 
 
 def limit_memory() -> None:
@@ -453,18 +469,21 @@ def read_only(bench: Bench, study: Study, name: str) -> dict:
 
 
 FAULTS: dict[str, Callable[[Bench, int], Iterator[dict]]] = {
-    "SIGKILL": lambda bench, times: signals(bench, (signal.SIGKILL,), times),
-    "SIGINT": lambda bench, times: signals(bench, (signal.SIGINT,), times),
-    "SIGTERM": lambda bench, times: signals(bench, (signal.SIGTERM,), times),
-    "both": lambda bench, times: signals(bench, (signal.SIGINT, signal.SIGTERM), times),
+    "signals": signals,
     "notebooks": failing_notebooks,
     "damage": damages,
     "input": vanished_inputs,
     "disk": full_disks,
     "folders": folders_that_cannot_be_written,
 }
-TIMES = {"SIGKILL": 30, "SIGINT": 6, "SIGTERM": 6, "both": 4, "notebooks": 12, "damage": 39, "input": 2, "disk": 10,
-         "folders": 6}  # fmt: skip
+# As often as each strikes, and of signals in which proportion.
+TIMES = {"signals": 30, "notebooks": 9, "damage": 39, "input": 2, "disk": 6, "folders": 6}
+SIGNALS = {
+    (signal.SIGKILL,): 1,
+    (signal.SIGINT,): 0.2,
+    (signal.SIGTERM,): 0.2,
+    (signal.SIGINT, signal.SIGTERM): 0.1,
+}
 
 
 def main() -> int:
@@ -480,10 +499,12 @@ def main() -> int:
         for name in options.only:
             for row in FAULTS[name](bench, 1 if options.quick else TIMES[name]):
                 print(*(row[column] for column in COLUMNS[:-1]), sep="; ", flush=True)
-        table = pd.DataFrame(bench.rows, columns=COLUMNS)
-    struck = table[table["injected"]]
-    if not options.quick:
-        struck.to_csv(TABLE, index=False)
+            table = pd.DataFrame(bench.rows, columns=COLUMNS)
+            struck = table[table["injected"]]
+            if not options.quick:
+                kept = [pd.read_csv(TABLE)] if TABLE.is_file() else []
+                kept = [one[~one["fault"].isin(struck["fault"])] for one in kept]
+                pd.concat([*kept, struck], ignore_index=True).to_csv(TABLE, index=False)
     survived, lost, repeated = (struck[column].sum() for column in ("survived", "results_lost", "stages_repeated"))
     print(f"faults injected: {len(struck)}; survived: {survived}; results lost: {lost}; "
           f"finished stages that ran again: {repeated}")  # fmt: skip
