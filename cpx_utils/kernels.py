@@ -5,6 +5,7 @@ end of it; `python -m cpx_utils.kernels TASK` is the process. Nothing else of cp
 the process starts quickly.
 """
 
+import atexit
 import io
 import json
 import os
@@ -317,19 +318,25 @@ def _end_with_runner() -> None:
     """End this process and its kernel when told to, or when the runner is gone (our stdin closes)."""
     import psutil
 
+    stopping = threading.Event()
+
     def stop(*_: object) -> None:
-        for process in psutil.Process().children(recursive=True):
-            try:
-                process.kill()
-            except psutil.Error:
-                continue  # it ended by itself
-        shutil.rmtree(os.environ["JUPYTER_PATH"], ignore_errors=True)  # if the runner is gone, nobody else will
+        stopping.set()
+        for _ in range(2):  # the kernel may be starting this very moment
+            for process in psutil.Process().children(recursive=True):
+                try:
+                    process.kill()
+                except psutil.Error:
+                    continue  # it ended by itself
+            shutil.rmtree(os.environ["JUPYTER_PATH"], ignore_errors=True)  # if the runner is gone, nobody else will
         os._exit(128 + signal.SIGTERM)
 
     def wait_for_runner() -> None:
         os.read(0, 1)  # not sys.stdin: a thread that holds its lock is fatal when the interpreter ends
         stop()
 
+    # Papermill fails meanwhile, for want of a kernel; that mustn't end the process before `stop` does.
+    atexit.register(lambda: stopping.is_set() and time.sleep(10))
     signal.signal(signal.SIGTERM, stop)
     threading.Thread(target=wait_for_runner, daemon=True).start()
 
