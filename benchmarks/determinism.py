@@ -239,7 +239,7 @@ def main() -> int:
     settings = {name: setting for name, setting in settings.items() if name in (options.only or settings)}
     folder, call = options.folder.resolve(), [*SIZES[options.size], *more]
     first = folder / "first"
-    if not first.is_dir():
+    if not list(first.glob("results/*/*/manifest.json")):
         print(f"first: {run(FIRST, first, call):.0f} s", flush=True)
     failed = []
     for name, setting in settings.items():

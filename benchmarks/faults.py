@@ -201,7 +201,7 @@ class Study:
 
 def ended(process: subprocess.Popen, started: float) -> Outcome:
     """Wait for a run's end."""
-    out, err = process.communicate(timeout=600)
+    out, err = process.communicate(timeout=1800)
     lines = [line.split() for line in out.splitlines() if line.startswith("[") and line.endswith(" s")]
     ran = tuple(sorted(words[1] for words in lines))
     return Outcome(process.returncode, ran, tuple(err.splitlines()), time.monotonic() - started)
