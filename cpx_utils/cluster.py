@@ -141,7 +141,8 @@ class DaskPlaces(Places):
             "parameters": parameters,
             "software": self._expected,
             "files": self._files,
-            "shared": str(output.parent.parent / ".cluster" / notebook.stem),
+            # Not in a folder that stages have in common: one would remove it while another is about to use it.
+            "shared": str(output.parent.parent / f".cluster-{notebook.stem}"),
         }
         return DaskStage(self._client, task)
 
@@ -180,8 +181,6 @@ class DaskStage:
 
     def _remove_shared(self) -> None:
         shutil.rmtree(self._shared, ignore_errors=True)
-        if self._shared.parent.is_dir() and not any(self._shared.parent.iterdir()):
-            self._shared.parent.rmdir()
 
 
 # --- on a worker --------------------------------------------------------------------------------------------

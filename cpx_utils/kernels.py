@@ -5,10 +5,12 @@ end of it; `python -m cpx_utils.kernels TASK` is the process. Nothing else of cp
 the process starts quickly.
 """
 
+import atexit
 import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -157,9 +159,14 @@ class StageProcess:
         seconds = round(time.time() - self.started, 3)
         if self._process.returncode != 0:
             self._unfinished.unlink(missing_ok=True)
-            said = self._complaints.read_text(encoding="utf-8").strip()
-            text = f"its process ended early: {said or f'exit status {self._process.returncode}'}"
+            said = self._complaints.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            # of a traceback only what it comes to
+            errors = [line for line in said if re.match(r"[A-Za-z_][\w.]*(Error|Exception)\b", line)]
+            said = (errors or said or [f"exit status {self._process.returncode}"])[-1]
+            text = f"its process ended early: {said}"
             return {"seconds": seconds, "error": {"cell": None, "name": "", "text": text}}
+        with open(self._unfinished, "rb+") as handle:
+            os.fsync(handle.fileno())
         self._unfinished.replace(self._output)
         left = json.loads(self._result.read_text(encoding="utf-8"))
         kernel_start = round(left["first_cell"] - self.started, 3)
@@ -311,18 +318,25 @@ def _end_with_runner() -> None:
     """End this process and its kernel when told to, or when the runner is gone (our stdin closes)."""
     import psutil
 
+    stopping = threading.Event()
+
     def stop(*_: object) -> None:
-        for process in psutil.Process().children(recursive=True):
-            try:
-                process.kill()
-            except psutil.Error:
-                continue  # it ended by itself
+        stopping.set()
+        for _ in range(2):  # the kernel may be starting this very moment
+            for process in psutil.Process().children(recursive=True):
+                try:
+                    process.kill()
+                except psutil.Error:
+                    continue  # it ended by itself
+            shutil.rmtree(os.environ["JUPYTER_PATH"], ignore_errors=True)  # if the runner is gone, nobody else will
         os._exit(128 + signal.SIGTERM)
 
     def wait_for_runner() -> None:
         os.read(0, 1)  # not sys.stdin: a thread that holds its lock is fatal when the interpreter ends
         stop()
 
+    # Papermill fails meanwhile, for want of a kernel; that mustn't end the process before `stop` does.
+    atexit.register(lambda: stopping.is_set() and time.sleep(10))
     signal.signal(signal.SIGTERM, stop)
     threading.Thread(target=wait_for_runner, daemon=True).start()
 

@@ -22,7 +22,18 @@ import pandas as pd
 from cpx_utils.kernels import Places, skip_slow_imports
 from cpx_utils.profiles import Screen, ScreenError
 from cpx_utils.provenance import project_root, stage_records
-from cpx_utils.running import Console, Plan, Run, execute, finish_run, forecast, require_upstream, run_lock, short_path
+from cpx_utils.running import (
+    Console,
+    Plan,
+    Run,
+    execute,
+    finish_run,
+    forecast,
+    require_upstream,
+    run_lock,
+    short_path,
+    with_remedy,
+)
 from cpx_utils.stages import FILES, PLUMBING, PROFILES, Stage, find_stage, read_stages, resolve_parameters
 from cpx_utils.sweep import Sweep, read_sweep, run_sweep
 
@@ -463,6 +474,10 @@ def main(arguments: Sequence[str] | None = None, notebooks: str | Path | None = 
         return 128 + interruption.args[0]
     except BrokenPipeError:  # the reader of our output (head, less) has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (OSError, MemoryError) as error:  # a disk that is full or gone, too little memory: nobody's mistake
+        text = " ".join(str(error).split()) or "no memory left"
+        console.complain(f"{with_remedy(text)}; finished notebooks are kept, and the same command goes on from there")
         return 1
     finally:
         for number, handler in previous.items():

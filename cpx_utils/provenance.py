@@ -7,6 +7,7 @@ figures with their captions, seconds and memory of the steps, and what was learn
 table only if it is, byte for byte, what its writer recorded.
 """
 
+import contextlib
 import hashlib
 import html
 import json
@@ -20,7 +21,6 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ except ImportError:  # Windows has no such module; memory is then not recorded
 
 STAGES_FOLDER = "stages"
 FIGURE_PREFIX = "figures:"
+UNFINISHED = ".writing-"  # how names of what isn't written to its end begin
 FIGURE_DPI = 200
 
 
@@ -48,12 +49,12 @@ def sha256_file(path: str | Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-@contextmanager
+@contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside `path` to write to; rename it to `path` on success, remove it on error.
 
-    A reader therefore sees the old file or the whole new one, never half of it, even when the process is
-    killed. The temporary name keeps the suffix, since writers choose a format by it.
+    A reader therefore sees the old file or the whole new one, never half of it, even when the process is killed or
+    the power fails. The temporary name keeps the suffix, since writers choose a format by it.
 
     Parameters
     ----------
@@ -62,7 +63,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".writing-", suffix="".join(path.suffixes[-2:]), dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=UNFINISHED, suffix="".join(path.suffixes[-2:]), dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -71,16 +72,35 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         mask = os.umask(0)
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)
+        _flush(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def _flush(path: Path) -> None:
+    """Bring a file's bytes to the disk: else a power cut may keep its new name and lose what is in it."""
+    with open(path, "rb+") as handle:
+        os.fsync(handle.fileno())
+
+
+def remove_unfinished(folder: str | Path) -> None:
+    """Remove what writers that were killed left beneath a folder; nothing else may write there meanwhile."""
+    for path in Path(folder).rglob(f"{UNFINISHED}*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def write_json(path: str | Path, content: Any) -> None:
     """Write `content` as indented UTF-8 JSON, atomically, keys in the order given."""
     with atomic_path(path) as temporary:
-        text = json.dumps(content, indent=1, ensure_ascii=False, default=_plain)
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(_as_json(content) + "\n", encoding="utf-8")
+
+
+def _as_json(content: Any) -> str:
+    return json.dumps(content, indent=1, ensure_ascii=False, default=_plain)
 
 
 def _plain(value: Any) -> Any:
@@ -107,13 +127,30 @@ def read_json(path: str | Path) -> Any:
         raise ScreenError(f"{path} isn't valid JSON ({error}); delete it and run again") from None
 
 
+def write_record(path: str | Path, record: dict[str, Any]) -> None:
+    """Write a record as JSON, atomically, with the SHA-256 of what it says, so that `read_record` can trust it."""
+    said = {name: value for name, value in record.items() if name != "sha256"}
+    write_json(path, said | {"sha256": hashlib.sha256(_as_json(said).encode()).hexdigest()})
+
+
+def read_record(path: str | Path) -> dict[str, Any] | None:
+    """Read what `write_record` wrote; None if there is nothing, or it was damaged or edited since."""
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+        digest = record.pop("sha256")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return record if hashlib.sha256(_as_json(record).encode()).hexdigest() == digest else None
+
+
 class FileHashes:
-    """SHA-256 of files, remembered by path, size and time of change, so that unchanged files are hashed once.
+    """SHA-256 of files, remembered by path, size and times of change, so that unchanged files are hashed once.
 
     Parameters
     ----------
     store
-        JSON file that keeps what is known between runs; an unreadable one is ignored.
+        JSON file that keeps what is known between runs; an unreadable one is ignored. Without it every byte is read
+        again, also of a file whose disk has lost some without anyone writing to it.
     """
 
     # A file changed twice within one tick of the file system's clock keeps its time, so young files aren't
@@ -133,21 +170,24 @@ class FileHashes:
         path = Path(path)
         try:
             status = path.stat()
+            # Who changes a file may put its time back (rsync, touch), but not the inode's own.
+            seen = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
             entry = self._known.get(str(path))
-            if entry is not None and entry[:2] == [status.st_size, status.st_mtime_ns]:
-                return entry[2]
+            if entry is not None and entry[:-1] == seen:
+                return entry[-1]
             digest = sha256_file(path)
         except OSError:
             return ""
-        if time.time_ns() - status.st_mtime_ns > self.SETTLED_NS:
-            self._known[str(path)] = [status.st_size, status.st_mtime_ns, digest]
+        if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > self.SETTLED_NS:
+            self._known[str(path)] = [*seen, digest]
             self._changed = True
         return digest
 
     def save(self) -> None:
-        """Keep what is known for the next run; files that are gone are forgotten."""
+        """Keep what is known for the next run; files that are gone are forgotten. On a full disk it is done without."""
         if self._changed:
-            write_json(self.store, {path: entry for path, entry in self._known.items() if os.path.exists(path)})
+            with contextlib.suppress(OSError):
+                write_json(self.store, {path: entry for path, entry in self._known.items() if os.path.exists(path)})
             self._changed = False
 
 
@@ -190,8 +230,9 @@ def stage_record_path(run_dir: str | Path, stage: str) -> Path:
 
 
 def stage_records(run_dir: str | Path) -> dict[str, dict]:
-    """Return the records of all finished stages of a run, by stage name in order."""
-    return {path.stem: read_json(path) for path in sorted((Path(run_dir) / STAGES_FOLDER).glob("*.json"))}
+    """Return the records of all finished stages of a run, by stage name in order; a damaged one counts as none."""
+    paths = sorted((Path(run_dir) / STAGES_FOLDER).glob("*.json"))
+    return {path.stem: record for path in paths if (record := read_record(path)) is not None}
 
 
 def locate(name: str, run_dir: str | Path, figures_dir: str | Path) -> Path:
@@ -272,6 +313,7 @@ class Workspace:
         self._reads: dict[str, str] = {}
         self._writes: dict[str, str] = {}
         self._outputs: list[Path] = []
+        self._folders: dict[Path, Path] = {}
         self._figures: dict[str, dict] = {}
         self._steps: list[dict] = []
         self._learned: list[str] = []
@@ -426,16 +468,16 @@ class Workspace:
         return path
 
     def output_folder(self, name: str) -> Path:
-        """Return an empty folder to fill; `finish` records every file in it.
+        """Return an empty folder to fill; `finish` records every file in it and gives it its name.
 
-        What an earlier run left there is removed, so that no file of other parameters stays behind.
+        What an earlier run left under that name then goes, so that no file of other parameters stays behind.
         """
-        folder = self.run_dir / name
-        if folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True)
-        self._outputs.append(folder)
-        return folder
+        final = self.run_dir / name
+        if final in self._folders:
+            shutil.rmtree(self._folders[final])
+        final.parent.mkdir(parents=True, exist_ok=True)
+        self._folders[final] = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=final.parent))
+        return self._folders[final]
 
     def figure(self, fig: Any, name: str, table: pd.DataFrame, caption: str) -> None:
         """Save a figure as PNG and SVG with the table behind it as CSV; in a notebook show it with its caption.
@@ -469,7 +511,7 @@ class Workspace:
 
     # telling
 
-    @contextmanager
+    @contextlib.contextmanager
     def step(self, name: str) -> Iterator[None]:
         """Record the seconds of the block, and the process's highest memory up to its end, under `name`."""
         start = time.perf_counter()
@@ -504,10 +546,12 @@ class Workspace:
         pandas.DataFrame
             What was saved: columns file (pictures with their folder's name) and kB.
         """
-        for output in self._outputs:
-            for path in output.rglob("*") if output.is_dir() else [output]:
-                if path.is_file():
-                    self._writes[path.relative_to(self.run_dir).as_posix()] = sha256_file(path)
+        for final, filled in self._folders.items():
+            self._outputs += self._put_in_place(filled, final)
+        self._folders = {}
+        for path in self._outputs:
+            if path.is_file():
+                self._writes[path.relative_to(self.run_dir).as_posix()] = sha256_file(path)
         record = {
             "stage": self.stage,
             "reads": dict(sorted(self._reads.items())),
@@ -519,10 +563,25 @@ class Workspace:
             "seconds": round(time.perf_counter() - self._started, 3),
             "peak_mb": peak_memory_mb(),
         }
-        write_json(stage_record_path(self.run_dir, self.stage), record)
+        write_record(stage_record_path(self.run_dir, self.stage), record)
         sizes = [locate(name, self.run_dir, self.figures_dir).stat().st_size for name in record["writes"]]
         shown = [name.replace(FIGURE_PREFIX, "figures/") for name in record["writes"]]
         return pd.DataFrame({"file": shown, "kB": [round(size / 1000, 1) for size in sizes]})
+
+    def _put_in_place(self, filled: Path, final: Path) -> list[Path]:
+        """Give a filled folder its name, in the place of what an earlier run or cell left there; return its files."""
+        files = [path for path in filled.rglob("*") if path.is_file()]
+        for path in files:
+            _flush(path)
+        mask = os.umask(0)
+        os.umask(mask)
+        filled.chmod(0o777 & ~mask)  # mkdtemp makes folders only their owner can enter
+        if final.exists():
+            shutil.rmtree(final)
+        filled.replace(final)
+        prefix = final.relative_to(self.run_dir).as_posix() + "/"
+        self._writes = {name: digest for name, digest in self._writes.items() if not name.startswith(prefix)}
+        return [final / path.relative_to(filled) for path in files]
 
 
 class _Tables(Mapping):

@@ -14,15 +14,26 @@ import os
 import re
 import shutil
 import struct
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from cpx_utils.provenance import atomic_path, read_json, sha256_file, stage_records, write_json
+from cpx_utils.provenance import (
+    FIGURE_PREFIX,
+    UNFINISHED,
+    atomic_path,
+    read_json,
+    read_record,
+    sha256_file,
+    stage_records,
+    write_record,
+)
 
 PAGES_FOLDER = "notebooks"
 FIGURES_FOLDER = "figures"
+STAMP = ".made_from.json"
 TEMPLATES = Path(__file__).parent / "pages"
 # What a page may load: pictures beside it or inside it, its own style, nothing else.
 POLICY = "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -30,7 +41,9 @@ NO_WORDS = "Picture that the code above makes; it has no description of its own.
 
 
 def write_report(run_dir: str | Path, figures_dir: str | Path) -> Path:
-    """Write the report of a finished run, unless the one there was made from the same files.
+    """Write the report of a finished run, unless the one there was made from the same files and is whole.
+
+    It is written aside and then put in the place of the old one, so that a reader finds one or the other.
 
     Parameters
     ----------
@@ -45,17 +58,30 @@ def write_report(run_dir: str | Path, figures_dir: str | Path) -> Path:
     pathlib.Path
         `run_dir/report/index.html`.
     """
-    from cpx_utils.interactive_map import map_content, read_map
-
     run_dir, figures_dir = Path(run_dir), Path(figures_dir)
     report = run_dir / "report"
     made_from = _inputs(run_dir)
-    stamp = report / ".made_from.json"
-    index = report / "index.html"
-    if index.is_file() and stamp.is_file() and read_json(stamp) == made_from:
-        return index
-    if report.exists():
-        shutil.rmtree(report)
+    if read_record(report / STAMP) == {"made_from": made_from, "files": _hashes(report)}:
+        return report / "index.html"
+    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=run_dir) as folder:
+        aside, old = Path(folder, report.name), Path(folder, "old")
+        _write_pages(run_dir, figures_dir, aside)
+        write_record(aside / STAMP, {"made_from": made_from, "files": _hashes(aside)})
+        if report.exists():
+            report.replace(old)
+        aside.replace(report)
+    return report / "index.html"
+
+
+def _hashes(report: Path) -> dict[str, str]:
+    files = [path for path in sorted(report.rglob("*")) if path.is_file() and path.name != STAMP]
+    return {path.relative_to(report).as_posix(): sha256_file(path) for path in files}
+
+
+def _write_pages(run_dir: Path, figures_dir: Path, report: Path) -> None:
+    """Write all that a report holds into a new folder."""
+    from cpx_utils.interactive_map import map_content, read_map
+
     records = stage_records(run_dir)
     notebooks = _notebooks(run_dir, records)
     figures = _copy_figures(records, notebooks, figures_dir, report / FIGURES_FOLDER)
@@ -69,9 +95,7 @@ def write_report(run_dir: str | Path, figures_dir: str | Path) -> Path:
     _write_notebook_pages(notebooks, report / PAGES_FOLDER, shared)
     if compounds is not None:
         _write_page(report / "map.html", "map", shared | map_content(compounds))
-    _write_page(index, "index", shared | content)
-    write_json(stamp, made_from)
-    return index
+    _write_page(report / "index.html", "index", shared | content)
 
 
 def _inputs(run_dir: Path) -> dict[str, str]:
@@ -118,16 +142,23 @@ def _copy_figures(records: dict[str, dict], notebooks: dict, figures_dir: Path, 
     for stage, record in records.items():
         for figure in record["figures"]:
             picture = figures_dir / f"{figure['name']}.png"
-            if not picture.is_file():  # made into another folder, when the call before had other --figures
+            files = [picture.with_suffix(suffix) for suffix in (".png", ".svg", ".csv")]
+            # Drawn into another folder, when the call before had other --figures, or since drawn by another profile
+            if not all(_is_recorded(path, record["writes"].get(FIGURE_PREFIX + path.name)) for path in files):
                 continue
-            for suffix in (".png", ".svg", ".csv"):
-                shutil.copyfile(picture.with_suffix(suffix), folder / picture.with_suffix(suffix).name)
+            for path in files:
+                shutil.copyfile(path, folder / path.name)
             # A PNG's width and height stand after its signature and the head of its first chunk. With them a page
             # doesn't jump while pictures load.
             width, height = struct.unpack(">II", picture.read_bytes()[16:24])
             place = f"{PAGES_FOLDER}/{stage}.html{_cell_of(figure['name'], notebooks.get(stage))}"
             figures.append({"title": ""} | figure | {"stage": stage, "width": width, "height": height, "place": place})
     return figures
+
+
+def _is_recorded(path: Path, digest: str | None) -> bool:
+    """Say whether a file is, byte for byte, what a record says of it."""
+    return path.is_file() and sha256_file(path) == digest
 
 
 def _cell_of(figure: str, notebook: tuple | None) -> str:
@@ -249,9 +280,10 @@ def _notebooks(run_dir: Path, records: dict[str, dict]) -> dict[str, tuple[str, 
     import nbformat
 
     notebooks = {}
-    for stage in records:
+    for stage, record in records.items():
         path = run_dir / "notebooks" / f"{stage}.ipynb"
-        if path.is_file():
+        by_hand = "run" not in record and path.is_file()  # nobody recorded which notebook that was
+        if by_hand or _is_recorded(path, record.get("run", {}).get("notebook")):
             notebook = nbformat.read(path, as_version=4)
             headings = [cell.source for cell in notebook.cells if cell.source.startswith("# ")]
             notebooks[stage] = headings[0].partition("\n")[0].lstrip("# ") if headings else stage, notebook

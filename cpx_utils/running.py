@@ -3,12 +3,16 @@
 import hashlib
 import json
 import os
+import platform
+import re
 import shutil
+import signal
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +27,26 @@ from cpx_utils.provenance import (
     git_state,
     locate,
     read_json,
+    read_record,
+    remove_unfinished,
     run_manifest,
+    sha256_file,
     stage_record_path,
     stage_records,
     write_json,
+    write_record,
 )
-from cpx_utils.stages import PACKAGE_FOLDER, PLUMBING, Stage, fingerprint, upstream, why_stale
+from cpx_utils.stages import PACKAGE_FOLDER, PLUMBING, Stage, executed_path, fingerprint, upstream, why_stale
+
+# A run says so often that it holds its folder; another machine, which can't ask for its process, waits so long for it.
+BEAT_SECONDS = 10
+SILENCE_SECONDS = 45
+# What a failure's text holds, and what to do about it.
+REMEDIES = {
+    r"No space left|quota exceeded": "make room and run the same again",
+    r"(?i)memory|unable to allocate|bad_alloc": "free memory, or run fewer notebooks side by side with --jobs 1",
+    r"Read-only file system|Permission denied": "choose other folders with --results and --figures",
+}
 
 
 @dataclass(frozen=True)
@@ -92,7 +110,7 @@ def require_upstream(plan: Plan) -> None:
         missing = [
             other
             for other in upstream(stage, plan.stages)
-            if other not in plan.selected and not stage_record_path(plan.run_dir, other.name).is_file()
+            if other not in plan.selected and read_record(stage_record_path(plan.run_dir, other.name)) is None
         ]
         if missing:
             names = ", ".join(other.name for other in missing)
@@ -184,8 +202,10 @@ class Run:
         return bool({"failed", "blocked"} & set(self.state.values()))
 
     def open(self) -> None:
-        """Take the run's folder; raises ScreenError where another process has it."""
-        self._open.enter_context(run_lock(self.plan.run_dir))
+        """Take the run's folders; raises ScreenError where another process has one, or nothing can be written there."""
+        for folder, option in ((self.plan.run_dir, "--results"), (self.plan.figures_dir, "--figures")):
+            self._open.enter_context(run_lock(folder, option))
+            remove_unfinished(folder)
         self._git = git_state(PACKAGE_FOLDER)
 
     def advance(self) -> None:
@@ -248,13 +268,18 @@ class Run:
             for name, value in self.plan.parameters[stage.name].items()
             if name in PLUMBING or value != stage.parameters[name].default
         }
-        self._processes[stage.name] = self.places.start(stage.path, self._executed(stage), changed)
+        executed = executed_path(self.plan.run_dir, stage.name)
+        self._processes[stage.name] = self.places.start(stage.path, executed, changed)
         self.state[stage.name] = "running"
 
     def _set_record_aside(self, stage: Stage) -> None:
-        record = stage_record_path(self.plan.run_dir, stage.name)
-        if record.is_file():
-            record.replace(record.with_suffix(".before"))
+        path = stage_record_path(self.plan.run_dir, stage.name)
+        before = path.with_suffix(".before")
+        if path.is_file():
+            # A run that was killed leaves both: what either names is a leftover unless it is made again.
+            earlier, record = (read_record(one) or {"writes": {}} for one in (before, path))
+            write_record(before, {"writes": earlier["writes"] | record["writes"]})
+            path.unlink()
 
     def _collect(self, stage: Stage) -> None:
         """Take in a stage whose process has ended."""
@@ -270,29 +295,31 @@ class Run:
         else:
             path.unlink(missing_ok=True)
             self._end(stage, "failed", "failed")
-            self.console.complain(self.plan.label + _failure_line(stage, self._executed(stage), error))
+            self.console.complain(
+                self.plan.label + _failure_line(stage, executed_path(self.plan.run_dir, stage.name), error)
+            )
 
     def _complete_record(self, stage: Stage, result: dict) -> None:
         """Add the runner's part to a stage's record; remove what its last run made and this one didn't."""
         path = stage_record_path(self.plan.run_dir, stage.name)
-        record = read_json(path)
+        record = stage_records(self.plan.run_dir)[stage.name]
         record["run"] = {
             "fingerprint": self.fingerprint(stage),
+            "notebook": sha256_file(executed_path(self.plan.run_dir, stage.name)),
             "seconds": result["seconds"],
             "kernel_start": result["kernel_start"],
             "git": self._git,
         }
-        write_json(path, record)
+        write_record(path, record)
         self._remove_leftovers(path.with_suffix(".before"))
 
     def _remove_leftovers(self, before: Path) -> None:
         """Remove what a record that was set aside names, and no record does any more."""
-        if before.is_file():
-            taken = {name for other in stage_records(self.plan.run_dir).values() for name in other["writes"]}
-            for name in read_json(before)["writes"].keys() - taken:
-                if not os.path.isabs(name):
-                    locate(name, self.plan.run_dir, self.plan.figures_dir).unlink(missing_ok=True)
-            before.unlink()
+        taken = {name for other in stage_records(self.plan.run_dir).values() for name in other["writes"]}
+        for name in (read_record(before) or {"writes": {}})["writes"].keys() - taken:
+            if not os.path.isabs(name):
+                locate(name, self.plan.run_dir, self.plan.figures_dir).unlink(missing_ok=True)
+        before.unlink(missing_ok=True)
 
     def _alike(self, stage: Stage) -> list["Run"]:
         """Other runs in which the stage is the same, and all that it needs."""
@@ -315,9 +342,6 @@ class Run:
                 self._remove_leftovers(stage_record_path(self.plan.run_dir, stage.name).with_suffix(".before"))
                 return True
         return False
-
-    def _executed(self, stage: Stage) -> Path:
-        return self.plan.run_dir / "notebooks" / f"{stage.name}.ipynb"
 
     def _end(self, stage: Stage, state: str, text: str) -> None:
         """Note how a stage ended, and say it; of a sweep's runs, `run_sweep` says a line each."""
@@ -342,21 +366,21 @@ def same_outcome(stage: Stage, current: dict[str, Any], source: Plan, target: Pl
     hashes
         Hashes of files.
     """
-    path = stage_record_path(source.run_dir, stage.name)
-    if not path.is_file() or why_stale(stage, current, source.run_dir, source.figures_dir, hashes):
+    record = read_record(stage_record_path(source.run_dir, stage.name))
+    if record is None or why_stale(stage, current, source.run_dir, source.figures_dir, hashes):
         return False
-    reads = read_json(path)["reads"].items()
+    reads = record["reads"].items()
     return all(hashes.sha256(locate(name, target.run_dir, target.figures_dir)) == digest for name, digest in reads)
 
 
 def copy_stage(stage: Stage, source: Plan, target: Plan) -> None:
     """Copy what a stage made from one run to another: its files, its executed notebook, and at last its record."""
-    record = read_json(stage_record_path(source.run_dir, stage.name))
+    record = stage_records(source.run_dir)[stage.name]
     for name in [*record["writes"], f"notebooks/{stage.name}.ipynb"]:
         with atomic_path(locate(name, target.run_dir, target.figures_dir)) as temporary:
             shutil.copyfile(locate(name, source.run_dir, source.figures_dir), temporary)
     record["run"]["taken_from"] = os.path.relpath(source.run_dir, target.run_dir)
-    write_json(stage_record_path(target.run_dir, stage.name), record)
+    write_record(stage_record_path(target.run_dir, stage.name), record)
 
 
 def execute(runs: Sequence[Run], console: "Console", when_ended: Callable[[Run], None]) -> None:
@@ -388,14 +412,27 @@ def execute(runs: Sequence[Run], console: "Console", when_ended: Callable[[Run],
             console.show(processes)
             time.sleep(0.05 if processes else 0)
     finally:
-        for run in active:
-            run.close()
-        console.clear()
+        with _undisturbed():
+            for run in active:
+                run.close()
+            console.clear()
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let no second interruption keep the first from ending what runs; that takes seconds."""
+    previous = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _failure_line(stage: Stage, executed: Path, error: dict) -> str:
     """Tell a failure in one line; of a ScreenError only its own text, which says it all."""
     text = " ".join(error["text"].split())
+    text = text if error["name"] == "ScreenError" else with_remedy(text)
     if error["name"] not in ("", "ScreenError"):
         text = f"{error['name']}: {text}" if text else error["name"]
     if error["cell"] is None:
@@ -403,43 +440,102 @@ def _failure_line(stage: Stage, executed: Path, error: dict) -> str:
     return f"{stage.name} failed in cell [{error['cell']}]: {text} (as far as it got: {short_path(executed)})"
 
 
+def with_remedy(text: str) -> str:
+    """Add to what went wrong, told in a line, what to do about it, where that is known."""
+    known = [remedy for pattern, remedy in REMEDIES.items() if re.search(pattern, text)]
+    return f"{text}; {known[0]}" if known else text
+
+
 @contextmanager
-def run_lock(run_dir: Path) -> Iterator[None]:
-    """Hold a run's folder for this process alone; don't wait for it.
+def run_lock(folder: Path, option: str = "--results") -> Iterator[None]:
+    """Hold a folder for this process alone; don't wait for it.
+
+    The operating system gives the lock free when the process ends, however it ends. File systems that machines share
+    may not tell one of the other's locks; therefore the holder also says that it is still there, every few seconds.
+
+    Parameters
+    ----------
+    folder
+        Made if it isn't there.
+    option
+        The one that chooses another folder.
 
     Raises
     ------
     ScreenError
-        Another run holds it; the line says which and since when.
+        Another run holds it (the line says which, where and since when), or nothing can be written there.
     """
     import filelock
 
-    run_dir.mkdir(parents=True, exist_ok=True)
-    holder = run_dir / ".lock.json"
-    lock = filelock.FileLock(run_dir / ".lock", timeout=0)
+    holder = folder / ".lock.json"
+    lock = filelock.FileLock(folder / ".lock", timeout=0)
     try:
-        lock.acquire()
-    except filelock.Timeout:
+        folder.mkdir(parents=True, exist_ok=True)
         try:
-            known = read_json(holder)
-        except (OSError, ScreenError):  # it was taken this very moment
-            known = {"pid": "?", "since": "now"}
-        raise ScreenError(
-            f"{short_path(run_dir)} is in use by process {known['pid']} since {known['since']}; "
-            "wait for it to end, or give another folder with --results"
-        ) from None
+            lock.acquire()
+        except filelock.Timeout:
+            raise ScreenError(_in_use(folder, _holder(holder), option)) from None
+        try:
+            _require_silence(folder, holder, option)
+            mine = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+            write_json(holder, mine)
+        except BaseException:
+            lock.release()
+            raise
+    except OSError as error:
+        what = f"nothing can be written in {short_path(folder)} ({error.strerror or error})"
+        raise ScreenError(f"{what}; give another folder with {option}") from None
+    ended = threading.Event()
+    threading.Thread(target=_beat, args=(holder, ended), daemon=True).start()
     try:
-        write_json(holder, {"pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")})
         yield
     finally:
-        holder.unlink(missing_ok=True)
+        ended.set()
+        with suppress(OSError):
+            holder.unlink()
+            Path(lock.lock_file).unlink()  # while it is held: whoever waits for it notices
         lock.release()
+
+
+def _holder(path: Path) -> dict[str, Any]:
+    """What the process that holds a folder said of itself; blanks where it was about to."""
+    try:
+        return {"pid": "?", "host": "?", "since": "just now"} | read_json(path)
+    except (OSError, ScreenError, TypeError):
+        return {"pid": "?", "host": "?", "since": "just now"}
+
+
+def _in_use(folder: Path, known: dict[str, Any], option: str) -> str:
+    return (
+        f"{short_path(folder)} is in use by process {known['pid']} on {known['host']} since {known['since']}; "
+        f"run this again when that has ended, or give another folder with {option}"
+    )
+
+
+def _require_silence(folder: Path, holder: Path, option: str) -> None:
+    """Make sure that no process of another machine holds the folder, where locks don't reach from there to here."""
+    known = _holder(holder)
+    if known["host"] in ("?", platform.node()):
+        return  # on this machine the lock itself is proof: that process has ended
+    (folder / ".lock").touch()  # by the clock of the file system, as the other's beat
+    silent = (folder / ".lock").stat().st_mtime - holder.stat().st_mtime
+    if silent < SILENCE_SECONDS:
+        ended = f"if it was killed, this folder is free in {SILENCE_SECONDS - max(silent, 0):.0f} s"
+        raise ScreenError(f"{_in_use(folder, known, option)}; {ended}")
+
+
+def _beat(holder: Path, ended: threading.Event) -> None:
+    while not ended.wait(BEAT_SECONDS):
+        with suppress(OSError):
+            os.utime(holder)
 
 
 def finish_run(run: Run) -> None:
     """Write timings and manifest of a run whose stages are settled, where anything changed."""
     plan = run.plan
-    if {"ran", "taken"} & set(run.state.values()) or not (plan.run_dir / "manifest.json").is_file():
+    timings, known = plan.run_dir / "tables" / "timings.csv", read_record(plan.run_dir / "manifest.json")
+    whole = known is not None and timings.is_file() and known["timings"] == sha256_file(timings)
+    if {"ran", "taken"} & set(run.state.values()) or not whole:
         write_timings(plan.run_dir)
         seeds = {values["seed"] for values in plan.parameters.values() if "seed" in values}
         manifest = run_manifest(
@@ -450,7 +546,7 @@ def finish_run(run: Run) -> None:
             threads=THREADS_PER_STAGE,
             unverified=plan.unverified,
         )
-        write_json(plan.run_dir / "manifest.json", manifest)
+        write_record(plan.run_dir / "manifest.json", manifest | {"timings": sha256_file(timings)})
 
 
 def write_timings(run_dir: Path) -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from cpx_utils.profiles import ScreenError
-from cpx_utils.provenance import FIGURE_PREFIX, FileHashes, locate, read_json, stage_record_path
+from cpx_utils.provenance import FIGURE_PREFIX, FileHashes, locate, read_record, stage_record_path
 
 PACKAGE_FOLDER = Path(__file__).resolve().parent
 
@@ -460,9 +460,9 @@ def why_stale(
         False leaves out what it read (in a dry run, the stages before it may still change that).
     """
     path = stage_record_path(run_dir, stage.name)
-    if not path.is_file():
-        return "not done yet"
-    record = read_json(path)
+    record = read_record(path)
+    if record is None:
+        return "its record is damaged" if path.is_file() else "not done yet"
     if "run" not in record:
         # Run by hand, cells may have run twice, out of order or with other values than the file holds.
         return "last run by hand"
@@ -476,11 +476,18 @@ def why_stale(
                 return f"{name} was {old!r}, is {new!r}"
             if old != new:
                 return f"{part.removesuffix('s')} {name} changed"
-    files = record["writes"] | (record["reads"] if check_reads else {})
-    for name, digest in files.items():
-        now = hashes.sha256(locate(name, run_dir, figures_dir))
+    executed = executed_path(run_dir, stage.name)
+    files = {locate(name, run_dir, figures_dir): (name, digest) for name, digest in record["writes"].items()}
+    files |= {executed: ("its executed notebook", record["run"]["notebook"])}
+    if check_reads:
+        files |= {locate(name, run_dir, figures_dir): (name, digest) for name, digest in record["reads"].items()}
+    for path, (name, digest) in files.items():
+        now = hashes.sha256(path)
         if now != digest:
             return f"{name.replace(FIGURE_PREFIX, 'figure ')} {'changed' if now else 'is missing'}"
-    if not (run_dir / "notebooks" / f"{stage.name}.ipynb").is_file():
-        return "its executed notebook is missing"
     return ""
+
+
+def executed_path(run_dir: Path, stage: str) -> Path:
+    """Return where the executed notebook of a stage lies in a run's folder."""
+    return run_dir / "notebooks" / f"{stage}.ipynb"

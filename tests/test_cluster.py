@@ -199,7 +199,7 @@ def test_a_sweep_of_12_settings_gives_the_serial_tables(dask, study, tmp_path, c
     serial, sent = files(tmp_path / "serial"), files(tmp_path / "dask")
     assert sent == serial and len(serial) == 12 * 3 + 2
     assert len(pd.read_csv(tmp_path / "dask" / "sweeps" / "grid" / "summary.csv")) == 24
-    assert not list((tmp_path / "dask").rglob(".cluster")) and not list((tmp_path / "dask").rglob(".seen-*"))
+    assert not list((tmp_path / "dask").rglob(".cluster*")) and not list((tmp_path / "dask").rglob(".seen-*"))
 
 
 def worker_of(marker: Path) -> int:

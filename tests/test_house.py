@@ -233,7 +233,8 @@ def files() -> list[Path]:
 
 
 def test_what_a_run_makes_is_ignored_and_what_readers_need_is_not(files):
-    made = ["results/simulated/default/manifest.json", "figures/simulated-smoke/x.png", "cpx.egg-info/PKG-INFO",
+    made = ["results/simulated/default/manifest.json", "figures/simulated-smoke/x.png",
+            "figures/simulated/.lock", "figures/simulated/.writing-x.png", "cpx.egg-info/PKG-INFO",
             "cpx_utils/__pycache__/x.pyc", "notebooks/.ipynb_checkpoints/x.ipynb"]  # fmt: skip
     assert git("check-ignore", *made).stdout.split() == made
     assert git("check-ignore", "figures/simulated/x.png", "notebooks/01_prepare_profiles.ipynb").stdout == ""

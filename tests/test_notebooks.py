@@ -203,8 +203,8 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def again(tmp_path_factory):
-    """The same once more, in another folder; tests may run it further."""
-    study = Study(tmp_path_factory.mktemp("again"), "simulated", "simulated", *TINY)
+    """The same once more, in another folder, one notebook at a time; tests may run it further."""
+    study = Study(tmp_path_factory.mktemp("again"), "simulated", "simulated", *TINY, options=("--jobs", "1"))
     study.done = study.run()
     return study
 
@@ -305,7 +305,7 @@ def test_nothing_changed_runs_nothing(tiny):
     assert tiny.files() == before
 
 
-def test_two_runs_with_one_seed_give_the_same_bytes(tiny, again):
+def test_two_runs_with_one_seed_give_the_same_bytes_side_by_side_or_not(tiny, again):
     first, second = tiny.files(), again.files()
     assert first.keys() == second.keys() and sum(name.endswith(".csv") for name in first) > 30
     assert [name for name in first if first[name] != second[name]] == []

@@ -1,17 +1,25 @@
 """The command line and a stage's environment; no kernels (test_run_all.py)."""
 
 import ast
+import errno
+import os
+import platform
 import re
 import shlex
+import subprocess
 import sys
+import time
 from itertools import pairwise
+from unittest.mock import Mock
 
 import pytest
 from stub_notebooks import write_notebook, write_study
 
+from cpx_utils import running
 from cpx_utils.kernels import jupyter_environment
 from cpx_utils.pipeline import main, make_plan, parse_call
-from cpx_utils.provenance import project_root, read_json
+from cpx_utils.profiles import ScreenError
+from cpx_utils.provenance import project_root, read_json, write_json
 from cpx_utils.running import run_lock
 from cpx_utils.stages import PLUMBING, read_stages, resolve_parameters
 
@@ -53,6 +61,22 @@ def test_a_wrong_call_is_one_line_and_status_2_and_runs_nothing(study, tmp_path,
     assert printed.out == "" and printed.err.count("\n") == 1
     assert printed.err.startswith("run_all: ") and message in printed.err
     assert not (tmp_path / "results").exists() and not (tmp_path / "figures").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "a.csv"), "'a.csv'; make room and run the same again; fin"),
+        (OSError(errno.EIO, "Input/output error", "a.csv"), "run_all: [Errno 5] Input/output error: 'a.csv'; finished"),
+        (MemoryError(), "run_all: no memory left; free memory, or run fewer notebooks side by side"),
+    ],
+)
+def test_what_the_machine_lacks_is_told_in_one_line(study, tmp_path, capsys, monkeypatch, error, words):
+    monkeypatch.setattr("cpx_utils.pipeline.run_plan", Mock(side_effect=error))
+    assert call(study, tmp_path) == 1
+    printed = capsys.readouterr()
+    assert words in printed.err and printed.err.count("\n") == 1
+    assert printed.err.endswith("finished notebooks are kept, and the same command goes on from there\n")
 
 
 def test_dry_run_and_list_run_nothing(study, tmp_path, capsys):
@@ -108,13 +132,95 @@ def test_paths_and_profile_reach_the_notebooks_absolute(study, tmp_path, monkeyp
     assert plan.selected == plan.stages
 
 
-def test_the_second_run_of_a_folder_says_who_holds_it(study, tmp_path, capsys):
-    with run_lock(tmp_path / "results" / "simulated" / "default"):
+# --- who holds a folder -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def held(tmp_path):
+    return tmp_path / "results" / "simulated" / "default"
+
+
+def said(held, **values):
+    """Leave what a run that holds the folder says of itself."""
+    mine = {"pid": 4_000_000, "host": platform.node(), "since": "2026-01-02 03:04:05"}
+    write_json(held / ".lock.json", mine | values)
+    return held / ".lock.json"
+
+
+def test_the_second_run_of_a_folder_says_who_holds_it_and_what_to_do(study, tmp_path, capsys, held):
+    with run_lock(held):
         assert call(study, tmp_path) == 2
     printed = capsys.readouterr().err
-    assert "is in use by process" in printed and "--results" in printed and printed.count("\n") == 1
-    with run_lock(tmp_path / "results" / "simulated" / "default"):
-        pass  # released
+    assert f"default is in use by process {os.getpid()} on {platform.node()} since 20" in printed
+    assert "run this again when that has ended, or give another folder with --results" in printed
+    assert printed.count("\n") == 1
+    with run_lock(held):
+        assert list(read_json(held / ".lock.json")) == ["pid", "host", "since"]
+    assert not list(held.iterdir()), "released, and nothing left"
+
+
+def test_two_profiles_do_not_draw_into_one_folder_at_once(study, tmp_path, capsys):
+    with run_lock(tmp_path / "figures" / "simulated", "--figures"):
+        assert call(study, tmp_path, "--profile", "full") == 2
+    printed = capsys.readouterr().err
+    assert "figures/simulated is in use by process" in printed and "another folder with --figures" in printed
+    assert not (tmp_path / "results" / "simulated" / "full" / ".lock").exists(), "the first folder is free again"
+
+
+def test_a_lock_of_a_process_that_was_killed_is_taken_over(held):
+    code = "import sys, time; from cpx_utils.running import run_lock; from pathlib import Path\n"
+    code += "with run_lock(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", code, str(held)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    with pytest.raises(ScreenError, match=f"in use by process {process.pid} on "), run_lock(held):
+        pass
+    process.kill()
+    process.communicate()
+    assert read_json(held / ".lock.json")["pid"] == process.pid, "it could not tidy up"
+    with run_lock(held):
+        assert read_json(held / ".lock.json")["pid"] == os.getpid()
+
+
+def test_a_holder_on_another_machine_is_believed_while_it_gives_signs_of_life(held):
+    known = said(held, host="elsewhere")
+    with pytest.raises(ScreenError) as error, run_lock(held):
+        pass
+    assert "in use by process 4000000 on elsewhere since 2026-01-02 03:04:05; run this again" in str(error.value)
+    assert re.search(r"if it was killed, this folder is free in 4\d s$", str(error.value))
+    long_ago = time.time() - running.SILENCE_SECONDS - 1
+    os.utime(known, (long_ago, long_ago))
+    with run_lock(held):
+        assert read_json(known)["host"] == platform.node()
+
+
+def test_a_holder_gives_signs_of_life(held, monkeypatch):
+    monkeypatch.setattr(running, "BEAT_SECONDS", 0.01)
+    with run_lock(held):
+        os.utime(held / ".lock.json", (0, 0))
+        deadline = time.time() + 30
+        while (held / ".lock.json").stat().st_mtime < 1 and time.time() < deadline:
+            time.sleep(0.01)
+        assert (held / ".lock.json").stat().st_mtime > 1
+    assert not (held / ".lock.json").exists()
+
+
+@pytest.mark.parametrize("left", ["", "{", "[1]", '{"pid": 1}'])
+def test_what_a_lock_says_may_be_damaged(held, left):
+    held.mkdir(parents=True)
+    (held / ".lock.json").write_text(left)
+    with run_lock(held):
+        (held / ".lock.json").write_text(left)
+        with pytest.raises(ScreenError, match=r"is in use by process \S+ on \? since just now"), run_lock(held):
+            pass
+
+
+def test_folders_that_cannot_be_written_are_told_in_one_line_before_anything_runs(study, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for option in ("--results", "--figures"):
+        assert call(study, tmp_path, option, str(tmp_path / "file" / "deep")) == 2
+        printed = capsys.readouterr()
+        assert printed.err.count("\n") == 1 and printed.out == ""
+        assert "(Not a directory)" in printed.err and f"give another folder with {option}" in printed.err
 
 
 def test_a_stage_runs_on_one_thread_and_does_not_see_the_users_settings(monkeypatch):

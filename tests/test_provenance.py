@@ -27,12 +27,15 @@ from cpx_utils.provenance import (
     peak_memory_mb,
     project_root,
     read_json,
+    read_record,
+    remove_unfinished,
     run_manifest,
     save_figure,
     sha256_file,
     stage_record_path,
     stage_records,
     write_json,
+    write_record,
 )
 
 
@@ -86,7 +89,7 @@ def test_json_is_written_for_people_in_the_order_given(tmp_path):
 def test_file_hashes_are_remembered_until_the_file_changes(tmp_path, monkeypatch):
     path = tmp_path / "f"
     path.write_text("one")
-    os.utime(path, (1_000_000, 1_000_000))
+    monkeypatch.setattr(FileHashes, "SETTLED_NS", 0)
     hashes = FileHashes(tmp_path / "h.json")
     first = hashes.sha256(path)
     assert first == sha256_file(path) and hashes.sha256(tmp_path / "none") == ""
@@ -95,10 +98,65 @@ def test_file_hashes_are_remembered_until_the_file_changes(tmp_path, monkeypatch
     again = FileHashes(tmp_path / "h.json")
     assert again.sha256(path) == first
     monkeypatch.undo()
+    before = path.stat()
     path.write_text("two")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # same size, and its time put back
     assert again.sha256(path) == sha256_file(path) != first
     (tmp_path / "h.json").write_text("damaged")
     assert FileHashes(tmp_path / "h.json").sha256(path) == sha256_file(path)
+
+
+def test_what_cannot_be_kept_of_hashes_is_done_without(tmp_path, monkeypatch):
+    monkeypatch.setattr(FileHashes, "SETTLED_NS", 0)
+    (tmp_path / "f").write_text("one")
+    (tmp_path / "file").touch()
+    hashes = FileHashes(tmp_path / "file" / "h.json")  # no folder, so nothing can be written there
+    digest = hashes.sha256(tmp_path / "f")
+    hashes.save()
+    assert digest == sha256_file(tmp_path / "f") and (tmp_path / "file").read_text() == ""
+
+
+def test_a_record_is_trusted_only_as_it_was_written(tmp_path):
+    path = tmp_path / "r.json"
+    record = {"writes": {"é.csv": "0" * 64}, "seconds": np.float64(0.1), "run": None}
+    assert read_record(path) is None
+    write_record(path, record)
+    assert read_record(path) == record
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        assert read_record(path) in (None, record), place
+        path.write_bytes(whole[:place])
+        assert read_record(path) in (None, record), place
+    path.write_bytes(whole.replace(b"0.1", b"0.2"))
+    assert read_record(path) is None
+    write_json(path, [1])
+    assert read_record(path) is None
+
+
+def test_a_damaged_record_counts_as_none(tmp_path, table):
+    for stage in ("01_prepare", "02_fit"):
+        writer = open_workspace(tmp_path, stage)
+        writer.write(table, f"{stage}.csv")
+        writer.finish()
+    path = stage_record_path(tmp_path / "run", "01_prepare")
+    path.write_bytes(path.read_bytes()[:-20])
+    assert list(stage_records(tmp_path / "run")) == ["02_fit"]
+    reader = open_workspace(tmp_path, "05_cluster")
+    assert len(reader.read("02_fit.csv")) == 5
+    with pytest.raises(ScreenError, match="didn't run to its end: run that again"):
+        reader.read("01_prepare.csv")
+
+
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path):
+    for name in (".writing-a.csv", "sub/.writing-b.parquet", "sub/.writing-c/deep/d", "sub/kept.csv", ".kept"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    remove_unfinished(tmp_path)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [".kept", "kept.csv", "sub"]
+    remove_unfinished(tmp_path / "nowhere")
 
 
 def test_a_file_changed_within_the_clock_tick_is_noticed(tmp_path):
@@ -220,18 +278,28 @@ def test_folders_and_files_are_recorded_whole_and_emptied_first(tmp_path):
     assert not list(folder.iterdir())
     (folder / "weights").write_text("3")
     writer.output_file("screen.json").write_text("{}")
+    final = tmp_path / "run" / "models" / "contrastive"
+    assert not final.exists(), "a reader would see a half-filled folder"
     writer.finish()
+    assert [path.name for path in final.parent.rglob("*")] == ["contrastive", "weights"]
+    mask = os.umask(0)
+    os.umask(mask)
+    assert final.stat().st_mode & 0o777 == 0o777 & ~mask  # not private, as mkdtemp makes it
     reader = open_workspace(tmp_path, "08_embed")
     assert (reader.input_folder("models/contrastive") / "weights").read_text() == "3"
     assert reader.input_file("screen.json").read_text() == "{}"
     reader.finish()
     expected = {"models/contrastive/weights", "screen.json"}
     assert set(stage_records(tmp_path / "run")["08_embed"]["reads"]) == expected
-    (folder / "weights").write_text("4")
+    (final / "weights").write_text("4")
     with pytest.raises(ScreenError, match="isn't what 03_train wrote"):
         reader.input_folder("models/contrastive")
     with pytest.raises(ScreenError, match="needs the folder models/none"):
         reader.input_folder("models/none")
+    (writer.output_folder("models/contrastive") / "other").write_text("5")
+    assert (final / "weights").read_text() == "4"  # until the stage is done
+    writer.finish()
+    assert [path.name for path in final.iterdir()] == ["other"]
 
 
 def test_outside_files_are_recorded_by_absolute_path(tmp_path):
@@ -518,7 +586,7 @@ def test_manifest_says_where_a_run_comes_from(tmp_path):
     workspace.finish()
     path = stage_record_path(tmp_path / "run", "01_prepare")
     run = {"fingerprint": {"parameters": {"seed": 1}}, "seconds": 2.5, "git": {}}
-    write_json(path, read_json(path) | {"run": run})
+    write_record(path, read_record(path) | {"run": run})
     manifest = run_manifest(tmp_path / "run", dataset="s", profile="smoke", seed=1, threads=1, unverified=False)
     assert manifest["unverified"] and manifest["inputs"][0]["file"] == "a.rda"
     assert manifest["stages"]["01_prepare"]["parameters"] == {"seed": 1}

@@ -7,7 +7,7 @@ import pytest
 from small_report import EVIL, STAGES, write_run
 
 from cpx_utils import report
-from cpx_utils.provenance import Workspace
+from cpx_utils.provenance import Workspace, read_record, sha256_file, stage_record_path, write_record
 from cpx_utils.report import formula_html, notebook_html, remote_references, write_report
 
 
@@ -91,6 +91,49 @@ def test_the_report_is_made_again_only_when_what_it_shows_changed(run):
     assert "Something else." in write_report(*run).read_text(encoding="utf-8")
     index.unlink()
     assert write_report(*run).is_file()
+
+
+def contents(folder):
+    """Bytes of a report; Bokeh numbers what is on its map anew each time."""
+    return {
+        path.relative_to(folder): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in ("map.html", report.STAMP)
+    }
+
+
+def test_a_damaged_report_is_made_again_and_a_failure_leaves_the_old_one(run, monkeypatch):
+    folder = write_report(*run).parent
+    before = contents(folder)
+    for name in ("index.html", "figures/07_claims.png", report.STAMP):
+        (folder / name).write_bytes((folder / name).read_bytes()[:-9])
+        write_report(*run)
+        assert contents(folder) == before
+    (folder / "notebooks" / "01_prepare.html").unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr(report, "_write_notebook_pages", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            write_report(*run)
+    assert (folder / "index.html").is_file(), "the old one is still there"
+    assert [path.name for path in run[0].iterdir() if path.name.startswith(".")] == []
+    write_report(*run)
+    assert contents(folder) == before
+
+
+def test_figures_and_notebooks_that_are_not_what_was_recorded_are_not_shown(run):
+    run_dir, figures_dir = run
+    (figures_dir / "01_map.csv").write_text("drawn by another profile")
+    executed = run_dir / "notebooks" / "05_cluster.ipynb"
+    path = stage_record_path(run_dir, "05_cluster")
+    write_record(path, read_record(path) | {"run": {"notebook": sha256_file(executed)}})
+    index = write_report(*run)
+    page = index.read_text(encoding="utf-8")
+    assert '<figure id="01_map">' not in page and '<figure id="07_claims">' in page
+    assert (index.parent / "notebooks" / "05_cluster.html").is_file()
+    executed.write_text("damaged")
+    index.unlink()
+    write_report(*run)
+    assert sorted(path.stem for path in (index.parent / "notebooks").iterdir()) == ["01_prepare", "07_weigh"]
 
 
 def page_of(markdown="", outputs=()):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +14,9 @@ import psutil
 import pytest
 from stub_notebooks import write_notebook, write_study
 
+from cpx_utils.kernels import StageProcess
 from cpx_utils.pipeline import main
-from cpx_utils.provenance import read_json, stage_records
+from cpx_utils.provenance import Workspace, read_json, stage_record_path, stage_records
 from cpx_utils.report import remote_references
 
 ALL = ["01_prepare", "02_baselines", "03_contrastive", "05_cluster"]
@@ -226,6 +228,26 @@ def test_what_a_stage_no_longer_makes_is_removed(tmp_path, capsys):
     assert study.run(capsys, "-p", 'names=["a"]')[:2] == (0, ["01_prepare"])
     assert (study.run_dir / "a.json").is_file() and not (study.run_dir / "b.json").exists()
     assert not list(study.run_dir.glob("stages/*.before"))
+    # A run that was killed when its notebook had just ended leaves the record of that and the one before.
+    assert study.run(capsys)[0] == 0 and (study.run_dir / "b.json").is_file()
+    record = stage_record_path(study.run_dir, "01_prepare")
+    shutil.copyfile(record, record.with_suffix(".before"))
+    workspace = Workspace("01_prepare", str(study.run_dir), str(study.figures))
+    workspace.output_file("a.json").write_text("1")
+    workspace.finish()
+    assert study.run(capsys, "-p", 'names=["a"]')[:2] == (0, ["01_prepare"])
+    assert (study.run_dir / "a.json").is_file() and not (study.run_dir / "b.json").exists()
+    assert not list(study.run_dir.glob("stages/*.before"))
+
+
+def test_a_notebook_that_is_gone_when_its_turn_comes_is_told_in_a_line(tmp_path):
+    process = StageProcess(tmp_path / "01_gone.ipynb", tmp_path / "out" / "01_gone.ipynb", {})
+    deadline = time.time() + 60
+    while not process.ended() and time.time() < deadline:
+        time.sleep(0.05)
+    error = process.result()["error"]
+    assert error["text"].startswith("its process ended early: FileNotFoundError: ") and "\n" not in error["text"]
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_dry_run_says_what_would_be_downloaded(tmp_path, capsys):

@@ -7,10 +7,11 @@ import pytest
 from stub_notebooks import write_notebook, write_study
 
 from cpx_utils.profiles import ScreenError
-from cpx_utils.provenance import FileHashes, Workspace, read_json, stage_record_path, write_json
+from cpx_utils.provenance import FileHashes, Workspace, read_record, sha256_file, stage_record_path, write_record
 from cpx_utils.stages import (
     NEEDS,
     checked_value,
+    executed_path,
     find_stage,
     fingerprint,
     imported_modules,
@@ -288,10 +289,20 @@ def test_staleness_names_its_reason(tmp_path, stages):
     workspace.finish()
     assert reason() == "last run by hand"
     path = stage_record_path(run_dir, stage.name)
-    write_json(path, read_json(path) | {"run": {"fingerprint": current}})
+    executed = executed_path(run_dir, stage.name)
+    executed.parent.mkdir()
+    executed.write_text("{}")
+    write_record(path, read_record(path) | {"run": {"fingerprint": current, "notebook": sha256_file(executed)}})
+    assert reason() == ""
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"model.json", b"modem.json"))
+    assert reason() == "its record is damaged"
+    path.write_bytes(whole)
+    executed.write_text("{ }")
+    assert reason() == "its executed notebook changed"
+    executed.unlink()
     assert reason() == "its executed notebook is missing"
-    (run_dir / "notebooks").mkdir()
-    (run_dir / "notebooks" / "02_baselines.ipynb").touch()
+    executed.write_text("{}")
     assert reason() == ""
     assert reason(current | {"parameters": {"temperature": 0.2}}) == "temperature was 0.1, is 0.2"
     assert reason(current | {"code": "x"}) == "its code changed"
