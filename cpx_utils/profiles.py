@@ -78,6 +78,22 @@ class Screen:
 # ------------------------------------------------------------------------------------------------ reading
 
 
+def user_path(path: str | Path) -> Path:
+    """A path that a user gave, ``~`` and ``~name`` replaced by the home folder.
+
+    Raises
+    ------
+    ScreenError
+        There is no such user, or the path can't be one.
+    """
+    if "\0" in str(path):
+        raise ScreenError(f"{str(path)!r}: no path holds a zero byte; write the path again")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ScreenError(f"{path}: there is no user of that name here; write the path in full") from None
+
+
 def feature_columns(table: pd.DataFrame) -> list[str]:
     """Names of the feature columns: every column that does not start with ``Metadata_``, in table order."""
     return [column for column in table.columns if not str(column).startswith("Metadata_")]

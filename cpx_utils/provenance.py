@@ -103,7 +103,7 @@ def read_json(path: str | Path) -> Any:
     path = Path(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ScreenError(f"{path} isn't valid JSON ({error}); delete it and run again") from None
 
 
@@ -190,8 +190,39 @@ def stage_record_path(run_dir: str | Path, stage: str) -> Path:
 
 
 def stage_records(run_dir: str | Path) -> dict[str, dict]:
-    """Return the records of all finished stages of a run, by stage name in order."""
-    return {path.stem: read_json(path) for path in sorted((Path(run_dir) / STAGES_FOLDER).glob("*.json"))}
+    """Return the records of all finished stages of a run, by stage name in order.
+
+    Raises
+    ------
+    ScreenError
+        One of them is damaged.
+    """
+    return {path.stem: read_record(path) for path in sorted((Path(run_dir) / STAGES_FOLDER).glob("*.json"))}
+
+
+def read_record(path: str | Path) -> dict:
+    """Read the record of a stage.
+
+    Raises
+    ------
+    ScreenError
+        It is damaged, or names a file that lies outside of the run's folder.
+    """
+    record = read_json(path)
+    try:
+        names = [*record["reads"], *record["writes"], *(FIGURE_PREFIX + one["name"] for one in record["figures"])]
+        digests = [*record["reads"].values(), *record["writes"].values(), *(one["step"] for one in record["steps"])]
+        fingerprint = dict(record["run"]["fingerprint"] if "run" in record else {})
+        is_whole = all(isinstance(text, str) for text in (*names, *digests)) and isinstance(record["learned"], list)
+        is_whole &= {"device", "seconds", "peak_mb"} <= record.keys()
+        is_whole &= all(isinstance(part, dict) for name, part in fingerprint.items() if name != "code")
+    except (AttributeError, KeyError, TypeError, ValueError):
+        is_whole = False
+    if not is_whole:
+        raise ScreenError(f"{path} isn't the record of a stage; delete it and run again")
+    for name in names:
+        locate(name, "the run's folder", "the folder of figures")
+    return record
 
 
 def locate(name: str, run_dir: str | Path, figures_dir: str | Path) -> Path:
@@ -201,10 +232,17 @@ def locate(name: str, run_dir: str | Path, figures_dir: str | Path) -> Path:
     ----------
     name
         As in a stage record: relative to `run_dir`, "figures:NAME", or absolute for a file from outside.
+
+    Raises
+    ------
+    ScreenError
+        A relative name leads out of its folder: whoever wrote the record wants other files read or removed.
     """
-    if name.startswith(FIGURE_PREFIX):
-        return Path(figures_dir) / name.removeprefix(FIGURE_PREFIX)
-    return Path(run_dir) / name  # an absolute name stays as it is
+    inner = name.removeprefix(FIGURE_PREFIX)
+    folder = run_dir if inner == name else figures_dir
+    if ".." in Path(inner).parts or (inner != name and os.path.isabs(inner)):
+        raise ScreenError(f"a stage's record names {name!r}, which lies outside of {folder}; delete that record")
+    return Path(folder) / inner  # an absolute name stays as it is
 
 
 def save_figure(fig: Any, stem: Path, table: pd.DataFrame) -> tuple[str, ...]:
@@ -561,8 +599,8 @@ def _dataset_name(dataset: str) -> str:
     if not dataset.endswith(".toml"):
         return dataset
     try:
-        return tomllib.loads(Path(dataset).read_text(encoding="utf-8"))["name"]
-    except (OSError, KeyError, tomllib.TOMLDecodeError) as error:
+        return tomllib.loads(Path(dataset).read_text(encoding="utf-8-sig"))["name"]
+    except (OSError, KeyError, ValueError, RecursionError) as error:
         raise ScreenError(f"{dataset} isn't the TOML file of a screen: {error}") from None
 
 

@@ -23,6 +23,7 @@ from cpx_utils.provenance import (
     git_state,
     locate,
     read_json,
+    read_record,
     run_manifest,
     stage_record_path,
     stage_records,
@@ -275,7 +276,7 @@ class Run:
     def _complete_record(self, stage: Stage, result: dict) -> None:
         """Add the runner's part to a stage's record; remove what its last run made and this one didn't."""
         path = stage_record_path(self.plan.run_dir, stage.name)
-        record = read_json(path)
+        record = read_record(path)
         record["run"] = {
             "fingerprint": self.fingerprint(stage),
             "seconds": result["seconds"],
@@ -289,7 +290,7 @@ class Run:
         """Remove what a record that was set aside names, and no record does any more."""
         if before.is_file():
             taken = {name for other in stage_records(self.plan.run_dir).values() for name in other["writes"]}
-            for name in read_json(before)["writes"].keys() - taken:
+            for name in read_record(before)["writes"].keys() - taken:
                 if not os.path.isabs(name):
                     locate(name, self.plan.run_dir, self.plan.figures_dir).unlink(missing_ok=True)
             before.unlink()
@@ -345,13 +346,13 @@ def same_outcome(stage: Stage, current: dict[str, Any], source: Plan, target: Pl
     path = stage_record_path(source.run_dir, stage.name)
     if not path.is_file() or why_stale(stage, current, source.run_dir, source.figures_dir, hashes):
         return False
-    reads = read_json(path)["reads"].items()
+    reads = read_record(path)["reads"].items()
     return all(hashes.sha256(locate(name, target.run_dir, target.figures_dir)) == digest for name, digest in reads)
 
 
 def copy_stage(stage: Stage, source: Plan, target: Plan) -> None:
     """Copy what a stage made from one run to another: its files, its executed notebook, and at last its record."""
-    record = read_json(stage_record_path(source.run_dir, stage.name))
+    record = read_record(stage_record_path(source.run_dir, stage.name))
     for name in [*record["writes"], f"notebooks/{stage.name}.ipynb"]:
         with atomic_path(locate(name, target.run_dir, target.figures_dir)) as temporary:
             shutil.copyfile(locate(name, source.run_dir, source.figures_dir), temporary)

@@ -157,8 +157,8 @@ def require_apart(folds: pd.DataFrame, compounds: pd.DataFrame) -> None:
             rows = crossing[(crossing[keys] == first[keys]).all(axis=1)].drop_duplicates("fold")[:2]
             names = " and ".join(f"{row[COMPOUND]!r} (fold {row['fold']})" for _, row in rows.iterrows())
             raise ScreenError(
-                f"the {first['split']} split (repeat {first['repeat']}) parts {first['what']} {first['unit']!r}: {names}; "
-                "training would know what is tested, so make the folds by splits.compound_folds with "
+                f"the {first['split']} split (repeat {first['repeat']}) parts {first['what']} {first['unit']!r}: "
+                f"{names}; training would know what is tested, so make the folds by splits.compound_folds with "
                 "profiles.compound_groups"
             )
 

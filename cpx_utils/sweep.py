@@ -20,7 +20,7 @@ import pandas as pd
 
 from cpx_utils.kernels import Places
 from cpx_utils.metrics import nearest_decile
-from cpx_utils.profiles import ScreenError
+from cpx_utils.profiles import ScreenError, user_path
 from cpx_utils.provenance import FileHashes, atomic_path, save_figure
 from cpx_utils.running import Console, Plan, Run, execute, finish_run, short_path
 from cpx_utils.stages import PROFILES
@@ -101,12 +101,12 @@ def read_sweep(path: str | Path) -> Sweep:
     ScreenError
         One line: what in the file is wrong, and what would be right.
     """
-    path = Path(path)
+    path = user_path(path)
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ScreenError(f"--sweep {path}: can't be read ({error.strerror}); give a TOML file") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ScreenError(f"{path} isn't TOML: {error}") from None
     try:
         return _sweep_of(content, path)

@@ -24,9 +24,10 @@ from cpx_utils.profiles import (
     feature_columns,
     require_valid,
     treatments,
+    user_path,
 )
 from cpx_utils.provenance import sha256_file
-from cpx_utils.tables import FORMATS, Table, read_table, refuse, some_names
+from cpx_utils.tables import FORMATS, Table, collecting, read_table, refuse, some_names
 
 __all__ = [
     "SECTIONS",
@@ -103,15 +104,16 @@ def read_plate_description(toml_path: str | Path) -> dict:
 
 
 def _load_toml(toml_path: str | Path) -> dict:
+    path = user_path(toml_path)
     try:
-        return tomllib.loads(Path(toml_path).expanduser().read_bytes().decode("utf-8-sig"))
+        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
         raise ScreenError(f"{toml_path}: no such file; a screen is described by a TOML file") from None
     except OSError as error:
         raise ScreenError(f"{toml_path}: can't be read ({error.strerror}); name a TOML file") from None
     except UnicodeDecodeError as error:
         raise ScreenError(f"{toml_path}: not UTF-8 text (byte {error.start + 1}); save it as UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also for numbers and lists beyond all measure
         raise ScreenError(f"{toml_path}: not valid TOML: {error}; texts stand in double quotes") from None
 
 
@@ -210,17 +212,18 @@ def examine_user_screen(toml_path: str | Path, reserved: Collection[str] = ()) -
         return None, problems
     described = {name: value for name, value in described.items() if not wrong.get(name)}
     notes: list[str] = []
-    toml = Path(toml_path).expanduser().resolve()
+    toml = user_path(toml_path).resolve()
     used: list[Path] = [toml]
 
     def load(section: str, problems: list[str], **options) -> Table | None:
         given = described[section]["path"]
-        path = toml.parent / Path(given).expanduser()
-        options.setdefault("formats", FORMATS)
-        table = read_table(path, given, problems, **options)
-        if table is not None and path.resolve() not in used:
-            used.append(path.resolve())
-        return table
+        with collecting(problems):
+            path = toml.parent / user_path(given)
+            table = read_table(path, given, problems, **{"formats": FORMATS} | options)
+            if table is not None and path.resolve() not in used:
+                used.append(path.resolve())
+            return table
+        return None
 
     wells = read_profiles(described, load, notes, problems)
     measured = set().union(*(set(table[COMPOUND]) - {""} for table in wells.values())) if len(wells) == 2 else set()

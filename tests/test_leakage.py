@@ -158,7 +158,7 @@ def test_a_compound_in_two_folds_and_a_mechanism_on_both_sides_are_caught(tiny_t
     held_out = splits.compound_folds(compounds, groups, n_folds=3, split="moa")
     splits.require_apart(held_out, compounds)
     careless = leaky(splits, ("links.append(_moa_sets(compounds))", "_moa_sets(compounds)"))
-    with pytest.raises(ScreenError, match="the moa split .* parts compounds of the MoA 'mechanism"):
+    with pytest.raises(ScreenError, match=r"the moa split .* parts compounds of the MoA 'mechanism"):
         splits.require_apart(careless.compound_folds(compounds, groups, n_folds=3, split="moa"), compounds)
 
 
@@ -181,7 +181,7 @@ def test_mechanisms_as_the_classes_to_learn_are_caught_by_both(leaky, tiny_table
     labels = ("group_of = compound_groups(compounds)", 'group_of = compounds.set_index(COMPOUND)["MoA"].str[0]')
     module = leaky(crossfit, labels)
     with pytest.raises(
-        ScreenError, match="group 'mechanism .*' joins .* different structures .*never labels"
+        ScreenError, match=r"group 'mechanism .*' joins .* different structures .*never labels"
     ) as caught:
         next(module.prepare_folds(*tiny_tables))
     assert "\n" not in str(caught.value)
