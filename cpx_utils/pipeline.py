@@ -8,6 +8,7 @@ import argparse
 import difflib
 import os
 import signal
+import stat
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -173,13 +174,16 @@ def _folder(option: str, given: str | None) -> Path | None:
     if not given:
         return None
     folder = user_path(given).resolve()
-    try:
-        there = next(part for part in (folder, *folder.parents) if os.path.lexists(part))
-        if there.is_dir():
-            return folder
-    except OSError as error:
-        raise ScreenError(f"--{option} wants a folder; {given} can't be one ({error.strerror})") from None
-    raise ScreenError(f"--{option} wants a folder; {there} is none")
+    for part in (folder, *folder.parents):
+        try:
+            if stat.S_ISDIR(part.stat().st_mode):
+                return folder
+            raise ScreenError(f"--{option} wants a folder; {part} is none")
+        except (FileNotFoundError, NotADirectoryError):  # to be made, or what is above it tells more
+            continue
+        except OSError as error:
+            raise ScreenError(f"--{option} wants a folder; {given} can't be one ({error.strerror})") from None
+    return folder
 
 
 def _file(name: str, given: str) -> Path:
