@@ -502,7 +502,7 @@ class Workspace:
             # Not left to pyplot, which shows no figure once a style's context has put back the setting
             # "interactive" that it found before the notebook's backend was there.
             display(fig)
-            display(Markdown(f"`{name}`: {html.escape(caption, quote=False)}"))
+            display(Markdown(f"`{name}`: {_as_words(caption)}"))
             pyplot.close(fig)
 
     # telling
@@ -530,7 +530,7 @@ class Workspace:
         if _in_notebook():
             from IPython.display import Markdown, display
 
-            display(Markdown(html.escape(text, quote=False)))
+            display(Markdown(_as_words(text)))
         else:
             print(text)
 
@@ -579,6 +579,11 @@ class _Tables(Mapping):
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+def _as_words(text: str) -> str:
+    """Return Markdown in which names from data make no elements and no links, emphasis apart."""
+    return html.escape(text, quote=False).replace("[", "&#91;").replace("]", "&#93;")
 
 
 def _in_notebook() -> bool:
