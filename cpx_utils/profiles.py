@@ -194,7 +194,7 @@ def nominal_dose(doses, digits: int = 3) -> np.ndarray:
     micromolar), so treatments are matched on the rounded value.
     """
     values = np.asarray(doses, dtype=float)
-    finite = np.isfinite(values) & (values != 0)
+    finite = np.isfinite(values) & (np.abs(values) > 1e-300)  # beyond that, powers of ten overflow
     exponent = np.floor(np.log10(np.abs(np.where(finite, values, 1.0))))
     scale = 10.0 ** (digits - 1 - exponent)
     return np.where(finite, np.round(values * scale) / scale, values)
