@@ -30,12 +30,22 @@ ANNOTATED = "annotation"
 # What identifies a fitted representation in every table of the study; `seed` is the number of the draw.
 KEYS = ["split", "repeat", "fold", "seed", "method", "control"]
 
+LONGEST_LINE = 1500  # characters of a message
 MIN_PAIRED_COMPOUNDS = 10
 MIN_TASKS_PER_FAMILY = 3
 
 
 class ScreenError(ValueError):
     """A user's mistake, told in one line: what is wrong, where, and what would be right."""
+
+    def __init__(self, message: str):
+        super().__init__(one_line(message))
+
+
+def one_line(message: str) -> str:
+    """A message without line breaks, shortened where a damaged file put half of itself into it."""
+    words = " ".join(str(message).split())
+    return words if len(words) <= LONGEST_LINE else f"{words[: LONGEST_LINE - 4]} ..."
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,10 @@ would be right. Mistakes are collected in a list, so that one doesn't hide the n
 import csv
 import difflib
 import gzip
+import os
 import re
+import subprocess
+import sys
 import warnings
 import zlib
 from collections.abc import Collection, Iterator, Sequence
@@ -23,6 +26,8 @@ from cpx_utils.profiles import ScreenError
 
 MAX_COLUMNS = 100_000  # more than any table of features; a table on its side has as many as there are cells
 MAX_LINE = 1 << 25  # characters
+WALK_SECONDS = 30  # for an h5ad file to be read once, and more for each of these bytes
+WALK_BYTES_A_SECOND = 5_000_000
 FORMATS = (".csv", ".csv.gz", ".parquet")
 PROFILE_FORMATS = (*FORMATS, ".h5ad")
 # In any of these a damaged parquet or h5ad file shows, wherever its readers stumble over it.
@@ -275,6 +280,7 @@ def _read_h5ad(path: Path, shown: str, layer: str, problems: list[str]) -> Table
         import h5py
     except ImportError:
         raise ScreenError(f"{shown}: .h5ad files need one more package: pip install -e '.[h5ad]'") from None
+    _rehearse(path, shown)
     try:
         with h5py.File(path, "r") as file:
             if not isinstance(file.get("obs"), h5py.Group) or not isinstance(file.get("var"), h5py.Group):
@@ -301,6 +307,24 @@ def _read_h5ad(path: Path, shown: str, layer: str, problems: list[str]) -> Table
         names, values = names[kept], values[:, kept]
     frame = pd.concat([observations, pd.DataFrame(values, columns=names)], axis=1)
     return Table(shown, frame, tuple(names))
+
+
+def _rehearse(path: Path, shown: str) -> None:
+    """Have another process read the file first: on some damaged ones the HDF5 library never ends, or crashes."""
+    import psutil
+
+    script = Path(__file__).with_name("h5walk.py")
+    seconds = WALK_SECONDS + path.stat().st_size / WALK_BYTES_A_SECOND
+    call = [sys.executable, "-P", str(script), str(path), str(psutil.virtual_memory().available)]
+    try:
+        with open(os.devnull, "r+b") as nothing:
+            done = subprocess.run(call, stdin=nothing, stdout=nothing, stderr=nothing, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        raise ScreenError(
+            f"{shown}: not a readable h5ad file (the HDF5 library never ends on it); write it again"
+        ) from None
+    if done.returncode < 0:  # by a signal
+        raise ScreenError(f"{shown}: not a readable h5ad file (the HDF5 library crashes on it); write it again")
 
 
 def _h5ad_index(file, group, shown: str) -> pd.Index:

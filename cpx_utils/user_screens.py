@@ -22,6 +22,7 @@ from cpx_utils.profiles import (
     ScreenError,
     check_screen,
     feature_columns,
+    one_line,
     require_valid,
     treatments,
     user_path,
@@ -150,7 +151,7 @@ def _unknown_keys(given: dict, known: Sequence[str], where: str) -> list[str]:
     lines = []
     for key in given:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
+            near = difflib.get_close_matches(key[:100], known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
             lines.append(f"{where} {key!r} is unknown; {hint}")
     return lines
@@ -202,6 +203,11 @@ def examine_user_screen(toml_path: str | Path, reserved: Collection[str] = ()) -
         One line each: file, column, first rows, what would be right. A table whose section of the description is
         wrong isn't read, and none is where a key is unknown above the sections or [columns] is wrong.
     """
+    screen, problems = _examined(toml_path, reserved)
+    return screen, [one_line(problem) for problem in problems]
+
+
+def _examined(toml_path: str | Path, reserved: Collection[str]) -> tuple[Screen | None, list[str]]:
     try:
         described = _load_toml(toml_path)
     except ScreenError as error:
