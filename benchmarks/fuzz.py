@@ -2,6 +2,7 @@
 
 python benchmarks/fuzz.py                     # 40 s a reader, about 8 minutes; writes benchmarks/results/fuzz.csv
 python benchmarks/fuzz.py --seconds 5 csv     # one of them, for 5 s; writes nothing
+python benchmarks/fuzz.py --inputs 20         # a few inputs each, all in one process; writes nothing
 
 Each spoilt file must be read, or refused by a ScreenError of one line. Anything else is counted: another exception, a
 warning on standard error, a crash of the process, more than LONGEST_SECONDS for a file. Readers run in a process of
@@ -10,6 +11,7 @@ same seed spoils the same way.
 """
 
 import argparse
+import contextlib
 import gzip
 import io
 import json
@@ -327,13 +329,15 @@ def fuzz_here(name: str, first: int, seconds: float, most: int, say: Callable[[d
                  "peak_mb": max(peak_memory_mb() - before, 0.0)})  # fmt: skip
 
 
-def _child(name: str, first: int, seconds: float, most: int) -> None:
-    try:
+def _limit_memory() -> None:
+    with contextlib.suppress(ImportError):  # Windows knows no such limit
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
-    except ImportError:  # Windows knows no such limit
-        pass
+
+
+def _child(name: str, first: int, seconds: float, most: int) -> None:
+    _limit_memory()
     out = io.TextIOWrapper(sys.stdout.buffer, encoding="ascii", write_through=True)
     fuzz_here(name, first, seconds, most, lambda event: out.write(json.dumps(event) + "\n"))
 
@@ -390,6 +394,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("readers", nargs="*", metavar="READER", help=f"of {', '.join(READERS)}; all if none is named")
     parser.add_argument("--seconds", type=float, default=40, help="for each reader")
+    parser.add_argument("--inputs", type=int, help="so many for each reader, instead of seconds; in this process")
     parser.add_argument("--child", nargs=4, metavar=("READER", "FIRST", "SECONDS", "MOST"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -400,15 +405,22 @@ def main() -> int:
     if unknown:
         parser.error(f"there is no reader {unknown[0]!r}; there are {', '.join(READERS)}")
     rows = []
+    if options.inputs:
+        _limit_memory()
     for name in options.readers or READERS:
-        outcomes = fuzz(name, options.seconds)
+        if options.inputs:
+            events: list[dict] = []
+            fuzz_here(name, 0, np.inf, options.inputs, events.append)
+            outcomes = [event for event in events if "outcome" in event]
+        else:
+            outcomes = fuzz(name, options.seconds)
         rows.append(summary(name, outcomes))
         print(", ".join(f"{key}: {value}" for key, value in rows[-1].items()), flush=True)
         bad = pd.DataFrame([one for one in outcomes if one["outcome"] not in ("read", "refused")])
         for said, group in bad.groupby("said") if len(bad) else ():
             print(f"  {len(group)} times, first input {group['number'].iloc[0]}: {said}", flush=True)
     table = pd.DataFrame(rows)
-    if not options.readers:
+    if not (options.readers or options.inputs):
         table.to_csv(TABLE, index=False)
     return int(table[["tracebacks", "warnings", "crashes", f"over {LONGEST_SECONDS} s"]].to_numpy().sum() > 0)
 
