@@ -282,6 +282,7 @@ class CompoundResample:
 
     compounds: pd.Index
     weights: np.ndarray  # (1 + n_bootstrap, n_compounds) float32
+    groups: pd.Series  # of each compound, by its name
 
     def of(self, compounds: Iterable) -> np.ndarray:
         """Weights of the given compounds, (1 + n_bootstrap, n)."""
@@ -318,7 +319,7 @@ def resample_compounds(
     n = len(distinct)
     drawn = rng.multinomial(n, np.full(n, 1.0 / max(n, 1)), size=n_bootstrap) if n else np.zeros((n_bootstrap, 0))
     weights = np.vstack([np.ones((1, n)), drawn]).astype(np.float32)
-    return CompoundResample(names, weights[:, code])
+    return CompoundResample(names, weights[:, code], pd.Series(labels, index=names))
 
 
 @dataclass
@@ -644,7 +645,7 @@ def bootstrap_tx_strong_auc(
 ) -> EndpointBootstrap:
     """Bootstrap the mean ROC-AUC over TX-strong, CP-weak tasks (claim 1).
 
-    Tasks are chosen on one half of the compounds by the oracle's (TX) and raw CP's ROC-AUC, and measured on
+    Tasks are chosen on one half of the compound groups by the oracle's (TX) and raw CP's ROC-AUC, and measured on
     the other half; the halves swap; several random halvings are averaged, so that the verdict does not hang
     on one. The choice stays as it is in the bootstrap: choosing saw none of the compounds that measure.
 
@@ -674,7 +675,7 @@ def bootstrap_tx_strong_auc(
         return EndpointBootstrap("tx_strong_tasks", {}, {}, 0, not_testable=reason)
     measurements = []  # (tasks chosen on a half, compounds of the other half)
     for number in range(choice.n_halvings):
-        first = halves(dense.compounds, choice.seed + number)
+        first = halves(dense.compounds, choice.seed + number, resample.groups)
         for chosen_on in (first, ~first):
             auc = dense.auc(chosen_on)
             cp_auc, tx_auc = (auc[:, method == name].mean(1) for name in (choice.cp_method, choice.tx_method))

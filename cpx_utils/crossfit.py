@@ -34,6 +34,7 @@ from cpx_utils.profiles import (
 
 REGIMES = ("strict", "transductive")
 CONTROLS = ("true_pairs", "deranged", "rows_shuffled", "random_codes", "untrained")
+CENTRED = 1e-4  # largest mean of a feature on its own training wells; rounding leaves 1e-7
 _WELL_ARRAYS = ("is_training", "is_test", "partner")  # of a PreparedFold, beside `groups` and `cp`
 
 
@@ -116,10 +117,18 @@ def prepare_folds(
         discriminants. A screen that waits for all its plates could do so; a new plate next year could not.
     **preparation
         Parameters of `FeaturePreparation` for CP. TX is standardised gene by gene and otherwise left as it is.
+
+    Raises
+    ------
+    ScreenError
+        Folds part what belongs together (`splits.require_apart`), groups join different structures, features aren't
+        centred on the training wells, or no training well has a TX partner.
     """
     if regime not in REGIMES:
         raise ScreenError(f"regime {regime!r} is unknown: choose one of {', '.join(REGIMES)}")
+    splits.require_apart(folds, compounds)
     group_of = compound_groups(compounds)
+    _require_compounds_as_groups(group_of, compounds)
     cases = list(folds.groupby(["split", "repeat"], sort=False))
     for (split, repeat), rows in cases:
         fold_of = rows.set_index(COMPOUND)["fold"]
@@ -188,7 +197,11 @@ def _prepare(cp, tx, group_of, fold_of, key, parameters, regime):
     tx_training = tx_fold.notna().to_numpy() & (tx_fold != fold).to_numpy()
     genes = feature_columns(tx)
     tx_preparation = FeaturePreparation(max_correlation=1, tame_tails=False).fit(tx.loc[tx_training, genes])
-    tx_treatments, tx_values = consensus(tx[METADATA_COLUMNS], tx_preparation.transform(tx[genes]))
+    cp_values, tx_wells = preparation.transform(cp[feature_columns(cp)]), tx_preparation.transform(tx[genes])
+    if regime == "strict":
+        _require_own_means(cp_values, in_training, "CP", key)
+    _require_own_means(tx_wells, tx_training, "TX", key)
+    tx_treatments, tx_values = consensus(tx[METADATA_COLUMNS], tx_wells)
 
     partner = pair_rows(cp[METADATA_COLUMNS], tx_treatments)
     if not (in_training & (partner >= 0)).any():
@@ -200,7 +213,7 @@ def _prepare(cp, tx, group_of, fold_of, key, parameters, regime):
     return PreparedFold(
         *key,
         cp_wells=cp[METADATA_COLUMNS],
-        cp=preparation.transform(cp[feature_columns(cp)]),
+        cp=cp_values,
         tx_treatments=tx_treatments,
         tx=tx_values,
         is_training=in_training & (partner >= 0),
@@ -211,6 +224,34 @@ def _prepare(cp, tx, group_of, fold_of, key, parameters, regime):
         preparation=preparation,
         regime=regime,
     )
+
+
+def _require_compounds_as_groups(group_of, compounds):
+    """Refuse groups that join structures: encoders learn to tell groups apart, so a group of an MoA would teach it."""
+    ids = compounds[COMPOUND].astype(str).to_numpy()
+    blocks = compounds["InChIKey14"].fillna("").astype(str).to_numpy()
+    structures = pd.Series(np.where(blocks != "", blocks, ids), index=group_of.reindex(ids).to_numpy())
+    joined = structures.groupby(level=0).unique()
+    joined = joined[joined.map(len) > 1]
+    if len(joined):
+        raise ScreenError(
+            f"group {joined.index[0]!r} joins {len(joined.iloc[0])} different structures ({joined.iloc[0][0]}, "
+            f"{joined.iloc[0][1]}): encoders may learn compounds, never labels such as MoAs; group by "
+            "profiles.compound_groups"
+        )
+
+
+def _require_own_means(values, training, modality, key):
+    """Refuse features that aren't centred on the training wells: then others took part in fitting them."""
+    total = np.zeros(values.shape[1])
+    for start in range(0, len(values), 4096):  # in blocks: a large screen's training wells are gigabytes
+        total += values[start : start + 4096][training[start : start + 4096]].sum(axis=0, dtype=np.float64)
+    furthest = np.abs(total).max() / max(training.sum(), 1)
+    if furthest > CENTRED:
+        raise ScreenError(
+            f"{modality} features of fold {key[0]}-{key[1]}-{key[2]} are not centred on its training wells (a mean of "
+            f"{furthest:.2g}): test compounds took part in scaling; fit FeaturePreparation on training wells alone"
+        )
 
 
 def training_tx(prepared: PreparedFold, control: str, seed: int) -> np.ndarray:

@@ -5,9 +5,14 @@ A screen is one of the registry (`DATASETS`) or a user's own, described by a TOM
 (`cpx_utils.downloads`).
 """
 
+import bz2
+import contextlib
 import difflib
+import gzip
+import lzma
 import re
 import warnings
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -303,6 +308,24 @@ def clean_gene_symbol(name: str) -> str:
     return _HYPHENATED.sub(lambda match: match.group(0).replace(".", "-"), name)
 
 
+def _require_room(path: Path) -> None:
+    """Refuse an R data file that unpacks to more than memory holds: a few megabytes can be made to hide gigabytes."""
+    import psutil
+
+    most = psutil.virtual_memory().available // 4  # what is read from the bytes takes several times their size
+    openers = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
+    with contextlib.suppress(OSError, EOFError, lzma.LZMAError, zlib.error), open(path, "rb") as handle:
+        with openers.get(handle.read(2), open)(path, "rb") as unpacked:
+            size = 0
+            while block := unpacked.read(1 << 20):
+                size += len(block)
+                if size > most:
+                    raise ScreenError(
+                        f"{path.name}: it unpacks to more than {most / 1e9:.1f} GB, a quarter of the free memory; give "
+                        "the screen's own file"
+                    )
+
+
 def read_r_profiles(path: str | Path) -> pd.DataFrame:
     """The one data frame in an R data file: float32 values, index compound ids, columns features.
 
@@ -314,6 +337,7 @@ def read_r_profiles(path: str | Path) -> pd.DataFrame:
     import rdata
 
     path = Path(path)
+    _require_room(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # guesses about a file that is no R data; the error says it better
@@ -327,7 +351,8 @@ def read_r_profiles(path: str | Path) -> pd.DataFrame:
     words = [str(column) for column in table if not pd.api.types.is_numeric_dtype(table[column])]
     if words:
         raise ScreenError(f"{path.name}: column {words[0]!r} is not numeric; all columns are features there")
-    table = table.astype(np.float32)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, which is refused by its name
+        table = table.astype(np.float32)
     table.index = table.index.astype(str)
     table.columns = table.columns.astype(str)
     return table

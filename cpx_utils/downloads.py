@@ -22,7 +22,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 import pandas as pd
 
-from cpx_utils.profiles import ScreenError
+from cpx_utils.profiles import ScreenError, user_path
 from cpx_utils.provenance import read_json, sha256_file, write_json
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ class LocalFile:
 def data_folder(data_dir: str | Path = "") -> Path:
     """Where downloads are kept: `data_dir`, or else the per-user cache folder of this machine."""
     if data_dir:
-        return Path(data_dir).expanduser()
+        return user_path(data_dir)
     import pooch
 
     return Path(pooch.os_cache("cpx"))
@@ -225,11 +225,18 @@ def obtain(
 def _mirror_folder(mirror: str | Path) -> Path | None:
     """The mirror as a folder; None if there is no mirror or it is an address."""
     mirror = str(mirror)
-    if not mirror or mirror.startswith(("http://", "https://")):
+    if not mirror:
         return None
+    if mirror.startswith(("http://", "https://")):
+        try:
+            if urlsplit(mirror).hostname and urlsplit(mirror).port != 0:
+                return None
+        except ValueError:  # a port or an IPv6 address that can't be one
+            pass
+        raise ScreenError(f"mirror {mirror!r}: no address of a server; write https://HOST/PATH or http://HOST/PATH")
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", mirror):
         raise ScreenError(f"mirror {mirror!r}: a mirror is a folder or starts with https:// or http://")
-    return Path(mirror).expanduser()
+    return user_path(mirror)
 
 
 def _address(file: RemoteFile, mirror: str | Path) -> str:

@@ -9,6 +9,8 @@ JSON, `load_encoder` reads it; nothing is pickled.
 import json
 import re
 from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
 from pathlib import Path
 from typing import ClassVar
 
@@ -29,6 +31,7 @@ CP_BASES = ("pca", "discriminants")
 CONTRASTIVE_LOSSES = ("info_nce", "siglip", "cloob", "vicreg", "barlow_twins")
 ROWS_AT_ONCE = 4096
 USUAL_DISCRIMINANTS = 128  # fewer are a part of these, so that they can be remembered together
+MAX_FEATURES = 1_000_000  # of a saved encoder: a number beyond that is damage
 MAX_VALIDATION = 300  # held-out compounds: more would cost time and tell early stopping nothing new
 
 
@@ -116,19 +119,58 @@ class Encoder(TransformerMixin, BaseEstimator):
 
 
 def load_encoder(folder: str | Path) -> Encoder:
-    """Read an encoder that `save` wrote; raises ScreenError for a folder that holds none."""
+    """Read an encoder that `save` wrote, and try it on two rows of zeros.
+
+    Raises
+    ------
+    ScreenError
+        The folder holds none: a file is missing or damaged, the method or a parameter is unknown or of another type,
+        arrays don't fit each other or aren't finite.
+    """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     folder = Path(folder)
     try:
         description = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
-        encoder = METHODS[description["method"]](**description["parameters"])
-        encoder._restore(load_file(folder / "encoder.safetensors"))
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())  # torch explains itself over many lines
+        encoder = METHODS[description["method"]]()
+        _require_types(description["parameters"], encoder.get_params())
+        encoder.set_params(**description["parameters"])
+        arrays = load_file(folder / "encoder.safetensors")
+        if not all(np.isfinite(values).all() for values in arrays.values()):
+            raise ValueError("its arrays hold values that aren't finite")
+        encoder._restore(arrays)
+        if not 0 < encoder.n_features_in_ <= MAX_FEATURES:
+            raise ValueError(f"it was trained on {encoder.n_features_in_} features")
+        _try_on_zeros(encoder)
+    except (
+        OSError, AttributeError, LookupError, MemoryError, OverflowError, TypeError, ValueError, RuntimeError,
+        SafetensorError,
+    ) as error:  # fmt: skip
+        reason = " ".join(str(error).split())[:300]  # torch explains itself over many lines
         raise ScreenError(f"{folder} holds no encoder of this version of cpx ({reason})") from error
     return encoder
+
+
+def _require_types(parameters: dict, defaults: dict) -> None:
+    """Refuse a parameter of another type than its default's: a list stands for a tuple, a whole number for a float."""
+    for name, value in parameters.items():
+        if name not in defaults:
+            raise TypeError(f"parameter {name!r} is unknown")
+        kind = type(defaults[name])
+        given = {list: tuple, int: float if kind is float else int}.get(type(value), type(value))
+        if given is not kind or (kind is tuple and not all(type(one) is int for one in value)):
+            raise TypeError(f"parameter {name} is {str(value)[:40]!r}, of another type than {defaults[name]!r}")
+
+
+def _try_on_zeros(encoder: Encoder) -> None:
+    """Embed two rows, of TX too where that is possible: shapes that don't fit show before any profile is embedded."""
+    codes = [encoder.transform(np.zeros((2, encoder.n_features_in_)))]
+    if encoder.cross_modal:
+        codes.append(encoder.transform_tx(np.zeros((2, len(encoder.tx_mean_)))))
+    shapes = {code.shape for code in codes}
+    if len(shapes) > 1 or any(code.ndim != 2 or len(code) != 2 for code in codes):
+        raise ValueError(f"it gives embeddings of the shapes {sorted(shapes)} for two profiles")
 
 
 class RawCP(Encoder):
@@ -820,6 +862,11 @@ class NetworkEncoder(Encoder):
         # What was trained on a GPU must open on a laptop.
         self.device_ = _device("auto" if self.device == "cuda" else self.device)
         self.networks_ = []
+        largest = max(values.size for values in arrays.values())
+        widths = [*self.hidden, self.n_dimensions]
+        members = {name.split(".")[1] for name in arrays if name.startswith("network.")}
+        if len(members) != self.n_members or min(widths) < 1 or max(map(prod, pairwise([1, *widths]))) > largest:
+            raise ValueError("its networks are of other sizes than its parameters say")
         for member in range(self.n_members):
             prefix = f"network.{member}."
             network = self._network(self.cp_components_.shape[1], self.tx_components_.shape[1])

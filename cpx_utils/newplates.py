@@ -12,7 +12,7 @@ import pandas as pd
 
 from cpx_utils.metrics import unit_rows
 from cpx_utils.preprocessing import FeaturePreparation, consensus, normalise_plates
-from cpx_utils.profiles import COMPOUND, CONTROL, METADATA_COLUMNS, PLATE, ScreenError, feature_columns
+from cpx_utils.profiles import COMPOUND, CONTROL, METADATA_COLUMNS, PLATE, ScreenError, feature_columns, user_path
 from cpx_utils.tables import some_names
 from cpx_utils.user_screens import read_cell_painting, read_plate_description
 
@@ -68,12 +68,12 @@ def describe_plate(
     ScreenError
         The TOML isn't there or can't be understood.
     """
-    path = Path(path).expanduser().resolve()
+    path = user_path(path).resolve()
     given = {role: name for role, name in (columns or {}).items() if name}
     if path.suffix.lower() != ".toml":
         return PlateFile(path, given, features, layer, (path,))
     described = read_plate_description(path)
-    table = (path.parent / Path(described["cp"]["path"]).expanduser()).resolve()
+    table = (path.parent / user_path(described["cp"]["path"])).resolve()
     return PlateFile(
         path=table,
         columns=described.get("columns", {}) | given,

@@ -10,6 +10,7 @@ import os
 import shlex
 import shutil
 import signal
+import stat
 import sys
 import textwrap
 import time
@@ -20,7 +21,7 @@ from pathlib import Path
 import pandas as pd
 
 from cpx_utils.kernels import Places, skip_slow_imports
-from cpx_utils.profiles import Screen, ScreenError
+from cpx_utils.profiles import Screen, ScreenError, user_path
 from cpx_utils.provenance import project_root, stage_records
 from cpx_utils.running import (
     Console,
@@ -140,19 +141,20 @@ def make_plan(options: argparse.Namespace, notebooks: Path, stages: list[Stage] 
     registered = DATASETS.get(options.dataset)
     mirror = options.mirror
     if mirror and "://" not in mirror:
-        if not Path(mirror).is_dir():
+        if not user_path(mirror).is_dir():
             raise ScreenError(f"--mirror wants a folder or a URL; {mirror} is neither")
-        mirror = str(Path(mirror).resolve())
-    results = Path(options.results).resolve() if options.results else project_root() / "results"
-    figures = Path(options.figures).resolve() if options.figures else project_root() / "figures"
+        mirror = str(user_path(mirror).resolve())
+    results = _folder("results", options.results) or project_root() / "results"
+    figures = _folder("figures", options.figures) or project_root() / "figures"
+    data_dir = _folder("data-dir", options.data_dir)
     run_dir = results / dataset / profile
     figures_dir = figures / (f"{dataset}-smoke" if profile == "smoke" else dataset)
     plumbing = {
-        "dataset": options.dataset if registered else str(Path(options.dataset).resolve()),
+        "dataset": options.dataset if registered else str(user_path(options.dataset).resolve()),
         "run_dir": str(run_dir),
         "figures_dir": str(figures_dir),
         "mirror": mirror,
-        "data_dir": str(Path(options.data_dir).resolve()) if options.data_dir else "",
+        "data_dir": str(data_dir) if data_dir else "",
         "unverified": options.unverified,
     }
     preferred = registered.parameters if registered else {}
@@ -166,7 +168,7 @@ def make_plan(options: argparse.Namespace, notebooks: Path, stages: list[Stage] 
         selected = stages[stages.index(find_stage(stages, options.first)) :]
     parameters = resolve_parameters(stages, layers, options.parameter)
     for values in parameters.values():  # a kernel works in the notebooks' folder, not in the caller's
-        values.update({name: str(Path(values[name]).resolve()) for name in FILES & values.keys() if values[name]})
+        values.update({name: str(_file(name, values[name])) for name in FILES & values.keys() if values[name]})
     return Plan(
         stages=stages,
         selected=selected,
@@ -179,6 +181,34 @@ def make_plan(options: argparse.Namespace, notebooks: Path, stages: list[Stage] 
         unverified=options.unverified,
         name=name,
     )
+
+
+def _folder(option: str, given: str | None) -> Path | None:
+    """Return a folder that an option names, absolute, whether it is there yet or not; None where none is given."""
+    if not given:
+        return None
+    folder = user_path(given).resolve()
+    for part in (folder, *folder.parents):
+        try:
+            if stat.S_ISDIR(part.stat().st_mode):
+                return folder
+            raise ScreenError(f"--{option} wants a folder; {part} is none")
+        except (FileNotFoundError, NotADirectoryError):  # to be made, or what is above it tells more
+            continue
+        except OSError as error:
+            raise ScreenError(f"--{option} wants a folder; {given} can't be one ({error.strerror})") from None
+    return folder
+
+
+def _file(name: str, given: str) -> Path:
+    """Return a file that a parameter names, absolute."""
+    file = user_path(given).resolve()
+    try:
+        if file.is_file():
+            return file
+    except OSError as error:
+        raise ScreenError(f"{name} wants a file; {given} can't be one ({error.strerror})") from None
+    raise ScreenError(f"{name} wants a file; {given} {'is a folder' if file.is_dir() else 'is not there'}")
 
 
 def make_sweep(options: argparse.Namespace, notebooks: Path) -> tuple[Sweep, list[Plan], Path]:
@@ -205,7 +235,7 @@ def make_sweep(options: argparse.Namespace, notebooks: Path) -> tuple[Sweep, lis
     for option, wrong in in_both.items():
         if wrong:
             raise ScreenError(f"{option} and {options.sweep} both set that; leave one of them out")
-    results = Path(options.results).resolve() if options.results else project_root() / "results"
+    results = _folder("results", options.results) or project_root() / "results"
     folder = results / "sweeps" / sweep.name
     figures = Path(options.figures, sweep.name) if options.figures else None
     stages = read_stages(notebooks)

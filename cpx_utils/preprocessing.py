@@ -172,10 +172,19 @@ class FeaturePreparation(TransformerMixin, BaseEstimator):
         try:
             stored = json.loads(Path(path).read_text(encoding="utf-8"))
             preparation = cls(**stored["parameters"])
-            preparation.features_ = stored["features"]
+            preparation.features_ = names = stored["features"]
+            if not names or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+                raise ValueError("its features aren't a list of different names")
+            if not all(isinstance(value, int | float) for value in stored["parameters"].values()):
+                raise ValueError("its parameters aren't numbers")
             for name in ("median_", "mean_", "scale_"):
-                setattr(preparation, name, np.asarray(stored[name]))
-        except (OSError, KeyError, TypeError, ValueError) as error:
+                values = np.asarray(stored[name], dtype=np.float64)
+                if values.shape != (len(names),) or not np.isfinite(values).all():
+                    raise ValueError(f"{name} aren't {len(names)} finite numbers, one a feature")
+                setattr(preparation, name, values)
+            if not (preparation.scale_ > 0).all():
+                raise ValueError("scale_ isn't above 0 everywhere")
+        except (OSError, AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError) as error:
             raise ScreenError(f"{path} holds no feature preparation of this version of cpx ({error})") from error
         return preparation
 

@@ -30,6 +30,7 @@ ANNOTATED = "annotation"
 # What identifies a fitted representation in every table of the study; `seed` is the number of the draw.
 KEYS = ["split", "repeat", "fold", "seed", "method", "control"]
 
+LONGEST_LINE = 1500  # characters of a message
 MIN_PAIRED_COMPOUNDS = 10
 MIN_TASKS_PER_FAMILY = 3
 
@@ -45,6 +46,15 @@ def no_outcomes() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 class ScreenError(ValueError):
     """A user's mistake, told in one line: what is wrong, where, and what would be right."""
+
+    def __init__(self, message: str):
+        super().__init__(one_line(message))
+
+
+def one_line(message: str) -> str:
+    """A message without line breaks, shortened where a damaged file put half of itself into it."""
+    words = " ".join(str(message).split())
+    return words if len(words) <= LONGEST_LINE else f"{words[: LONGEST_LINE - 4]} ..."
 
 
 @dataclass(frozen=True)
@@ -85,6 +95,22 @@ class Screen:
 
 
 # ------------------------------------------------------------------------------------------------ reading
+
+
+def user_path(path: str | Path) -> Path:
+    """A path that a user gave, ``~`` and ``~name`` replaced by the home folder.
+
+    Raises
+    ------
+    ScreenError
+        There is no such user, or the path can't be one.
+    """
+    if "\0" in str(path):
+        raise ScreenError(f"{str(path)!r}: no path holds a zero byte; write the path again")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ScreenError(f"{path}: there is no user of that name here; write the path in full") from None
 
 
 def feature_columns(table: pd.DataFrame) -> list[str]:
@@ -187,7 +213,7 @@ def nominal_dose(doses, digits: int = 3) -> np.ndarray:
     micromolar), so treatments are matched on the rounded value.
     """
     values = np.asarray(doses, dtype=float)
-    finite = np.isfinite(values) & (values != 0)
+    finite = np.isfinite(values) & (np.abs(values) > 1e-300)  # beyond that, powers of ten overflow
     exponent = np.floor(np.log10(np.abs(np.where(finite, values, 1.0))))
     scale = 10.0 ** (digits - 1 - exponent)
     return np.where(finite, np.round(values * scale) / scale, values)

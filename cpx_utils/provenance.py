@@ -123,7 +123,7 @@ def read_json(path: str | Path) -> Any:
     path = Path(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ScreenError(f"{path} isn't valid JSON ({error}); delete it and run again") from None
 
 
@@ -134,13 +134,24 @@ def write_record(path: str | Path, record: dict[str, Any]) -> None:
 
 
 def read_record(path: str | Path) -> dict[str, Any] | None:
-    """Read what `write_record` wrote; None if there is nothing, or it was damaged or edited since."""
+    """Read what `write_record` wrote; None if there is nothing, or it was damaged or edited since.
+
+    Raises
+    ------
+    ScreenError
+        It names a file that lies outside of the run's folder.
+    """
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
         digest = record.pop("sha256")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return record if hashlib.sha256(_as_json(record).encode()).hexdigest() == digest else None
+    if hashlib.sha256(_as_json(record).encode()).hexdigest() != digest:
+        return None
+    drawn = [FIGURE_PREFIX + figure["name"] for figure in record.get("figures", [])]
+    for name in [*record.get("reads", []), *record.get("writes", []), *drawn]:
+        locate(name, "the run's folder", "the folder of figures")
+    return record
 
 
 class FileHashes:
@@ -242,10 +253,17 @@ def locate(name: str, run_dir: str | Path, figures_dir: str | Path) -> Path:
     ----------
     name
         As in a stage record: relative to `run_dir`, "figures:NAME", or absolute for a file from outside.
+
+    Raises
+    ------
+    ScreenError
+        A relative name leads out of its folder: whoever wrote the record wants other files read or removed.
     """
-    if name.startswith(FIGURE_PREFIX):
-        return Path(figures_dir) / name.removeprefix(FIGURE_PREFIX)
-    return Path(run_dir) / name  # an absolute name stays as it is
+    inner = name.removeprefix(FIGURE_PREFIX)
+    folder = run_dir if inner == name else figures_dir
+    if ".." in Path(inner).parts or (inner != name and os.path.isabs(inner)):
+        raise ScreenError(f"a stage's record names {name!r}, which lies outside of {folder}; delete that record")
+    return Path(folder) / inner  # an absolute name stays as it is
 
 
 def save_figure(fig: Any, stem: Path, table: pd.DataFrame) -> tuple[str, ...]:
@@ -506,7 +524,7 @@ class Workspace:
             # Not left to pyplot, which shows no figure once a style's context has put back the setting
             # "interactive" that it found before the notebook's backend was there.
             display(fig)
-            display(Markdown(f"`{name}`: {html.escape(caption, quote=False)}"))
+            display(Markdown(f"`{name}`: {_as_words(caption)}"))
             pyplot.close(fig)
 
     # telling
@@ -534,7 +552,7 @@ class Workspace:
         if _in_notebook():
             from IPython.display import Markdown, display
 
-            display(Markdown(html.escape(text, quote=False)))
+            display(Markdown(_as_words(text)))
         else:
             print(text)
 
@@ -602,6 +620,11 @@ class _Tables(Mapping):
         return len(self._names)
 
 
+def _as_words(text: str) -> str:
+    """Return Markdown in which names from data make no elements and no links, emphasis apart."""
+    return html.escape(text, quote=False).replace("[", "&#91;").replace("]", "&#93;")
+
+
 def _in_notebook() -> bool:
     """Say whether a kernel runs this, without importing IPython for it."""
     return "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None
@@ -620,8 +643,8 @@ def _dataset_name(dataset: str) -> str:
     if not dataset.endswith(".toml"):
         return dataset
     try:
-        return tomllib.loads(Path(dataset).read_text(encoding="utf-8"))["name"]
-    except (OSError, KeyError, tomllib.TOMLDecodeError) as error:
+        return tomllib.loads(Path(dataset).read_text(encoding="utf-8-sig"))["name"]
+    except (OSError, KeyError, ValueError, RecursionError) as error:
         raise ScreenError(f"{dataset} isn't the TOML file of a screen: {error}") from None
 
 

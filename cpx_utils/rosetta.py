@@ -10,6 +10,7 @@ import csv
 import gzip
 import io
 import re
+import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ SAME_DOSE = 1.05
 BLOCK_BYTES = 1 << 22
 ROW_GROUP = 8192
 SNIFFED_ROWS = 50
+MOST_UNPACKED = 500_000_000  # bytes of an Excel table's parts; the probes' takes 2 MB
 # Written into the derived files: a change of what they hold makes those of older versions invalid.
 LAYOUT = b"1"
 
@@ -441,9 +443,14 @@ def _gene_symbols(probes: Sequence[str], idmap: str | Path) -> tuple[list[str], 
     """Gene symbols of probes; a second probe of a gene is called ``SYMBOL_2``, one without a symbol keeps its id."""
     path = Path(idmap)
     try:
+        with zipfile.ZipFile(path) as archive:  # openpyxl reads members into memory and writes none anywhere
+            unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > MOST_UNPACKED:
+            raise ValueError(f"it unpacks to {unpacked / 1e9:.1f} GB")
         table = pd.read_excel(path, dtype=str)
     except Exception as error:  # openpyxl raises whatever its parser stumbles over
-        raise ScreenError(f"{path.name}: can't be read as an Excel table ({type(error).__name__})") from None
+        reason = str(error) if type(error) is ValueError else type(error).__name__
+        raise ScreenError(f"{path.name}: can't be read as an Excel table ({reason})") from None
     missing = [column for column in ("probe_id", "symbol") if column not in table]
     if missing:
         raise ScreenError(f"{path.name}: column {missing[0]!r} is missing; there are {_some(list(table.columns))}")

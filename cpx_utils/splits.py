@@ -121,6 +121,48 @@ def folds_of_kinds(
     return pd.concat(tables, ignore_index=True), left_out
 
 
+def require_apart(folds: pd.DataFrame, compounds: pd.DataFrame) -> None:
+    """Refuse folds that part what belongs together: the last guard before anything is fitted.
+
+    It asks the table of compounds itself, not the groups that the folds were made by: a salt, an isomer or another
+    dose under an id of its own has the same first block of the InChIKey, and must lie on the same side.
+
+    Parameters
+    ----------
+    folds : DataFrame
+        ``Metadata_Compound, split, repeat, fold``, as `compound_folds` gives them.
+    compounds : DataFrame
+        ``Metadata_Compound``, ``InChIKey14``; ``MoA`` (list) where there is a split of kind ``moa``.
+
+    Raises
+    ------
+    ScreenError
+        A block of the InChIKey, a compound, or in a split by MoA a mechanism lies in two folds of one repeat.
+    """
+    ids = folds[COMPOUND].astype(str)
+    known = compounds.set_index(compounds[COMPOUND].astype(str))
+    blocks = ids.map(known["InChIKey14"].fillna("").astype(str)).fillna("")
+    units = folds.assign(unit=blocks.where(blocks != "", ids), what="compounds of the InChIKey block")
+    units["what"] = units["what"].where(blocks.to_numpy() != "", "rows of the compound")
+    parts = [units]
+    held_out = folds["split"] == "moa"
+    if held_out.any():
+        mechanisms = folds[held_out].assign(unit=ids[held_out].map(known["MoA"]), what="compounds of the MoA")
+        parts.append(mechanisms.explode("unit").dropna(subset="unit"))
+    keys = ["split", "repeat", "what", "unit"]
+    for units in parts:
+        crossing = units[units.groupby(keys)["fold"].transform("nunique") > 1]
+        if len(crossing):
+            first = crossing.iloc[0]
+            rows = crossing[(crossing[keys] == first[keys]).all(axis=1)].drop_duplicates("fold")[:2]
+            names = " and ".join(f"{row[COMPOUND]!r} (fold {row['fold']})" for _, row in rows.iterrows())
+            raise ScreenError(
+                f"the {first['split']} split (repeat {first['repeat']}) parts {first['what']} {first['unit']!r}: "
+                f"{names}; training would know what is tested, so make the folds by splits.compound_folds with "
+                "profiles.compound_groups"
+            )
+
+
 def _group_labels(names: np.ndarray, groups: pd.Series | np.ndarray | None) -> list[list[str]]:
     if groups is None:
         return [[str(name)] for name in names]
@@ -280,14 +322,16 @@ def shuffled_rows(n: int, rng: np.random.Generator) -> np.ndarray:
     return rng.permutation(n)
 
 
-def halves(compounds: np.ndarray, seed: int) -> np.ndarray:
-    """Split the distinct compounds at random into two halves of equal size.
+def halves(compounds: np.ndarray, seed: int, groups: pd.Series | None = None) -> np.ndarray:
+    """Split the distinct compounds at random into two halves of equal size, as far as whole groups allow.
 
     Parameters
     ----------
     compounds : array (n_rows,)
         May repeat; rows of one compound always fall into the same half, whatever the order of the rows.
     seed : int
+    groups : Series indexed by compound, optional
+        Compounds of one group fall into the same half. Default: each compound is its own group.
 
     Returns
     -------
@@ -295,6 +339,10 @@ def halves(compounds: np.ndarray, seed: int) -> np.ndarray:
         True for the first half.
     """
     distinct, code = np.unique(np.asarray(compounds).astype(str), return_inverse=True)
+    if groups is not None:  # a group goes by its first compound, so that one without company draws what it drew alone
+        units = pd.Series(distinct).groupby(groups.reindex(distinct).fillna(pd.Series(distinct, distinct)).to_numpy())
+        distinct, unit = np.unique(units.transform("first").to_numpy(dtype=str), return_inverse=True)
+        code = unit[code]
     first = np.zeros(len(distinct), dtype=bool)
     first[np.random.default_rng(seed).permutation(len(distinct))[: len(distinct) // 2]] = True
     return first[code]

@@ -14,6 +14,7 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import re
 import sys
 import tokenize
@@ -244,9 +245,10 @@ def checked_value(parameter: Parameter, value: Any) -> Any:
         else:
             converted = _scalar(value, kind)
             items = [converted]
-    except ValueError:
+    except (ValueError, RecursionError):
         wanted = f"{'an' if kind == 'int' else 'a'} {kind} such as {EXAMPLES[kind]}"
-        raise ScreenError(f"{parameter.name} wants {wanted}; {value!r} isn't one") from None
+        shown = repr(value) if len(repr(value)) <= 80 else f"{repr(value)[:80]}..."
+        raise ScreenError(f"{parameter.name} wants {wanted}; {shown} isn't one") from None
     for item in items:
         if parameter.choices and str(item) not in parameter.choices:
             raise ScreenError(f"{parameter.name} wants one of {', '.join(parameter.choices)}; {str(item)!r} isn't")
@@ -254,14 +256,14 @@ def checked_value(parameter: Parameter, value: Any) -> Any:
 
 
 def _scalar(value: Any, kind: str) -> Any:
-    """Convert one value, refusing what would change its meaning (1.5 to int, 1 to bool, nan)."""
+    """Convert one value, refusing what would change its meaning (1.5 to int, 1 to bool) and what is no number."""
     if kind == "bool" and isinstance(value, str):
         value = {"true": True, "false": False}.get(value.strip().lower())
     elif kind in ("int", "float") and isinstance(value, str):
         value = TYPES[kind](value)
     if kind == "float" and type(value) is int:
         value = float(value)
-    if type(value) is not TYPES[kind] or value != value:  # only nan differs from itself
+    if type(value) is not TYPES[kind] or (kind == "float" and not math.isfinite(value)):
         raise ValueError
     return value
 
@@ -467,11 +469,12 @@ def why_stale(
         # Run by hand, cells may have run twice, out of order or with other values than the file holds.
         return "last run by hand"
     before = record["run"]["fingerprint"]
-    if before["code"] != current["code"]:
+    if before.get("code") != current["code"]:
         return "its code changed"
     for part in ("parameters", "modules", "packages"):
-        for name in {**before[part], **current[part]}:
-            old, new = before[part].get(name), current[part].get(name)
+        known = before.get(part, {})
+        for name in {**known, **current[part]}:
+            old, new = known.get(name), current[part].get(name)
             if old != new and part == "parameters":
                 return f"{name} was {old!r}, is {new!r}"
             if old != new:

@@ -8,9 +8,11 @@ import difflib
 import hashlib
 import itertools
 import json
+import math
 import re
 import time
 import tomllib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,7 @@ import pandas as pd
 
 from cpx_utils.kernels import Places
 from cpx_utils.metrics import nearest_decile
-from cpx_utils.profiles import ScreenError
+from cpx_utils.profiles import ScreenError, user_path
 from cpx_utils.provenance import FileHashes, atomic_path, save_figure
 from cpx_utils.running import Console, Plan, Run, execute, finish_run, short_path
 from cpx_utils.stages import PROFILES
@@ -28,6 +30,7 @@ from cpx_utils.stages import PROFILES
 KEYS = ("name", "profile", "datasets", "seeds", "grid", "fixed")
 CLAIM_COLUMNS = ["claim", "endpoint", "method", "value_method", "reference", "value_reference", "effect", "ci_low",
                  "ci_high", "p_adjusted", "verdict", "reason"]  # fmt: skip
+MAX_POINTS = 10_000  # each is a run
 RETRIEVAL = "retrieval_nearest_tenth"
 
 
@@ -101,27 +104,29 @@ def read_sweep(path: str | Path) -> Sweep:
     ScreenError
         One line: what in the file is wrong, and what would be right.
     """
-    path = Path(path)
+    path = user_path(path)
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ScreenError(f"--sweep {path}: can't be read ({error.strerror}); give a TOML file") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ScreenError(f"{path} isn't TOML: {error}") from None
     try:
         return _sweep_of(content, path)
     except ScreenError as error:
         raise ScreenError(f"{path}: {error}") from None
+    except RecursionError:
+        raise ScreenError(f"{path}: its lists lie too deep in each other; values are numbers, words or lists") from None
 
 
 def _sweep_of(content: dict[str, Any], path: Path) -> Sweep:
     for key in content.keys() - set(KEYS):
-        nearest = difflib.get_close_matches(key, KEYS, n=1)
+        nearest = difflib.get_close_matches(key[:100], KEYS, n=1)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(KEYS)}"
         table = "; parameters belong into [grid] or [fixed]" if not nearest else ""
         raise ScreenError(f"there is no key {key!r} in a sweep; {hint}{table}")
     profile = content.get("profile")
-    if profile is not None and profile not in PROFILES:
+    if profile is not None and (not isinstance(profile, str) or profile not in PROFILES):
         raise ScreenError(f"profile is one of {', '.join(PROFILES)}; {profile!r} isn't")
     name = content.get("name", path.stem)
     if not isinstance(name, str) or not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", name):
@@ -140,6 +145,8 @@ def _sweep_of(content: dict[str, Any], path: Path) -> Sweep:
         if wrong:
             raise ScreenError(f"{parameter} is set twice; leave one of them out")
     _require_varied(axes)
+    if (n_points := math.prod(map(len, axes.values()))) > MAX_POINTS:
+        raise ScreenError(f"the lists have {n_points} combinations, of {MAX_POINTS} at most; try fewer values")
     combinations = (dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values()))
     points = tuple(_point(values, grid, fixed) for values in combinations)
     return Sweep(name, profile, tuple(axes), tuple(fixed), points)
@@ -149,9 +156,9 @@ def _require_varied(axes: dict[str, list[str]]) -> None:
     if not axes:
         raise ScreenError("nothing varies; give a table [grid] of parameters with lists of values, seeds or datasets")
     for name, values in axes.items():
-        again = [value for number, value in enumerate(values) if value in values[:number]]
-        if again:
-            raise ScreenError(f"{name} lists {again[0]} twice")
+        again = next((value for value, count in Counter(values).items() if count > 1), None)
+        if again is not None:
+            raise ScreenError(f"{name} lists {again} twice")
 
 
 def _listed(content: dict[str, Any], key: str, is_right: Any, example: str) -> list:

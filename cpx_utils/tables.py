@@ -7,21 +7,32 @@ would be right. Mistakes are collected in a list, so that one doesn't hide the n
 import csv
 import difflib
 import gzip
+import os
 import re
+import subprocess
+import sys
 import warnings
 import zlib
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import pandas as pd
 
 from cpx_utils.profiles import ScreenError
 
+MAX_COLUMNS = 100_000  # more than any table of features; a table on its side has as many as there are cells
+MAX_LINE = 1 << 25  # characters
+WALK_SECONDS = 30  # for an h5ad file to be read once, and more for each of these bytes
+WALK_BYTES_A_SECOND = 5_000_000
 FORMATS = (".csv", ".csv.gz", ".parquet")
 PROFILE_FORMATS = (*FORMATS, ".h5ad")
+# In any of these a damaged parquet or h5ad file shows, wherever its readers stumble over it.
+_DAMAGE = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, NotImplementedError, OSError,
+           RuntimeError, SystemError, TypeError, ValueError)  # fmt: skip
 MISSING_WORDS = {"", "na", "nan", "n/a", "null", "none", "<na>"}
 
 
@@ -89,7 +100,7 @@ def read_table(
         How messages call the file.
     problems : list of str
         Gets a line for everything wrong: the file is missing, of another format, damaged, not UTF-8, empty or
-        ragged; a column occurs twice; memory doesn't suffice.
+        ragged; it has more than `MAX_COLUMNS`; a column occurs twice; memory doesn't suffice.
     text_columns : collection of str, optional
         Columns of a csv to read as text, so that ids such as ``007`` keep their zeros; all if not given.
     layer : str
@@ -105,9 +116,13 @@ def read_table(
     with collecting(problems):
         if re.match(r"[a-z0-9]+://", shown, re.IGNORECASE):
             raise ScreenError(f"{shown}: a path on this machine is needed; download the file first")
-        if not path.is_file():
-            what = "is a folder, not a table" if path.is_dir() else "no such file"
-            raise ScreenError(f"{shown}: {what}; paths are relative to the TOML file ({path.parent})")
+        try:
+            if not path.is_file():
+                what = "is a folder, not a table" if path.is_dir() else "no such file"
+                what = "is no regular file" if path.exists() and not path.is_dir() else what
+                raise ScreenError(f"{shown}: {what}; paths are relative to the TOML file ({path.parent})")
+        except OSError as error:
+            raise ScreenError(f"{shown}: can't be read ({error.strerror}); name another file") from None
         lower = path.name.lower()
         if not lower.endswith(tuple(formats)):
             raise ScreenError(f"{shown}: unknown format; tables here are {', '.join(formats)}")
@@ -130,9 +145,15 @@ def _read_parquet(path: Path, shown: str) -> pd.DataFrame:
     import pyarrow.parquet as pq
 
     try:
-        repeated = _repeated(pq.read_schema(path).names)
+        content = pq.read_metadata(path)
+        names = content.schema.to_arrow_schema().names
+        _require_few(len(names), shown)
+        _require_memory((content.num_rows, len(names)), np.dtype(np.float32), "values", shown)
+        repeated = _repeated(names)
         table = None if repeated else pd.read_parquet(path)
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:  # damage shows in any of these
+    except ScreenError:
+        raise
+    except (*_DAMAGE, pa.ArrowException) as error:
         raise ScreenError(f"{shown}: not a readable parquet file ({_first_line(error)}); write it again") from None
     if repeated:
         raise ScreenError(_repeats_line(repeated, shown))
@@ -159,7 +180,7 @@ def _read_csv(path: Path, shown: str, text_columns: Collection[str] | None, prob
         ) from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ScreenError(f"{shown}: not an intact gzip file ({_first_line(error)}); copy it again") from None
-    except (pd.errors.ParserError, csv.Error) as error:
+    except (pd.errors.ParserError, csv.Error, OverflowError) as error:
         raise ScreenError(f"{shown}: not a readable csv table ({_first_line(error)}); write it again") from None
     except OSError as error:
         raise ScreenError(f"{shown}: can't be read ({error.strerror or error}); check its permissions") from None
@@ -182,10 +203,11 @@ def _scan_csv(path: Path, shown: str) -> list[str]:
     if zipped and magic and not magic.startswith(b"\x1f\x8b"):
         raise ScreenError(f"{shown}: not a gzip file, in spite of its name; compress it or name it .csv")
     with (gzip.open if zipped else open)(path, "rt", encoding="utf-8-sig", newline="") as handle:
-        rows = (row for row in csv.reader(handle) if row)  # pandas skips empty lines too
+        rows = (row for row in csv.reader(_lines(handle, shown)) if row)  # pandas skips empty lines too
         header = next(rows, [])
         if not header:
             raise ScreenError(f"{shown}: the file is empty; it needs a header and rows")
+        _require_few(len(header), shown)
         if len(header) == 1 and re.search("[;\t]", header[0]):
             sign = "semicolons" if ";" in header[0] else "tabs"
             raise ScreenError(f"{shown}: columns are separated by {sign}; use commas (and decimal points)")
@@ -197,6 +219,39 @@ def _scan_csv(path: Path, shown: str) -> list[str]:
             f"{rows_in_words(ragged)}; a missing value is an empty cell, and text with commas stands in quotes"
         )
     return header
+
+
+def _lines(handle: TextIO, shown: str) -> Iterator[str]:
+    """Lines of a text table, as long as they are of sensible length, hold text, and fit into memory together.
+
+    A gzip file may unpack to a thousand times its size, and pandas would read all of it.
+    """
+    import psutil
+
+    free = psutil.virtual_memory().available
+    read = 0
+    while line := handle.readline(MAX_LINE):
+        read += len(line)
+        if len(line) == MAX_LINE:
+            raise ScreenError(
+                f"{shown}: a line of more than {MAX_LINE} characters; a row is a well, on a line of its own"
+            )
+        if "\0" in line:
+            raise ScreenError(f"{shown}: there are zero bytes in it, as in no text; write the csv table again")
+        if 2 * read > free:
+            raise ScreenError(
+                f"{shown}: it holds more than {read / 1e9:.1f} GB of text and {free / 1e9:.1f} GB of memory are free; "
+                "write a file with fewer columns or rows"
+            )
+        yield line
+
+
+def _require_few(columns: int, shown: str) -> None:
+    if columns > MAX_COLUMNS:
+        raise ScreenError(
+            f"{shown}: {columns} columns, of {MAX_COLUMNS} at most; a row is a well and a column a feature (does the "
+            "table lie on its side?)"
+        )
 
 
 def _first_line(error: Exception) -> str:
@@ -225,6 +280,7 @@ def _read_h5ad(path: Path, shown: str, layer: str, problems: list[str]) -> Table
         import h5py
     except ImportError:
         raise ScreenError(f"{shown}: .h5ad files need one more package: pip install -e '.[h5ad]'") from None
+    _rehearse(path, shown)
     try:
         with h5py.File(path, "r") as file:
             if not isinstance(file.get("obs"), h5py.Group) or not isinstance(file.get("var"), h5py.Group):
@@ -232,11 +288,12 @@ def _read_h5ad(path: Path, shown: str, layer: str, problems: list[str]) -> Table
                     f"{shown}: no obs and var as anndata writes them since release 0.7; read it with anndata and "
                     "write it again"
                 )
+            _require_few(len(file["var"][file["var"].attrs["_index"]]), shown)
             observations, names = _h5ad_frame(file, file["obs"], shown), _h5ad_index(file, file["var"], shown)
             values = _h5ad_values(file, shown, layer, (len(observations), len(names)))
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
-        if isinstance(error, ScreenError):
-            raise
+    except ScreenError:
+        raise
+    except _DAMAGE as error:
         raise ScreenError(f"{shown}: not a readable h5ad file ({_first_line(error)}); write it again") from None
     if values.shape != (len(observations), len(names)):
         raise ScreenError(
@@ -250,6 +307,24 @@ def _read_h5ad(path: Path, shown: str, layer: str, problems: list[str]) -> Table
         names, values = names[kept], values[:, kept]
     frame = pd.concat([observations, pd.DataFrame(values, columns=names)], axis=1)
     return Table(shown, frame, tuple(names))
+
+
+def _rehearse(path: Path, shown: str) -> None:
+    """Have another process read the file first: on some damaged ones the HDF5 library never ends, or crashes."""
+    import psutil
+
+    script = Path(__file__).with_name("h5walk.py")
+    seconds = WALK_SECONDS + path.stat().st_size / WALK_BYTES_A_SECOND
+    call = [sys.executable, "-P", str(script), str(path), str(psutil.virtual_memory().available)]
+    try:
+        with open(os.devnull, "r+b") as nothing:
+            done = subprocess.run(call, stdin=nothing, stdout=nothing, stderr=nothing, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        raise ScreenError(
+            f"{shown}: not a readable h5ad file (the HDF5 library never ends on it); write it again"
+        ) from None
+    if done.returncode < 0:  # by a signal
+        raise ScreenError(f"{shown}: not a readable h5ad file (the HDF5 library crashes on it); write it again")
 
 
 def _h5ad_index(file, group, shown: str) -> pd.Index:
@@ -270,20 +345,32 @@ def _h5ad_column(file, stored, where: str) -> np.ndarray:
     """One column of a data frame: numbers, text, categories, or values with a mask."""
     if hasattr(stored, "keys"):
         if "codes" in stored:
-            codes, categories = stored["codes"][:], _h5ad_column(file, stored["categories"], where)
+            codes, categories = (
+                _h5ad_array(file, stored["codes"], where),
+                _h5ad_column(file, stored["categories"], where),
+            )
         elif "values" in stored and "mask" in stored:
             values = _h5ad_column(file, stored["values"], where).astype(object)
-            values[stored["mask"][:]] = None
+            values[_h5ad_array(file, stored["mask"], where)] = None
             return values
         else:
             raise ScreenError(f"{where} is stored as {stored.attrs.get('encoding-type', 'a group')!r}; make it text")
     elif "categories" in stored.attrs:  # anndata 0.7 keeps them elsewhere in the file
-        codes, categories = stored[:], _h5ad_column(file, file[stored.attrs["categories"]], where)
+        codes = _h5ad_array(file, stored, where)
+        categories = _h5ad_column(file, file[stored.attrs["categories"]], where)
     else:
-        return stored.asstr()[:] if stored.dtype.kind == "O" else stored[:]
+        return _h5ad_array(file, stored, where)
     values = np.full(len(codes), None, dtype=object)
     values[codes >= 0] = np.asarray(categories, dtype=object)[codes[codes >= 0]]
     return values
+
+
+def _h5ad_array(file, stored, where: str) -> np.ndarray:
+    """All of a dataset that lies in the file itself and fits into memory, whatever size it claims to have."""
+    if stored.external or stored.is_virtual or stored.file.filename != file.filename:
+        raise ScreenError(f"{where} lies in another file; write it again as one file")
+    _require_memory((stored.size, 1), stored.dtype, "values", where)
+    return stored.asstr()[:] if stored.dtype.kind == "O" else stored[:]
 
 
 def _h5ad_values(file, shown: str, layer: str, shape: tuple[int, int]) -> np.ndarray:
@@ -296,9 +383,10 @@ def _h5ad_values(file, shown: str, layer: str, shape: tuple[int, int]) -> np.nda
     if stored is None:
         raise ScreenError(f'{shown}: X is empty; name one of its layers with layer = "NAME"')
     sparse = hasattr(stored, "keys")
-    _require_memory(shape, stored["data"].dtype if sparse else stored.dtype, sparse, shown)
+    how = "sparse values made dense" if sparse else "values"
+    _require_memory(shape, stored["data"].dtype if sparse else stored.dtype, how, shown)
     if not sparse:
-        return stored[:]
+        return _h5ad_array(file, stored, shown)
     from scipy import sparse as formats
 
     kinds = {"csr_matrix": formats.csr_matrix, "csc_matrix": formats.csc_matrix}
@@ -306,17 +394,22 @@ def _h5ad_values(file, shown: str, layer: str, shape: tuple[int, int]) -> np.nda
     if f"{kind}_matrix" not in kinds:
         raise ScreenError(f"{shown}: X is stored as {kind!r}; dense, csr and csc are read")
     size = stored.attrs.get("shape", stored.attrs.get("h5sparse_shape"))
-    parts = (stored["data"][:], stored["indices"][:], stored["indptr"][:])
-    return kinds[f"{kind}_matrix"](parts, shape=tuple(int(length) for length in size)).toarray()
+    if tuple(size) != shape:
+        raise ScreenError(
+            f"{shown}: values of shape {tuple(size)} for {shape[0]} observations and {shape[1]} variables"
+        )
+    parts = [_h5ad_array(file, stored[name], shown) for name in ("data", "indices", "indptr")]
+    values = kinds[f"{kind}_matrix"](tuple(parts), shape=shape)
+    values.check_format(full_check=True)  # else wrong indices would write beside the array
+    return values.toarray()
 
 
-def _require_memory(shape: tuple[int, int], dtype: np.dtype, sparse: bool, shown: str) -> None:
+def _require_memory(shape: tuple[int, int], dtype: np.dtype, how: str, shown: str) -> None:
     import psutil
 
     needed = shape[0] * shape[1] * (dtype.itemsize + 4)  # as it is stored, and as 32-bit features
     free = psutil.virtual_memory().available
     if needed > free:
-        how = "sparse values made dense" if sparse else "values"
         raise ScreenError(
             f"{shown}: {shape[0]} x {shape[1]} {how} need {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB of memory are "
             "free; write a file with fewer variables or observations"

@@ -1,11 +1,12 @@
 """A template of a user's own screen: a description to edit, and beside it a small screen in its form."""
 
+import os
 from importlib import resources
 from pathlib import Path
 
 import pandas as pd
 
-from cpx_utils.profiles import COMPOUND, Screen, ScreenError
+from cpx_utils.profiles import COMPOUND, Screen, ScreenError, user_path
 from cpx_utils.simulation import simulate_screen
 
 TEMPLATE = "template.toml"
@@ -31,11 +32,11 @@ def write_template(toml_path: str | Path) -> list[Path]:
     ScreenError
         If the name doesn't end in .toml, a file is there already, or the folder can't be written.
     """
-    toml = Path(toml_path).expanduser()
+    toml = user_path(toml_path)
     if toml.suffix.lower() != ".toml":
         raise ScreenError(f"{toml_path}: a screen is described by a TOML file; give a name such as my_screen.toml")
     files = [toml, *(toml.parent / f"{name}.csv" for name in ("cp", "tx", "compounds", "activity", "tasks"))]
-    present = [path.name for path in files if path.exists()]
+    present = [path.name for path in files if os.path.lexists(path)]
     if present:
         raise ScreenError(
             f"{toml.parent}: {', '.join(present)} would be overwritten; choose a new folder for the template"

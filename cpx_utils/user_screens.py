@@ -22,11 +22,13 @@ from cpx_utils.profiles import (
     ScreenError,
     check_screen,
     feature_columns,
+    one_line,
     require_valid,
     treatments,
+    user_path,
 )
 from cpx_utils.provenance import sha256_file
-from cpx_utils.tables import FORMATS, Table, read_table, refuse, some_names
+from cpx_utils.tables import FORMATS, Table, collecting, read_table, refuse, some_names
 
 __all__ = [
     "SECTIONS",
@@ -103,15 +105,16 @@ def read_plate_description(toml_path: str | Path) -> dict:
 
 
 def _load_toml(toml_path: str | Path) -> dict:
+    path = user_path(toml_path)
     try:
-        return tomllib.loads(Path(toml_path).expanduser().read_bytes().decode("utf-8-sig"))
+        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
         raise ScreenError(f"{toml_path}: no such file; a screen is described by a TOML file") from None
     except OSError as error:
         raise ScreenError(f"{toml_path}: can't be read ({error.strerror}); name a TOML file") from None
     except UnicodeDecodeError as error:
         raise ScreenError(f"{toml_path}: not UTF-8 text (byte {error.start + 1}); save it as UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also for numbers and lists beyond all measure
         raise ScreenError(f"{toml_path}: not valid TOML: {error}; texts stand in double quotes") from None
 
 
@@ -148,7 +151,7 @@ def _unknown_keys(given: dict, known: Sequence[str], where: str) -> list[str]:
     lines = []
     for key in given:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
+            near = difflib.get_close_matches(key[:100], known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
             lines.append(f"{where} {key!r} is unknown; {hint}")
     return lines
@@ -200,6 +203,11 @@ def examine_user_screen(toml_path: str | Path, reserved: Collection[str] = ()) -
         One line each: file, column, first rows, what would be right. A table whose section of the description is
         wrong isn't read, and none is where a key is unknown above the sections or [columns] is wrong.
     """
+    screen, problems = _examined(toml_path, reserved)
+    return screen, [one_line(problem) for problem in problems]
+
+
+def _examined(toml_path: str | Path, reserved: Collection[str]) -> tuple[Screen | None, list[str]]:
     try:
         described = _load_toml(toml_path)
     except ScreenError as error:
@@ -210,17 +218,18 @@ def examine_user_screen(toml_path: str | Path, reserved: Collection[str] = ()) -
         return None, problems
     described = {name: value for name, value in described.items() if not wrong.get(name)}
     notes: list[str] = []
-    toml = Path(toml_path).expanduser().resolve()
+    toml = user_path(toml_path).resolve()
     used: list[Path] = [toml]
 
     def load(section: str, problems: list[str], **options) -> Table | None:
         given = described[section]["path"]
-        path = toml.parent / Path(given).expanduser()
-        options.setdefault("formats", FORMATS)
-        table = read_table(path, given, problems, **options)
-        if table is not None and path.resolve() not in used:
-            used.append(path.resolve())
-        return table
+        with collecting(problems):
+            path = toml.parent / user_path(given)
+            table = read_table(path, given, problems, **{"formats": FORMATS} | options)
+            if table is not None and path.resolve() not in used:
+                used.append(path.resolve())
+            return table
+        return None
 
     wells = read_profiles(described, load, notes, problems)
     measured = set().union(*(set(table[COMPOUND]) - {""} for table in wells.values())) if len(wells) == 2 else set()
