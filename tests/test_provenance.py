@@ -170,29 +170,33 @@ def test_a_file_changed_within_the_clock_tick_is_noticed(tmp_path):
     assert hashes.sha256(path) == sha256_file(path)
 
 
-def test_what_is_known_of_files_is_kept_only_when_it_changed_and_while_they_are_there(tmp_path):
+def test_what_is_known_of_files_is_kept_only_when_it_changed_and_while_they_are_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(FileHashes, "SETTLED_NS", 0)
     paths = [tmp_path / name for name in ("one", "two")]
+
+    def entry(path):
+        status = path.stat()
+        return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, sha256_file(path)]
+
     for path in paths:
         path.write_text(path.name)
-        os.utime(path, (1_000_000, 1_000_000))
     store = tmp_path / "h.json"
     FileHashes(store).save()
     assert not store.exists()  # nothing was learned
     hashes = FileHashes(store)
-    digests = [hashes.sha256(path) for path in paths]
+    for path in paths:
+        hashes.sha256(path)
     hashes.save()
-    entries = {str(path): [3, 10**15, digest] for path, digest in zip(paths, digests, strict=True)}
-    assert read_json(store) == entries
+    assert read_json(store) == {str(path): entry(path) for path in paths}
     store.unlink()
     hashes.sha256(paths[0])
     hashes.save()
     assert not store.exists()  # nothing new
     paths[0].unlink()
     paths[1].write_text("three")
-    os.utime(paths[1], (1_000_000, 1_000_000))  # another size at the same time
     hashes.sha256(paths[1])
     hashes.save()
-    assert read_json(store) == {str(paths[1]): [5, 10**15, sha256_file(paths[1])]}
+    assert read_json(store) == {str(paths[1]): entry(paths[1])}
     paths[1].write_text("seven")
     os.utime(paths[1], (2_000_000, 2_000_000))  # another time of the same size
     assert hashes.sha256(paths[1]) == sha256_file(paths[1])
