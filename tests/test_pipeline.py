@@ -220,7 +220,7 @@ def test_folders_that_cannot_be_written_are_told_in_one_line_before_anything_run
         assert call(study, tmp_path, option, str(tmp_path / "file" / "deep")) == 2
         printed = capsys.readouterr()
         assert printed.err.count("\n") == 1 and printed.out == ""
-        assert "(Not a directory)" in printed.err and f"give another folder with {option}" in printed.err
+        assert f"run_all: {option} wants a folder; {tmp_path / 'file'} is none" in printed.err
 
 
 def test_a_stage_runs_on_one_thread_and_does_not_see_the_users_settings(monkeypatch):

@@ -514,7 +514,7 @@ def test_a_stage_leaves_a_whole_record(tmp_path, table, monkeypatch):
     names = ["a/deep/inside.txt", "figures:05_map.csv", "figures:05_map.png", "figures:05_map.svg", "more/one.txt",
              "tables/b.csv"]  # fmt: skip
     paths = {name: locate(name, run, figures) for name in names}
-    assert read_json(stage_record_path(run, "05_cluster")) == {
+    assert read_record(stage_record_path(run, "05_cluster")) == {
         "stage": "05_cluster",
         "reads": {str(tmp_path / "outside.csv"): sha256_file(tmp_path / "outside.csv")},
         "writes": {name: sha256_file(path) for name, path in paths.items()},
@@ -525,7 +525,7 @@ def test_a_stage_leaves_a_whole_record(tmp_path, table, monkeypatch):
         "seconds": 7.654,
         "peak_mb": 12.5,
     }
-    assert list(read_json(stage_record_path(run, "05_cluster"))["writes"]) == names
+    assert list(read_record(stage_record_path(run, "05_cluster"))["writes"]) == names
     assert shown["file"].tolist() == [name.replace("figures:", "figures/") for name in names]
     assert shown["kB"].tolist() == [round(path.stat().st_size / 1000, 1) for path in paths.values()]
     assert shown["kB"][0] == 1.2
@@ -608,10 +608,10 @@ def test_a_manifest_is_whole_with_and_without_the_runners_part(tmp_path, monkeyp
     records = {"01_prepare": {"reads": {outside: "aa", "inside.csv": "bb"}, "seconds": 3.0, "device": "cuda (A)"},
                "02_fit": {"reads": {}, "seconds": 4.0, "device": "cpu"}}  # fmt: skip
     for stage, record in records.items():
-        write_json(stage_record_path(run, stage), record | {"peak_mb": 5.0})
+        write_record(stage_record_path(run, stage), record | {"peak_mb": 5.0})
     ran = {"fingerprint": {"parameters": {"seed": 1}}, "seconds": 3.5, "git": {"commit": "c"}}
     path = stage_record_path(run, "01_prepare")
-    write_json(path, read_json(path) | {"run": ran})
+    write_record(path, read_record(path) | {"run": ran})
     manifest = run_manifest(str(run), dataset="s", profile="smoke", seed=None, threads=2, unverified=False)
     assert manifest == {
         "dataset": "s",

@@ -321,9 +321,9 @@ def test_names_in_a_picture_are_no_elements_of_its_svg(tmp_path):
 def test_what_is_typed_on_the_command_line_is_escaped_too(tmp_path):
     evil = html.escape(EVIL_NAMES[0])
     run_dir, figures = small_report.write_run(tmp_path)
-    record = provenance.read_json(run_dir / "stages" / "01_prepare.json")
+    record = read_record(run_dir / "stages" / "01_prepare.json")
     record["run"] = {"fingerprint": {"parameters": {"split": EVIL_NAMES[0]}}, "seconds": 1.0, "git": {}}
-    write_json(run_dir / "stages" / "01_prepare.json", record)
+    write_record(run_dir / "stages" / "01_prepare.json", record)
     known = provenance.run_manifest(
         run_dir, dataset=EVIL_NAMES[0], profile=EVIL_NAMES[0], seed=0, threads=1, unverified=True
     )
