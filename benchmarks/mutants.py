@@ -22,7 +22,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from datetime import date
 from pathlib import Path
 
@@ -46,16 +45,38 @@ only_mutate = ["cpx_utils/{module}.py"]
 also_copy = ["notebooks/", "run_all.py"]
 pytest_add_cli_args = {arguments}
 pytest_add_cli_args_test_selection = ["tests/test_{module}.py"]
+timeout_constant = 600.0
+timeout_multiplier = 1.0
 use_git_change_detection = false
 use_setproctitle = false
+"""
+# Appended to the copy's tests/conftest.py. Most mutants fall to one test, so quick tests come first. What loops without
+# end is ended by its own seconds of CPU: those of the clock, which mutmut counts, pass without it on a busy machine.
+HOOK = """
+
+def pytest_collection_modifyitems(items):
+    import json
+    import os
+    import resource
+    import time
+
+    stats = Path(__file__).resolve().parents[1] / "mutmut-stats.json"
+    if os.environ.get("MUTANT_UNDER_TEST", "").startswith("cpx_utils.") and stats.is_file():
+        seconds = json.loads(stats.read_text(encoding="utf-8"))["duration_by_test"]
+        items.sort(key=lambda item: seconds.get(item.nodeid, 0.0))
+        limit = int(time.process_time() + 15 + 3 * sum(seconds.get(item.nodeid, 0.0) for item in items))
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 1))
 """
 
 
 def copy_checkout(folder: Path, module: str) -> None:
     """Copy what the tests of a module need, with mutmut's settings for it."""
     for name in ("cpx_utils", "tests", "notebooks"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
-    shutil.copy(ROOT / "run_all.py", folder)
+        left_out = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+        shutil.copytree(ROOT / name, folder / name, ignore=left_out, dirs_exist_ok=True)
+    shutil.copy2(ROOT / "run_all.py", folder)
+    with open(folder / "tests" / "conftest.py", "a", encoding="utf-8") as conftest:
+        conftest.write(HOOK)
     arguments = ["-n", "0", "-p", "no:cacheprovider"]
     arguments += [f"--deselect=tests/test_{module}.py::{name}" for name in TOO_SLOW.get(module, ())]
     settings = SETTINGS.format(module=module, arguments=json.dumps(arguments))
@@ -63,12 +84,13 @@ def copy_checkout(folder: Path, module: str) -> None:
     (folder / "pyproject.toml").write_text(project + settings, encoding="utf-8")
 
 
-def mutants_of(module: str) -> list[str]:
-    """Names of all mutants that mutmut makes of a module."""
-    from mutmut.mutation.file_mutation import mutate_file_contents
+def mutants_of(module: str, folder: Path) -> list[str]:
+    """Names of all mutants that mutmut makes of a module, in a copy of the checkout."""
+    with contextlib.chdir(folder):  # where mutmut looks for its settings
+        from mutmut.mutation.file_mutation import mutate_file_contents
 
-    path = ROOT / "cpx_utils" / f"{module}.py"
-    made = mutate_file_contents(str(path), path.read_text(encoding="utf-8"), None, set())
+        path = Path("cpx_utils", f"{module}.py")
+        made = mutate_file_contents(str(path), path.read_text(encoding="utf-8"), None, set())
     return [f"cpx_utils.{module}.{name}" for name in made.mutant_names]
 
 
@@ -127,18 +149,28 @@ def survivor_rows(folder: Path, module: str, names: list[str]) -> list[dict]:
     return sorted(rows, key=lambda row: (row["line"], row["change"]))
 
 
+def exit_codes(module: str, folder: Path) -> dict[str, int | None]:
+    """Exit code of each mutant that was tested in a folder; {} before the first."""
+    path = folder / "mutants" / "cpx_utils" / f"{module}.py.meta"
+    return json.loads(path.read_text(encoding="utf-8"))["exit_code_by_key"] if path.is_file() else {}
+
+
 def run_module(module: str, folder: Path, most: int, jobs: int, seed: int) -> tuple[dict, pd.DataFrame]:
-    """Make and test the mutants of a module in an empty folder: its row of counts, and its survivors."""
+    """Make and test the mutants of a module in a folder: its row of counts, and its survivors.
+
+    Where they were tested there before, only those that were not noticed or not reached are tested again.
+    """
     copy_checkout(folder, module)
-    every = mutants_of(module)
+    every = mutants_of(module, folder)
     drawn = every if len(every) <= most else sorted(random.Random(seed).sample(every, most))
+    done = exit_codes(module, folder)
+    rest = [name for name in drawn if outcome(done.get(name)) in ("survived", "not run")]
     call = [sys.executable, "-c", "from mutmut.__main__ import cli; cli()", "run", "--max-children", str(jobs)]
-    start = time.monotonic()
-    with open(folder / "log.txt", "w", encoding="utf-8") as log:
-        subprocess.run(call + ([] if drawn is every else drawn), cwd=folder, stdout=log, stderr=log, check=True)
-    seconds = time.monotonic() - start
-    meta = json.loads((folder / "mutants" / "cpx_utils" / f"{module}.py.meta").read_text(encoding="utf-8"))
-    outcomes = pd.Series({name: outcome(meta["exit_code_by_key"][name]) for name in drawn})
+    if rest:
+        with open(folder / "log.txt", "w", encoding="utf-8") as log:
+            subprocess.run(call + rest, cwd=folder, stdout=log, stderr=log, check=True)
+    codes = exit_codes(module, folder)
+    outcomes = pd.Series({name: outcome(codes[name]) for name in drawn})
     counts = outcomes.value_counts()
     if counts.get("not run", 0):
         raise SystemExit(f"{counts['not run']} mutants of {module} were not run; see {folder / 'log.txt'}")
@@ -146,7 +178,7 @@ def run_module(module: str, folder: Path, most: int, jobs: int, seed: int) -> tu
     row = {"module": module, "mutants": len(every), "run": len(drawn)} | found
     # A mutant that hangs is noticed too.
     row["share"] = round((found["killed"] + found["timed_out"]) / len(drawn), 4)
-    row |= {"seconds": round(seconds), "date": date.today().isoformat()}
+    row["date"] = date.today().isoformat()
     survivors = survivor_rows(folder, module, outcomes.index[outcomes == "survived"].tolist())
     return row, pd.DataFrame(survivors, columns=["module", "line", "function", "change"])
 
@@ -176,14 +208,16 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=3000, help="mutants a module at most; a seeded sample of more")
     parser.add_argument("--jobs", type=int, default=1, help="mutants tested side by side")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
-    parser.add_argument("--folder", type=Path, help="where copies go, kept for a look; default: a temporary folder")
+    parser.add_argument(
+        "--folder", type=Path, help="where copies go and stay; a later run tests there only what is left"
+    )
     given = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
     counts, survivors = RESULTS / "mutants.csv", RESULTS / "survivors.csv"
     with tempfile.TemporaryDirectory(prefix="cpx-mutants-") as temporary:
         for module in given.only:
             folder = (given.folder or Path(temporary)).resolve() / module
-            folder.mkdir(parents=True)
+            folder.mkdir(parents=True, exist_ok=True)
             row, left = run_module(module, folder, given.most, given.jobs, given.seed)
             left = with_reasons(left, survivors)
             put(module, left, survivors)

@@ -663,6 +663,15 @@ def test_rows_are_as_high_as_their_marks_ask_for():
     assert np.diff(sorted(inside)) == pytest.approx([plots.ROW_MARK] * 2)
 
 
+def test_statistics_beside_each_other_have_the_same_digits():
+    values = [(0.0, 0.02), (-0.004, 0.07), (49.472, 65.5), (2.0, 2.0), (120.4, 99.6), (6.0, 6.3), (np.nan, 3.0)]
+    rows = [("g", str(number), *pair, "a screen") for number, pair in enumerate(values)]
+    table = pd.DataFrame(rows, columns=["group", "statistic", "here", "reference", "source"])
+    said = [text for text in words(plots.statistics_beside(table, title="t")) if " here" in text]
+    assert said == ["0.00 here, 0.02 there", "0.00 here, 0.07 there", "49.5 here, 65.5 there", "2 here, 2 there",
+                    "120 here, 100 there", "6.00 here, 6.30 there", "none here, 3 there"]  # fmt: skip
+
+
 def test_shares_that_are_all_zero_get_the_scale_of_shares():
     table = interval_table(["raw_cp", "rcca"]).assign(mean=0.0, ci_low=0.0, ci_high=0.0)
     low, high = plots.method_intervals(table, xlabel="share", title="t").axes[0].get_xlim()

@@ -221,8 +221,11 @@ def test_groups_come_by_row_or_by_name_and_join_what_scaffolds_part():
     assert sorted(folds["fold"]) == [0, 1, 2]
     # Compounds are linked through others: a-b share a group, b-c a scaffold.
     chain = pd.DataFrame({COMPOUND: list("abcd"), "SMILES": ["CCO", "c1ccncc1C", "c1ccncc1CC", "CCCO"]})
-    folds = splits.compound_folds(chain, np.array(["g", "g", "h", "i"]), n_folds=2, split="scaffold")["fold"]
-    assert folds.tolist() in ([0, 0, 0, 1], [1, 1, 1, 0])
+    groups = np.array(["g", "g", "h", "i"])
+    for last in ("CCCO", None, np.nan):  # a compound without a structure is a scaffold of its own
+        chain.loc[3, "SMILES"] = last
+        folds = splits.compound_folds(chain, groups, n_folds=2, split="scaffold")["fold"]
+        assert folds.tolist() in ([0, 0, 0, 1], [1, 1, 1, 0])
 
 
 def test_repeats_and_seeds_draw_anew():
@@ -289,6 +292,9 @@ def test_lonely_groups_are_deranged_among_themselves_or_with_the_smallest_stratu
         assert set(partner[[0, 1, 2, 3]]) == {0, 1, 2, 3} and (partner != np.arange(8)).all()
         met.add(int(partner[7]))
     assert met == {4, 5, 6}  # the smaller of the two others
+    for seed in range(20):
+        partner = splits.derange_groups(np.arange(6), np.random.default_rng(seed), np.array(list("xxxyyz")))
+        assert set(partner[:3]) == {0, 1, 2} and set(partner[3:]) == {3, 4, 5}
     every = {tuple(splits.derange_groups(groups, np.random.default_rng(seed))) for seed in range(60)}
     assert any(partner[7] < 4 for partner in every)  # without strata groups meet across them
 
@@ -309,6 +315,8 @@ def test_doses_are_matched_by_set_then_by_rank():
     # A missing dose ranks below all others, and all missing ones are one dose.
     out = splits.deranged_rows(np.array(list("aabbb")), np.array([2.0, np.nan, np.nan, 0.5, np.nan]), rng)
     assert out.tolist() == [3, 2, 1, 0, 1]
+    out = splits.deranged_rows(np.array(list("aabb")), np.array([0, None, None, 0], dtype=object), rng)
+    assert out.tolist() == [3, 2, 1, 0]  # missing isn't zero
     out = splits.deranged_rows(np.array(list("aaaabb")), None, rng)
     assert out.tolist() == [4, 5, 4, 5, 0, 1]
 
