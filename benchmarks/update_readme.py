@@ -28,6 +28,8 @@ METHODS = {
 }
 
 
+# JUMP's compounds (Chandrasekaran 2023), and CP wells at five each; no screen has transcriptomics of so many.
+JUMP_COMPOUNDS, JUMP_WELLS = 116_000, 580_000
 # The gallery: a screen that everyone can run, three pictures a row, and beside the last of each notebook the claims.
 GALLERY_SCREEN, GALLERY_ACROSS, GALLERY_ALSO = "simulated", 3, {"07_claims"}
 
@@ -254,6 +256,98 @@ def speed_block() -> str:
     return markdown(["work", "ours", "beside", "ratio", "results compared", "machine", "date"], rows)
 
 
+def jump_block() -> str:
+    """What the study would take at JUMP's size, from the stand-ins' times and memory: one row a notebook."""
+    values = pd.read_csv(ROOT / "benchmarks" / "results" / "full_size.csv", dtype=str)
+    measured = values.set_index(["screen", "what", "item"])["value"]
+    rows, total = [], 0.0
+    for notebook in sorted(values.query("what == 'seconds'")["item"].unique()):
+        # Predictions are made a compound and task, everything else a well.
+        by_compound = notebook.startswith("06")
+        screen = "cdrp-u2os" if by_compound else "lincs-pilot1"
+        size, unit = (9_515, "compounds") if by_compound else (52_223, "wells")
+        factor = (JUMP_COMPOUNDS if by_compound else JUMP_WELLS) / size
+        power = 2 if notebook.startswith("05") else 1
+        seconds, peak = (float(measured[screen, what, notebook]) for what in ("seconds", "peak MB"))
+        hours = seconds * factor**power / 3600
+        total += hours
+        rows.append(
+            [notebook, f"{seconds / 60:.1f} min, {peak / 1000:.1f} GB at {size:,} {unit}", f"{factor:.1f}",
+             "square" if power == 2 else "linear", f"{hours:,.1f} h", f"{peak * factor / 1000:,.0f} GB"]
+        )  # fmt: skip
+    rows.append(["**all, one after the other**", "", "", "", f"**{total:,.0f} h**", ""])
+    return markdown(["notebook", "measured on a stand-in", "times as large", "time grows", "time", "memory"], rows)
+
+
+def device_block() -> str:
+    """One row a network: seconds on CPU and GPU, and how many unseen pairs each finds."""
+    path = ROOT / "benchmarks" / "results" / "device.csv"
+    values = pd.read_csv(path, dtype=str, keep_default_na=False)
+    rows = []
+    for what, part in values.query("part == 'networks'").groupby("what", sort=False):
+        by = part.set_index(["item", "device"])["value"].astype(float)
+        if "TFLOP/s" in by.index.get_level_values(0):
+            one, other = (by["TFLOP/s", device] for device in ("cpu", "cuda"))
+            rows.append([what, f"{one:.3g} TFLOP/s", f"{other:.3g} TFLOP/s", f"{other / one:.3g}", "–"])
+            continue
+        one, other = (by["seconds", device] for device in ("cpu", "cuda"))
+        found = [by["unseen pairs found first", device] for device in ("cpu", "cuda")]
+        rows.append([what, quantity(one, "s"), quantity(other, "s"), f"{one / other:.3g}",
+                     f"{found[0]:.3f} / {found[1]:.3f}"])  # fmt: skip
+    where = " · ".join(f"{machine}, {day}" for machine, day in set(zip(values["machine"], values["date"], strict=True)))
+    header = ["network", "CPU", "GPU", "times as fast", "unseen pairs found first: CPU / GPU"]
+    return markdown(header, rows) + f"\n\n{where}"
+
+
+def promises_block() -> str:
+    """The figures behind what is promised, one row a measurement; those whose table is there."""
+    results = ROOT / "benchmarks" / "results"
+    rows = []
+    for name, told in PROMISES.items():
+        path = results / f"{name}.csv"
+        if path.is_file():
+            values = pd.read_csv(path)
+            day = values["date"].max() if "date" in values else "–"
+            rows.append([told[0], f"`python benchmarks/{told[1]}`", told[2](values), day])
+    return markdown(["measured", "by", "result", "date"], rows)
+
+
+def _faults(values: pd.DataFrame) -> str:
+    struck, survived, lost = (int(values[name].sum()) for name in ("injected", "survived", "results_lost"))
+    return f"{struck} faults of {values['fault'].nunique()} kinds: {survived} survived, {lost} results lost"
+
+
+def _determinism(values: pd.DataFrame) -> str:
+    counts = values[values["what"].isin(["files", "identical files"])]
+    counts = counts.groupby(["setting", "what"], sort=False)["value"].sum().unstack("what")
+    same = [f"{name}: {int(row['identical files'])} of {int(row['files'])} files" for name, row in counts.iterrows()]
+    return "; ".join(same)
+
+
+def _fuzz(values: pd.DataFrame) -> str:
+    bad = int(values[["tracebacks", "warnings", "crashes"]].to_numpy().sum())
+    return f"{int(values['inputs'].sum()):,} spoilt files for {len(values)} readers: {bad} not refused in one line"
+
+
+def _mutants(values: pd.DataFrame) -> str:
+    return "; ".join(f"{row.module}: {row.share:.0%} of {row.run} noticed" for row in values.itertuples())
+
+
+def _coverage(values: pd.DataFrame) -> str:
+    total = values[values["module"] == "total"].iloc[0]
+    return f"{total['percent']:.1f}% of lines, {total['percent_branches']:.1f}% of branches"
+
+
+# Table in results/, what it tells, the script that makes it, and its result in a few words.
+PROMISES = {
+    "faults": ("a study survives faults", "faults.py", _faults),
+    "determinism": ("a study repeats itself, byte for byte", "determinism.py", _determinism),
+    "fuzz": ("readers stand spoilt files", "fuzz.py", _fuzz),
+    "mutants": ("the tests notice small errors", "mutants.py", _mutants),
+    "coverage": ("the tests run the code", "coverage_table.py", _coverage),
+}
+
+
 def figure_captions() -> dict[str, str]:
     """Caption of every figure that the notebooks make, in their order, as their calls of workspace.figure state it.
 
@@ -297,6 +391,9 @@ def gallery_block() -> str:
 
 BLOCKS = {
     "speed": speed_block,
+    "jump": jump_block,
+    "device": device_block,
+    "promises": promises_block,
     "gallery": gallery_block,
     "paired": paired_block,
     "full size": full_size_block,
