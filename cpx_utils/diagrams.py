@@ -33,8 +33,8 @@ from cpx_utils.plots import (
 )
 
 WIDTH = 5.0  # inches: narrower than the figures, so that words stay legible on a phone
-SIZE = 9.0  # points
-LINE = 0.165  # inches from one line of text to the next
+SIZE = 9.6  # points
+LINE = 0.175  # inches from one line of text to the next
 DASHES = (0, (3, 2))
 INK = "#333333"
 COLOURS = MODALITY_COLOURS | {"trained": METHOD_COLOURS["contrastive"], "computed": GREY}
@@ -272,7 +272,7 @@ def train_contrastive() -> Diagram:
     sketch.arrow(new.right, same.left, held_out=True)
     sketch.arrow(same.right, embedding.left, held_out=True)
     sketch.arrow(head_f.bottom, same.top, colour=COLOURS["trained"])
-    sketch.words(2.28, 0.98, "once trained")
+    sketch.words(2.28, 0.84, "once trained")
     return sketch.finished(
         "Two heads are trained on pairs of training compounds. Similarities of every CP code (rows) with every TX code "
         "(columns) form a matrix; training makes its diagonal, the own pairs, win. A new compound brings CP only: head "
@@ -389,7 +389,7 @@ def weigh_claims() -> Diagram:
     rulings = {
         2.34: ("supported", "all three above 0"),
         1.8: ("explained without TX", "over raw CP, but not\nover both others"),
-        1.1: ("not supported", "not over raw CP, and no\ngain that would matter"),
+        1.1: ("not supported", "no gain over raw CP\nthat would matter"),
         0.4: ("inconclusive", "all else"),
     }
     for y, (name, when) in rulings.items():

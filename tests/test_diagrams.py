@@ -48,7 +48,7 @@ def test_words_are_large_inside_their_boxes_and_apart(drawn):
     words = [*figure.axes[0].texts, figure._suptitle]
     words = [text for text in words if text.get_text()]  # arrows are annotations without words
     places = {text: text.get_window_extent(renderer) for text in words}
-    assert len(words) > 10 and min(text.get_fontsize() for text in words) >= 9
+    assert len(words) > 10 and min(text.get_fontsize() for text in words) >= 9.5
     for text, place in places.items():
         assert page.x0 <= place.x0 and place.x1 <= page.x1 and page.y0 <= place.y0 and place.y1 <= page.y1, text
     for (one, here), (other, there) in itertools.combinations(places.items(), 2):
