@@ -353,6 +353,7 @@ def activity_calls(
         # Rounding must not part an arrangement from itself.
         p_value = (1 + (null >= observed * (1 - 1e-9)).sum()) / (1 + len(null))
         smallest = max(1 / (1 + len(null)), 1 / np.prod([float(comb(pool, own)) for own, pool in sizes]))
+        p_value = max(p_value, smallest)  # where there are few arrangements, more draws than these may miss one
         distance = np.sqrt(observed / max(np.median(null), 1e-300))
         rows.append(row | {"distance": distance, "p_value": p_value, "smallest_p": smallest, "reason": ""})
     columns = "compound dose treatment n_wells n_plates distance p_value smallest_p reason".split()

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import nbformat
 import psutil
@@ -85,9 +85,17 @@ def test_lab_lists_the_notebooks_and_starts_their_kernel_in_their_folder(lab):
     request = {"path": "01_prepare_profiles.ipynb", "name": "", "type": "notebook", "kernel": {"name": asked_for}}
     started = requests.post(f"{address}/api/sessions", headers=header, json=request, timeout=30)
     assert started.status_code == 201, started.text
-    [kernel] = psutil.Process(process.pid).children(recursive=True)
-    assert kernel.cwd() == str(NOTEBOOKS) and "ipykernel_launcher" in " ".join(kernel.cmdline())
-    assert os.path.realpath(kernel.exe()) == os.path.realpath(sys.executable)
+    kernels, deadline = [], time.monotonic() + 30
+    while not kernels and time.monotonic() < deadline:  # a child is its parent until it has become a kernel
+        time.sleep(0.1)
+        children = psutil.Process(process.pid).children(recursive=True)
+        described = []
+        for child in children:
+            with suppress(psutil.NoSuchProcess):
+                described.append(child.as_dict(["cmdline", "cwd", "exe"]))
+        kernels = [child for child in described if "ipykernel_launcher" in " ".join(child["cmdline"] or [])]
+    assert [kernel["cwd"] for kernel in kernels] == [str(NOTEBOOKS)]
+    assert os.path.realpath(kernels[0]["exe"]) == os.path.realpath(sys.executable)
 
 
 # --- cell by cell -------------------------------------------------------------------------------------------

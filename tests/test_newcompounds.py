@@ -105,6 +105,16 @@ def test_what_differs_is_called_and_the_p_equals_counting_by_hand():
     assert row["p_value"] == pytest.approx(expected, abs=0.02) and row["smallest_p"] == pytest.approx(1 / 6)
 
 
+def test_no_p_is_smaller_than_the_smallest_that_is_possible():
+    wells = plate_wells(np.random.default_rng(3), 2, 6, ["a"])
+    features = feature_columns(wells)
+    wells.loc[~wells[CONTROL], features] += 90
+    calls = [newcompounds.activity_calls(wells, features, taming, n_null=60, seed=seed).iloc[0] for seed in range(20)]
+    assert {row["smallest_p"] for row in calls} == {1 / 7**2}
+    # 60 draws of 49 arrangements may miss the one that was observed; p is 1 / 49 then, not 1 / 61.
+    assert min(row["p_value"] for row in calls) == 1 / 7**2
+
+
 def test_treatments_without_controls_are_not_tested_and_say_so():
     wells = plate_wells(np.random.default_rng(0), 2, 4, ["a", "b"])
     wells = wells[~((wells[PLATE] == "P1") & wells[CONTROL])]
