@@ -310,7 +310,7 @@ def signals(bench: Bench, times: int) -> Iterator[dict]:
     bench.random.shuffle(pending)
     while pending:
         study, struck, finished = bench.new(), [], set()
-        while pending and len(struck) < 5:
+        while pending and len(struck) < 5 and len(finished) < len(STAGES):
             moment = bench.random.uniform(0.05, 0.6)
             disturbed = bench.interrupt(study, pending[0], moment)
             if disturbed.status == 0:  # it had ended

@@ -177,12 +177,12 @@ def test_a_damaged_table_is_made_again_and_only_and_force_are_obeyed(study, caps
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_run_ends_its_kernels_and_goes_on_later(study, capsys, number):
+def test_an_interrupted_run_ends_its_kernels_and_goes_on_later(study, capsys, tmp_path, number):
     before = study.files()
     code = "import sys; from cpx_utils.pipeline import main; raise SystemExit(main(sys.argv[2:], sys.argv[1]))"
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(study.notebooks), *study.arguments("-p", "02.problem=sleep")],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(tmp_path)},
     )  # fmt: skip
     running = []
     deadline = time.time() + 60
@@ -200,6 +200,7 @@ def test_an_interrupted_run_ends_its_kernels_and_goes_on_later(study, capsys, nu
         ]
     _, alive = psutil.wait_procs(running, timeout=5)
     assert alive == []
+    assert not list(tmp_path.glob("cpx-*")), "a temporary folder is left"
     assert "02_baselines" not in stage_records(study.run_dir)
     assert study.run(capsys)[:2] == (0, ["02_baselines"])
     assert study.files() == before
