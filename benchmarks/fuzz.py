@@ -1,6 +1,6 @@
 """Do the readers stand whatever comes? Sound files, spoilt at random, thousands of times.
 
-python benchmarks/fuzz.py                     # 30 s a reader, about 7 minutes; the table goes to benchmarks/results
+python benchmarks/fuzz.py                     # 15 s a reader, about 4 minutes; the table goes to benchmarks/results
 python benchmarks/fuzz.py --seconds 5 csv     # one of them, for 5 s
 python benchmarks/fuzz.py --inputs 20         # a few inputs each, all in one process
 
@@ -423,7 +423,7 @@ def main() -> int:
     """Fuzz, print and write; exit status 1 where a reader failed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("readers", nargs="*", metavar="READER", help=f"of {', '.join(READERS)}; all if none is named")
-    parser.add_argument("--seconds", type=float, default=30, help="of a processor, for each reader")
+    parser.add_argument("--seconds", type=float, default=15, help="of a processor, for each reader")
     parser.add_argument("--inputs", type=int, help="most for each reader, all in this process")
     parser.add_argument(
         "--table", type=Path, help="where the table goes; by default it is kept after a whole run alone"
