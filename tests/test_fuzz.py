@@ -12,7 +12,7 @@ import pytest
 from cpx_utils.profiles import LONGEST_LINE, ScreenError
 
 SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "fuzz.py"
-INPUTS = 20
+INPUTS = 12
 
 
 @pytest.fixture(scope="module")
