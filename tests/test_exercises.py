@@ -209,7 +209,7 @@ def test_04_1_a_loss_that_is_about_cp_says_little_of_pairs(small):
 def test_04_2_an_encoder_of_tx_that_is_never_used_stays_as_it_was_drawn(small):
     scores, history = train(AutoencoderEncoder(tx_dropout=1.0, **SMALL_NETWORK), small.folds[0])
     assert 0.4 < scores.loc["true_pairs", "rank_share"].mean() < 0.6
-    assert lowest_errors(history)["true_pairs"] < 0.95 * lowest_errors(history)["deranged"]
+    assert lowest_errors(history)["true_pairs"] < 0.9 * history.loc["true_pairs", "validation"].iloc[0]
     weights = []
     for epochs in (0, 30):
         encoder = AutoencoderEncoder(tx_dropout=1.0, validation_share=0.0, **SMALL_NETWORK | {"max_epochs": epochs})

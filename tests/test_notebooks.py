@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 from study_runs import KEYS, METHODS, NETWORKS, NOTEBOOKS, QUICK, ROOT, VERDICTS, WITH_TX, Study, assert_complete
 
@@ -296,6 +297,17 @@ def test_claims_stand_beside_their_references_and_controls(tiny):
     assert primary["reason"].str.len().gt(10).all()
     retrieval = tiny.table("tables/retrieval.csv")
     assert retrieval["rank"].between(0, retrieval["n_candidates"] - 1).all()
+
+
+def test_true_and_deranged_errors_are_compared_on_the_same_folds(tiny):
+    history = tiny.table("tables/history_04.csv")
+    assert set(history.loc[history["fold"] < 0, "control"]) == {"true_pairs"}
+    lowest = history[history["fold"] >= 0].groupby(["control", "fold", "seed", "member"])["validation"].min()
+    lowest = lowest.groupby("control").mean()
+    assert f" {1 - lowest['true_pairs'] / lowest['deranged']:.1%} relative to deranged pairs" in tiny.learned("04")
+    for number in ("03", "04"):
+        drawn = pd.read_csv(tiny.figures / f"{number}_training_curves.csv")
+        assert drawn["fold"].min() == 0
 
 
 def test_nothing_changed_runs_nothing(tiny):
