@@ -180,7 +180,8 @@ class Study:
         """What a run that ended must not leave: half-written and temporary files, locks, records set aside."""
         hidden = [path for path in self.folder.rglob("*") if path.name.startswith((UNFINISHED, ".lock"))]
         hidden += [*self.run_dir.glob("notebooks/.*"), *self.run_dir.glob("stages/*.before")]
-        hidden += self.temporary.glob("cpx-*")
+        # An empty one is left by a kill between making and filling it, or emptying and removing it.
+        hidden += [path for path in self.temporary.glob("cpx-*") if any(path.iterdir())]
         return sorted(str(path.relative_to(self.folder.parent)) for path in hidden)
 
     def finished(self) -> set[str]:
