@@ -351,7 +351,9 @@ def read_r_profiles(path: str | Path) -> pd.DataFrame:
     words = [str(column) for column in table if not pd.api.types.is_numeric_dtype(table[column])]
     if words:
         raise ScreenError(f"{path.name}: column {words[0]!r} is not numeric; all columns are features there")
-    with np.errstate(over="ignore", invalid="ignore"):  # what is too large becomes infinite, which is refused by its name
+    with np.errstate(
+        over="ignore", invalid="ignore"
+    ):  # what is too large becomes infinite, which is refused by its name
         table = table.astype(np.float32)
     table.index = table.index.astype(str)
     table.columns = table.columns.astype(str)
