@@ -229,11 +229,11 @@ def _mirror_folder(mirror: str | Path) -> Path | None:
         return None
     if mirror.startswith(("http://", "https://")):
         try:
-            if urlsplit(mirror).hostname and urlsplit(mirror).port != 0:
-                return None
-        except ValueError:  # a port or an IPv6 address that can't be one
-            pass
-        raise ScreenError(f"mirror {mirror!r}: no address of a server; write https://HOST/PATH or http://HOST/PATH")
+            urlsplit(mirror).port  # noqa: B018 - a port or an IPv6 address that can't be one is noticed here
+        except ValueError:
+            line = f"mirror {mirror!r}: no address of a server; write https://HOST/PATH or http://HOST/PATH"
+            raise ScreenError(line) from None
+        return None
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", mirror):
         raise ScreenError(f"mirror {mirror!r}: a mirror is a folder or starts with https:// or http://")
     return user_path(mirror)

@@ -32,6 +32,7 @@ CONTRASTIVE_LOSSES = ("info_nce", "siglip", "cloob", "vicreg", "barlow_twins")
 ROWS_AT_ONCE = 4096
 USUAL_DISCRIMINANTS = 128  # fewer are a part of these, so that they can be remembered together
 MAX_FEATURES = 1_000_000  # of a saved encoder: a number beyond that is damage
+LARGEST_WEIGHT = 1e15
 MAX_VALIDATION = 300  # held-out compounds: more would cost time and tell early stopping nothing new
 
 
@@ -137,8 +138,8 @@ def load_encoder(folder: str | Path) -> Encoder:
         _require_types(description["parameters"], encoder.get_params())
         encoder.set_params(**description["parameters"])
         arrays = load_file(folder / "encoder.safetensors")
-        if not all(np.isfinite(values).all() for values in arrays.values()):
-            raise ValueError("its arrays hold values that aren't finite")
+        if not all((np.abs(values.astype(np.float64)) < LARGEST_WEIGHT).all() for values in arrays.values()):
+            raise ValueError("its arrays hold values that aren't finite, or beyond all measure")
         encoder._restore(arrays)
         if not 0 < encoder.n_features_in_ <= MAX_FEATURES:
             raise ValueError(f"it was trained on {encoder.n_features_in_} features")

@@ -30,7 +30,7 @@ from cpx_utils.stages import PROFILES
 KEYS = ("name", "profile", "datasets", "seeds", "grid", "fixed")
 CLAIM_COLUMNS = ["claim", "endpoint", "method", "value_method", "reference", "value_reference", "effect", "ci_low",
                  "ci_high", "p_adjusted", "verdict", "reason"]  # fmt: skip
-MAX_POINTS = 10_000  # each is a run
+MAX_POINTS = 2000  # each is a run
 RETRIEVAL = "retrieval_nearest_tenth"
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cpx_utils import crossfit, profiles, splits
+from cpx_utils import claims, crossfit, profiles, splits
 from cpx_utils.encoders import METHODS
 from cpx_utils.profiles import COMPOUND, ScreenError, compound_groups, feature_columns
 
@@ -172,6 +172,25 @@ def test_halves_to_choose_and_to_measure_tasks_keep_groups_whole(doses_as_compou
     assert pd.Series(parted).groupby(groups.to_numpy()).nunique().gt(1).any(), "without groups they would be parted"
     alone = groups.groupby(groups).head(1)  # where nobody shares a group, groups change nothing
     assert (splits.halves(alone.index, 3, alone) == splits.halves(alone.index, 3)).all()
+
+
+def test_the_first_claim_chooses_and_measures_on_halves_of_whole_groups(monkeypatch):
+    names = [f"c{n}" for n in range(12)]
+    rows = [("random", 0, 0, 0, method, "", "ridge", name, "t", n % 2, n / 12)
+            for method in ("raw_cp", "tx") for n, name in enumerate(names)]  # fmt: skip
+    predictions = pd.DataFrame(rows, columns=[*profiles.KEYS, "model", "compound", "task", "label", "score"])
+    groups = {name: f"block {n // 2}" for n, name in enumerate(names)}
+    drawn = []
+
+    def spy(*arguments):
+        drawn.append(splits.halves(*arguments))
+        return drawn[-1]
+
+    monkeypatch.setattr(claims, "halves", spy)
+    sample = claims.resample_compounds(names, n_bootstrap=3, rng=np.random.default_rng(0), groups=groups)
+    claims.bootstrap_tx_strong_auc(predictions, sample, np.random.default_rng(0))
+    of_name = pd.Series(groups)[sorted(names)].to_numpy()
+    assert len(drawn) >= 1 and all(pd.Series(half).groupby(of_name).nunique().eq(1).all() for half in drawn)
 
 
 # --- labels -------------------------------------------------------------------------------------------------
