@@ -68,6 +68,16 @@ def pytest_collection_modifyitems(items):
         resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 1))
 """
 
+# What mutmut's command does first, by itself: the mutants' names must be known to draw among them.
+MAKE = """
+from mutmut import __main__ as mutmut
+mutmut.makedirs("mutants", exist_ok=True)
+mutmut.copy_src_dir()
+mutmut.copy_also_copy_files()
+mutmut.create_mutants(1)
+"""
+TEST = "from mutmut.__main__ import cli; cli()"
+
 
 def copy_checkout(folder: Path, module: str) -> None:
     """Copy what the tests of a module need, with mutmut's settings for it."""
@@ -82,16 +92,6 @@ def copy_checkout(folder: Path, module: str) -> None:
     settings = SETTINGS.format(module=module, arguments=json.dumps(arguments))
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     (folder / "pyproject.toml").write_text(project + settings, encoding="utf-8")
-
-
-def mutants_of(module: str, folder: Path) -> list[str]:
-    """Names of all mutants that mutmut makes of a module, in a copy of the checkout."""
-    with contextlib.chdir(folder):  # where mutmut looks for its settings
-        from mutmut.mutation.file_mutation import mutate_file_contents
-
-        path = Path("cpx_utils", f"{module}.py")
-        made = mutate_file_contents(str(path), path.read_text(encoding="utf-8"), None, set())
-    return [f"cpx_utils.{module}.{name}" for name in made.mutant_names]
 
 
 def outcome(exit_code: int | None) -> str:
@@ -150,9 +150,9 @@ def survivor_rows(folder: Path, module: str, names: list[str]) -> list[dict]:
 
 
 def exit_codes(module: str, folder: Path) -> dict[str, int | None]:
-    """Exit code of each mutant that was tested in a folder; {} before the first."""
+    """Exit code of each mutant that was made in a folder, None before it is tested."""
     path = folder / "mutants" / "cpx_utils" / f"{module}.py.meta"
-    return json.loads(path.read_text(encoding="utf-8"))["exit_code_by_key"] if path.is_file() else {}
+    return json.loads(path.read_text(encoding="utf-8"))["exit_code_by_key"]
 
 
 def run_module(module: str, folder: Path, most: int, jobs: int, seed: int) -> tuple[dict, pd.DataFrame]:
@@ -161,21 +161,23 @@ def run_module(module: str, folder: Path, most: int, jobs: int, seed: int) -> tu
     Where they were tested there before, only those that were not noticed or not reached are tested again.
     """
     copy_checkout(folder, module)
-    every = mutants_of(module, folder)
-    drawn = every if len(every) <= most else sorted(random.Random(seed).sample(every, most))
-    done = exit_codes(module, folder)
-    rest = [name for name in drawn if outcome(done.get(name)) in ("survived", "not run")]
-    call = [sys.executable, "-c", "from mutmut.__main__ import cli; cli()", "run", "--max-children", str(jobs)]
-    if rest:
-        with open(folder / "log.txt", "w", encoding="utf-8") as log:
-            subprocess.run(call + rest, cwd=folder, stdout=log, stderr=log, check=True)
+    call = [sys.executable, "-c"]
+    with open(folder / "log.txt", "w", encoding="utf-8") as log:
+        subprocess.run([*call, MAKE], cwd=folder, stdout=log, stderr=log, check=True)
+        done = exit_codes(module, folder)
+        # A larger sample of the same seed holds the smaller one.
+        drawn = random.Random(seed).sample(sorted(done), len(done))[:most]
+        rest = [name for name in drawn if outcome(done[name]) in ("survived", "not run")]
+        if rest:
+            names = ["run", "--max-children", str(jobs), *rest]
+            subprocess.run([*call, TEST, *names], cwd=folder, stdout=log, stderr=log, check=True)
     codes = exit_codes(module, folder)
     outcomes = pd.Series({name: outcome(codes[name]) for name in drawn})
     counts = outcomes.value_counts()
     if counts.get("not run", 0):
         raise SystemExit(f"{counts['not run']} mutants of {module} were not run; see {folder / 'log.txt'}")
     found = {key.replace(" ", "_"): int(counts.get(key, 0)) for key in ("killed", "timed out", "survived")}
-    row = {"module": module, "mutants": len(every), "run": len(drawn)} | found
+    row = {"module": module, "mutants": len(done), "run": len(drawn)} | found
     # A mutant that hangs is noticed too.
     row["share"] = round((found["killed"] + found["timed_out"]) / len(drawn), 4)
     row["date"] = date.today().isoformat()

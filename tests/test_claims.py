@@ -608,6 +608,15 @@ def test_what_would_change_a_verdict_is_said_from_its_numbers(word):
     assert claims.would_change(claims.Verdict(word, "best", ""), contest) == expected
 
 
+def test_what_would_change_is_told_of_the_worst_loss_and_of_what_is_open():
+    contest = {"best": comparison(-0.01, -0.03, 0.01), "deranged": comparison(-0.02, -0.04, 0.0)}
+    said = claims.would_change(claims.Verdict("inconclusive", "best", ""), contest)
+    assert said.startswith("a gain over its own deranged control, where -0.020 is seen")
+    reaching = {"best": comparison(0.02, 0.0, 0.04), "deranged": comparison(0.02, 0.001, 0.2)}
+    said = claims.would_change(claims.Verdict("inconclusive", "best", ""), reaching)
+    assert "the gain over the best CP-only method" in said  # an interval that reaches 0 is open, a wide one isn't
+
+
 def test_a_claim_lost_to_holm_alone_wants_no_fewer_compounds():
     contest = {"best": comparison(0.05, 0.01, 0.09, 0.02), "deranged": comparison(0.05, 0.04, 0.06, 0.001)}
     said = claims.would_change(claims.Verdict("inconclusive", "best", ""), contest)
@@ -1125,6 +1134,9 @@ def test_endpoints_share_one_resample_and_what_is_lacking_is_said():
         3: "no mechanism of action is shared by test compounds of this screen",
         4: "the tasks of this screen have no target families",
     }
+    default, first = (claims.bootstrap_endpoints(moa_per_compound=same, **given)[3] for given in ({}, {"seed": 0}))
+    np.testing.assert_array_equal(default.values["raw_cp", ""], first.values["raw_cp", ""])
+    assert len(default.values["raw_cp", ""]) == 2001
     other = claims.bootstrap_endpoints(moa_per_compound=same, n_bootstrap=30, seed=6)[3]
     assert (other.values["raw_cp", ""][1:] != endpoints[3].values["raw_cp", ""][1:]).any()
     grouped = claims.bootstrap_endpoints(
@@ -1262,6 +1274,8 @@ def test_gains_of_families_are_intervals_over_the_reference():
     tasks.loc[0, "family"] = "other"
     groups = {f"c{i}": f"g{i // 2}" for i in range(90)}
     got = claims.family_gains(predictions, tasks, reference="sphered_cp", groups=groups, n_bootstrap=30, seed=4)
+    unknown = claims.family_gains(predictions, tasks.assign(family="other"), n_bootstrap=5)
+    assert unknown["n_tasks"].eq(9).all() and not unknown["tested"].any()
     columns = ["family", "n_tasks", "method", "control", "effect", "ci_low", "ci_high", "tested"]
     assert list(got.columns) == columns
     rng = np.random.default_rng(4)

@@ -291,6 +291,14 @@ def test_clusters_need_two_classes_and_fewer_classes_than_items():
         assert list(undefined) == ["ami", "ari", "silhouette"] and np.isnan(list(undefined.values())).all()
 
 
+def test_pairs_have_the_silhouette_of_scikit_learn():
+    points = np.random.default_rng(8).normal(size=(8, 3))
+    labels = np.array([0, 1, 2, 3, 0, 1, 2, 3])
+    expected = sk.silhouette_samples(points, labels, metric="cosine")
+    np.testing.assert_allclose(metrics.silhouette(metrics.cosine_similarity(points), labels), expected, atol=1e-12)
+    np.testing.assert_allclose(metrics.silhouette_of_points(points, labels), expected, atol=1e-12)
+
+
 def test_identical_points_have_no_silhouette_to_speak_of():
     labels = np.array([0, 0, 1, 1])
     assert metrics.silhouette(np.ones((4, 4)), labels).tolist() == [0.0] * 4

@@ -384,6 +384,8 @@ def test_a_workspace_without_folders_uses_those_of_the_project(tmp_path, monkeyp
     (tmp_path / "mine.toml").write_text('name = "my-screen"\n')
     workspace = Workspace("01_prepare", dataset=str(tmp_path / "mine.toml"))
     assert workspace.figures_dir == tmp_path / "figures" / "my-screen"
+    elsewhere = Workspace("01_prepare", run_dir=str(tmp_path / "run"), dataset=str(tmp_path / "mine.toml"))
+    assert (elsewhere.run_dir, elsewhere.figures_dir) == (tmp_path / "run", tmp_path / "figures" / "my-screen")
     with pytest.raises(ScreenError, match=r"none\.toml isn't the TOML file of a screen"):
         Workspace("01_prepare", dataset="none.toml")
 
@@ -504,14 +506,14 @@ def test_a_stage_leaves_a_whole_record(tmp_path, table, monkeypatch):
     assert workspace.record_input(str(tmp_path / "sub" / ".." / "outside.csv")) == tmp_path / "outside.csv"
     workspace.write(table, "tables/b.csv")
     (workspace.output_folder("a/deep") / "inside.txt").write_text("x" * 1234)
-    workspace.output_file("more/one.txt").write_text("one")
+    workspace.output_file("more/of/one.txt").write_text("one")
     workspace.output_file("never-written.txt")
     fig = plt.figure()
     workspace.figure(fig, "05_map", table, "A caption.")
     plt.close(fig)
     workspace.say(" One\nsentence. ")
     shown = workspace.finish()
-    names = ["a/deep/inside.txt", "figures:05_map.csv", "figures:05_map.png", "figures:05_map.svg", "more/one.txt",
+    names = ["a/deep/inside.txt", "figures:05_map.csv", "figures:05_map.png", "figures:05_map.svg", "more/of/one.txt",
              "tables/b.csv"]  # fmt: skip
     paths = {name: locate(name, run, figures) for name in names}
     assert read_record(stage_record_path(run, "05_cluster")) == {
@@ -538,6 +540,8 @@ def test_a_table_read_back_is_exactly_what_was_written(tmp_path):
     assert (tmp_path / "run" / "x.csv").read_bytes().count(b"\r") == 0
     assert workspace.read("x.csv")["x"].tolist() == [float(f"{x:.10g}") for x in numbers["x"]]
     assert workspace._reads == {}  # what a stage wrote itself isn't an input
+    workspace.write(numbers[::-1], "x.parquet")
+    pd.testing.assert_frame_equal(workspace.read("x.parquet"), numbers[::-1].reset_index(drop=True))
 
 
 def test_a_stage_that_runs_again_reads_what_an_earlier_stage_wrote(tmp_path, table):

@@ -221,6 +221,9 @@ def test_groups_come_by_row_or_by_name_and_join_what_scaffolds_part():
     assert sorted(folds["fold"]) == [0, 1, 2]
     # Compounds are linked through others: a-b share a group, b-c a scaffold.
     chain = pd.DataFrame({COMPOUND: list("abcd"), "SMILES": ["CCO", "c1ccncc1C", "c1ccncc1CC", "CCCO"]})
+    unreadable = pd.DataFrame({COMPOUND: list("abc"), "SMILES": ["no", "molecule", "c1ccncc1C"]})
+    folds = splits.compound_folds(unreadable, n_folds=3, split="scaffold")["fold"]
+    assert sorted(folds) == [0, 1, 2]
     groups = np.array(["g", "g", "h", "i"])
     for last in ("CCCO", None, np.nan):  # a compound without a structure is a scaffold of its own
         chain.loc[3, "SMILES"] = last
