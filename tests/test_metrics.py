@@ -291,6 +291,19 @@ def test_clusters_need_two_classes_and_fewer_classes_than_items():
         assert list(undefined) == ["ami", "ari", "silhouette"] and np.isnan(list(undefined.values())).all()
 
 
+def test_scores_that_are_all_the_same_score_as_chance():
+    labels = np.array([[1.0, 1.0], [0.0, 0.0], [0.0, np.nan], [0.0, np.nan]])
+    assert metrics.roc_auc(labels, np.full((4, 2), 7.0)).tolist() == [0.5, 0.5]
+    assert metrics.pr_auc(labels, np.full((4, 2), 7.0)).tolist() == [0.25, 0.5]
+
+
+def test_an_item_is_no_neighbour_of_its_own():
+    similarity = np.array([[0.3, 0.8, 0.1, 0.2], [0.8, 0.4, 0.2, 0.3], [0.1, 0.2, 0.5, 0.7], [0.2, 0.3, 0.7, 0.6]])
+    # Distance 0.2 to the other of the class; 0.85 and 0.75 on average to the other class.
+    expected = [(0.85 - 0.2) / 0.85, (0.75 - 0.2) / 0.75, (0.85 - 0.3) / 0.85, (0.75 - 0.3) / 0.75]
+    np.testing.assert_allclose(metrics.silhouette(similarity, [0, 0, 1, 1]), expected)
+
+
 def test_pairs_have_the_silhouette_of_scikit_learn():
     points = np.random.default_rng(8).normal(size=(8, 3))
     labels = np.array([0, 1, 2, 3, 0, 1, 2, 3])
