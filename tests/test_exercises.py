@@ -198,12 +198,12 @@ def lowest_errors(history):
 
 
 def test_04_1_a_loss_that_is_about_cp_says_little_of_pairs(small):
-    saving = {}
+    share_of_tx = {}
     for weight in (0.3, 100.0):
         _, history = train(AutoencoderEncoder(cp_weight=weight, **SMALL_NETWORK), small.folds[0])
-        lowest = lowest_errors(history)
-        saving[weight] = 1 - lowest["true_pairs"] / lowest["deranged"]
-    assert saving[0.3] > 0.05 and abs(saving[100.0]) < 0.02
+        # The error of TX is about 1 for codes that know nothing of it, so pairs can't change more than this share.
+        share_of_tx[weight] = 1 / lowest_errors(history).min()
+    assert share_of_tx[0.3] > 0.5 and share_of_tx[100.0] < 0.05
 
 
 def test_04_2_an_encoder_of_tx_that_is_never_used_stays_as_it_was_drawn(small):

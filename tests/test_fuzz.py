@@ -29,8 +29,8 @@ def test_spoilt_files_are_read_or_refused_in_one_line(fuzz):
     assert [row["reader"] for row in rows] == list(fuzz.READERS)
     for row in rows:
         assert int(row["inputs"]) == INPUTS == int(row["refused in one line"]) + int(row["read"])
-        assert int(row["refused in one line"]) > 0, "the files were not spoilt"
         assert float(row["more memory MB"]) < 500
+    assert sum(int(row["refused in one line"]) for row in rows) > 2 * len(rows), "the files were not spoilt"
 
 
 def test_the_same_seed_spoils_alike_and_always_differently(fuzz):
