@@ -30,7 +30,9 @@ def test_a_study_that_is_interrupted_again_and_again_comes_to_its_end(bench):
 def test_a_second_signal_does_not_keep_the_first_from_ending_what_runs(bench):
     study = bench.new()
     outcome = bench.interrupt(study, (signal.SIGINT, signal.SIGTERM), 0.6)
-    assert outcome.status in (130, 143) and len(outcome.said) == 1 and "interrupted" in outcome.said[0]
+    # The second may come when everything is ended and nobody handles signals any more.
+    assert outcome.status in (130, 143, -signal.SIGTERM)
+    assert len(outcome.said) == 1 and "interrupted" in outcome.said[0]
     assert study.leftovers() == [] or all(name.startswith("study/") for name in study.leftovers())
     row = bench.judge(study, "both", "")
     assert row["survived"] and row["stages_repeated"] == 0, row["wrong"]
