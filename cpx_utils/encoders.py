@@ -17,7 +17,7 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 from scipy.linalg import eigh
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.covariance import ledoit_wolf, shrunk_covariance
 from sklearn.decomposition import PCA
 from sklearn.model_selection import GroupKFold
@@ -71,16 +71,23 @@ class Encoder(TransformerMixin, BaseEstimator):
         ScreenError
             When this method cannot be fitted on such data, in words for the reader.
         """
+        self._fit(*self._checked(cp, tx, groups), controls)
+        return self
+
+    def fit_parts(self, parts: list[dict[str, np.ndarray | None]]) -> list["Encoder"]:
+        """Fit a clone on each of several sets of training wells, given as the arguments of `fit`."""
+        return [clone(self).fit(**part) for part in parts]
+
+    def _checked(self, cp, tx, groups):
+        """CP, TX and groups as arrays of the same rows; notes the number of features."""
         cp = np.asarray(cp, dtype=np.float64)
         if self.uses_tx and tx is None:
             raise ScreenError(f"{type(self).__name__} learns from pairs; it needs the TX profile of every row")
         tx = None if tx is None else np.asarray(tx, dtype=np.float64)
         if tx is not None and len(tx) != len(cp):
             raise ScreenError(f"{len(cp)} CP rows and {len(tx)} TX rows are no pairs; both need the same rows")
-        groups = np.arange(len(cp)) if groups is None else np.asarray(groups)
         self.n_features_in_ = cp.shape[1]
-        self._fit(cp, tx, groups, controls)
-        return self
+        return cp, tx, np.arange(len(cp)) if groups is None else np.asarray(groups)
 
     def name_features(self, names: list[str]) -> "Encoder":
         """Tell the encoder what its CP columns are called, in order; only `CellCount` needs to know."""
@@ -722,32 +729,66 @@ class NetworkEncoder(Encoder):
     seed: int = 0
 
     def _fit(self, cp, tx, groups, controls):
+        self._fit_networks([self], [(cp, tx, groups)])
+
+    def fit_parts(self, parts):
+        """As `Encoder.fit_parts`, with the networks of all parts trained side by side where heads are linear.
+
+        A step then shows each network as many compounds as the smallest part has: of a larger one, a few drawn at
+        random wait for a later epoch.
+        """
+        fitted = [clone(self) for _ in parts]
+        checked = [
+            one._checked(part["cp"], part["tx"], part["groups"]) for one, part in zip(fitted, parts, strict=True)
+        ]
+        self._fit_networks(fitted, checked)
+        return fitted
+
+    def _fit_networks(self, encoders, wells):
+        """Fit encoders like this one, each on its own wells: a tuple (cp, tx, groups) for each."""
         import torch
 
-        self.device_ = _device(self.device)
-        self._fit_inputs(cp, tx, groups)
+        inputs, compounds, start = [], [], 0
+        for encoder, (cp, tx, groups) in zip(encoders, wells, strict=True):
+            encoder.device_ = _device(self.device)
+            encoder._fit_inputs(cp, tx, groups)
+            inputs.append([encoder._cp_inputs(cp), encoder._tx_inputs(tx)])
+            rows, counts = _wells_by_compound(groups)
+            compounds.append((rows + start, counts))
+            start += len(cp)
+        sizes = [self._n_validation(len(counts)) for _, counts in compounds]
+        alike = {(pair[0].shape[1], pair[1].shape[1], size > 0) for pair, size in zip(inputs, sizes, strict=True)}
+        if len(alike) > 1:  # so few compounds that their number limits the components
+            for encoder, own in zip(encoders, wells, strict=True):
+                self._fit_networks([encoder], [own])
+            return
         data = [
-            torch.as_tensor(values, dtype=torch.float32, device=self.device_)
-            for values in (self._cp_inputs(cp), self._tx_inputs(tx))
+            torch.as_tensor(np.concatenate(values), dtype=torch.float32, device=encoders[0].device_)
+            for values in zip(*inputs, strict=True)
         ]
-        wells = _wells_by_compound(groups)
-        # A generator for each training, so that none depends on when another member's stopped.
-        watched, final = (rng.spawn(self.n_members) for rng in np.random.default_rng(self.seed).spawn(2))
-        self.history_ = []
-        n_compounds = wells[0].shape[0]
-        self.best_epoch_ = self._most_epochs(n_compounds)
+        watched, final = [], []
+        for encoder, own, size in zip(encoders, compounds, sizes, strict=True):
+            encoder.history_ = []
+            # A generator for each training, so that none depends on when another member's stopped.
+            rngs = [rng.spawn(self.n_members) for rng in np.random.default_rng(self.seed).spawn(2)]
+            for number, rng in enumerate(rngs[0] if size else []):
+                parts = np.split(rng.permutation(len(own[0])), [size])
+                validation, training = (tuple(one[part] for one in own) for part in parts)
+                watched.append(_Member(encoder, number, rng, training, validation))
+            final += [_Member(encoder, number, rng, own) for number, rng in enumerate(rngs[1])]
+        if watched:
+            self._train_all(data, watched)
+        for encoder, own in zip(encoders, compounds, strict=True):
+            encoder.history_.sort(key=lambda line: (line["member"], line["epoch"]))
+            encoder.best_epoch_ = _best_epoch(encoder.history_) if watched else self._most_epochs(len(own[0]))
+        networks = self._train_all(data, final)
+        for place, encoder in enumerate(encoders):
+            encoder.networks_ = networks[place * self.n_members : (place + 1) * self.n_members]
+
+    def _n_validation(self, n_compounds):
+        """Training compounds held out to find the number of epochs; none where there is nothing to find."""
         n_validation = min(round(self.validation_share * n_compounds), MAX_VALIDATION)
-        if n_validation >= 2 and self.max_epochs > 0:
-            parts = [np.split(rng.permutation(n_compounds), [n_validation]) for rng in watched]
-            members = [
-                _Member(number, rng, *(tuple(one[part] for one in wells) for part in (training, validation)))
-                for number, (rng, (validation, training)) in enumerate(zip(watched, parts, strict=True))
-            ]
-            self._train_all(data, members, self._most_epochs(n_compounds - n_validation))
-            self.history_.sort(key=lambda line: (line["member"], line["epoch"]))
-            self.best_epoch_ = _best_epoch(self.history_)
-        members = [_Member(number, rng, wells) for number, rng in enumerate(final)]
-        self.networks_ = self._train_all(data, members, self.best_epoch_)
+        return n_validation if n_validation >= 2 and self.max_epochs > 0 else 0
 
     def _most_epochs(self, n_compounds):
         """Epochs within both limits; at least one, unless no training is wanted at all."""
@@ -768,51 +809,61 @@ class NetworkEncoder(Encoder):
     def _tx_inputs(self, tx):
         return (tx - self.tx_mean_) @ self.tx_components_
 
-    def _train_all(self, data, members, n_epochs):
+    def _train_all(self, data, members):
         """Train a network for each member: side by side where heads are linear, else one after the other."""
-        if self._has_closed_gradients() and len(members) > 1:
-            return self._train(data, members, n_epochs)
-        return [network for member in members for network in self._train(data, [member], n_epochs)]
+        if self._has_closed_gradients():
+            return self._train(data, members)
+        return [network for member in members for network in self._train(data, [member])]
 
     def _has_closed_gradients(self):
+        """Whether `_closed_gradients` sets the gradients of a step, without automatic differentiation.
+
+        On a few hundred compounds a step is so short that the bookkeeping of automatic differentiation takes longer
+        than the products themselves. Networks side by side have no weight in common, so each gets its own gradient.
+        """
         return not self.hidden
 
-    def _train(self, data, members, n_epochs):
-        """Train members together; note the loss of their held-out compounds in `history_`, and stop when it stays up.
+    def _train(self, data, members):
+        """Train members together, each for its encoder's `best_epoch_`, or with held-out compounds until it stops.
 
-        Beside it stands the loss of as many training compounds, without noise or dropout either: a loss that depends on
-        the number of compounds is only comparable between equal numbers.
+        Then the loss of the held-out compounds is noted in `history_`. Beside it stands the loss of as many training
+        compounds, without noise or dropout either: a loss that depends on the number of compounds is only comparable
+        between equal numbers.
         """
         import torch
 
         from cpx_utils.networks import side_by_side, write_back
 
         cp, tx = data
-        n_watched = 0 if members[0].validation is None else len(members[0].validation[0])
-        noise = [
-            torch.Generator(device=self.device_).manual_seed(int(member.rng.integers(2**31))) for member in members
-        ]
+        watches = members[0].validation is not None
+        n_compounds = min(len(member.training[0]) for member in members)
+        n_watched = min(len(member.validation[0]) for member in members) if watches else 0
+        noise = [torch.Generator(device=cp.device).manual_seed(int(member.rng.integers(2**31))) for member in members]
         watched = {
             name: [_rows_of(values, [getattr(member, name)[0][:n_watched, 0] for member in members]) for values in data]
             for name in ("training", "validation")
-            if n_watched
+            if watches
         }
         with torch.random.fork_rng(devices=[]):  # weights and dropout are seeded; the caller's state stays
             networks = []
             for member in members:
                 torch.manual_seed(int(member.rng.integers(2**31)))
-                networks.append(self._network(cp.shape[1], tx.shape[1]).to(self.device_))
+                networks.append(self._network(cp.shape[1], tx.shape[1]).to(cp.device))
             network = side_by_side(networks) if len(networks) > 1 else networks[0]
             options = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
             optimiser = torch.optim.AdamW(network.parameters(), **options, fused=True)
+            set_gradients = self._closed_gradients if self._has_closed_gradients() else self._automatic_gradients
             patience = _Patience(len(members), self.patience)
-            for epoch in range(1, n_epochs + 1):
+            epochs = [self._most_epochs(n_compounds) if watches else member.encoder.best_epoch_ for member in members]
+            for epoch in range(1, max(epochs) + 1):
                 network.train()
-                batches = [_batches(*member.training, self.batch_size, member.rng) for member in members]
+                batches = [_batches(*member.training, n_compounds, self.batch_size, member.rng) for member in members]
                 for batch in zip(*batches, strict=True):
-                    self._set_gradients(network, _rows_of(cp, batch), _rows_of(tx, batch), noise)
+                    set_gradients(network, _rows_of(cp, batch), _rows_of(tx, batch), noise)
                     optimiser.step()
-                if not n_watched:
+                if not watches:
+                    if len(networks) > 1:
+                        write_back(network, networks, [place for place, last in enumerate(epochs) if last == epoch])
                     continue
                 network.eval()
                 with torch.no_grad():
@@ -820,23 +871,16 @@ class NetworkEncoder(Encoder):
                 losses = {name: values.reshape(-1).cpu().numpy().astype(float) for name, values in losses.items()}
                 for place in np.flatnonzero(patience.open):
                     line = {name: float(values[place]) for name, values in losses.items()}
-                    self.history_.append({"member": members[place].number, "epoch": epoch, **line})
+                    members[place].encoder.history_.append({"member": members[place].number, "epoch": epoch, **line})
                 patience.note(losses["validation"])
                 if not patience.open.any():
                     break
-        if len(networks) > 1:
-            write_back(network, networks)
         return [one.eval() for one in networks]
 
-    def _set_gradients(self, network, cp, tx, torch_rngs):
-        """Gradients of one step, by automatic differentiation; linear heads know theirs in closed form.
-
-        On a few hundred compounds a step is so short that the bookkeeping of automatic differentiation takes longer
-        than the products themselves. Networks side by side have no weight in common, so the gradient of the sum of
-        their losses holds the gradient of each.
-        """
+    def _automatic_gradients(self, network, cp, tx, torch_rngs):
+        """Set the gradients of one step by automatic differentiation."""
         network.zero_grad()
-        self._loss(network, cp, tx, torch_rngs).sum().backward()
+        self._loss(network, cp, tx, torch_rngs).backward()
 
     def _encode(self, part: str, inputs: np.ndarray) -> np.ndarray:
         """Unit-length codes of every member's head `part`, side by side: (n, n_members * n_dimensions)."""
@@ -942,17 +986,15 @@ class ContrastiveEncoder(NetworkEncoder):
         codes = network(_noisy(cp, self.input_noise, torch_rngs), _noisy(tx, self.input_noise, torch_rngs))
         return self._pair_loss(network, *codes, tx)
 
-    def _set_gradients(self, network, cp, tx, torch_rngs):
+    def _closed_gradients(self, network, cp, tx, torch_rngs):
         import torch
 
         from cpx_utils.losses import info_nce_gradients, soft_targets
         from cpx_utils.networks import set_linear_gradients
 
-        if not self._has_closed_gradients():
-            return super()._set_gradients(network, cp, tx, torch_rngs)
         with torch.no_grad():
             target = soft_targets(tx, self.softness) if self.softness else None
-            noisy = [_noisy(one, self.input_noise, torch_rngs) for one in (cp, tx)] if self.input_noise else [cp, tx]
+            noisy = [_noisy(one, self.input_noise, torch_rngs) for one in (cp, tx)]
             gradients = info_nce_gradients(*network(*noisy), self.temperature, target)
             for head, inputs, gradient in zip((network.cp, network.tx), noisy, gradients, strict=True):
                 set_linear_gradients(head, inputs, gradient)
@@ -1040,9 +1082,7 @@ class AutoencoderEncoder(NetworkEncoder):
         has_cp = (draw < self.tx_dropout + (1 - self.tx_dropout) / 2).float()  # of the rest, half see TX alone
         return noisy_cp, noisy_tx, has_cp, has_tx
 
-    def _set_gradients(self, network, cp, tx, torch_rngs):
-        if not self._has_closed_gradients():
-            return super()._set_gradients(network, cp, tx, torch_rngs)
+    def _closed_gradients(self, network, cp, tx, torch_rngs):
         noisy_cp, noisy_tx, *present = self._spoiled(cp, tx, torch_rngs)
         network.set_reconstruction_gradients((noisy_cp, noisy_tx), present, (cp, tx), (self.cp_weight, 1.0))
 
@@ -1065,8 +1105,9 @@ class AutoencoderEncoder(NetworkEncoder):
 
 @dataclass
 class _Member:
-    """One network of an ensemble: its generator, and the wells of its compounds as `_wells_by_compound` gives them."""
+    """One network of an encoder: its generator, and the wells of its compounds as `_wells_by_compound` gives them."""
 
+    encoder: NetworkEncoder
     number: int
     rng: np.random.Generator
     training: tuple[np.ndarray, np.ndarray]
@@ -1116,7 +1157,7 @@ def _drawn(distribution, like, torch_rngs):
 
 
 def _noisy(values, amount, torch_rngs):
-    return _drawn("normal_", values, torch_rngs).mul_(amount).add_(values)
+    return _drawn("normal_", values, torch_rngs).mul_(amount).add_(values) if amount else values
 
 
 def _device(name: str) -> str:
@@ -1137,11 +1178,11 @@ def _wells_by_compound(groups):
     return order[starts[:, None] + np.where(place < counts[:, None], place, 0)], counts
 
 
-def _batches(rows, counts, batch_size, rng):
-    """Row numbers of an epoch in batches: one random well of every compound."""
+def _batches(rows, counts, n_compounds, batch_size, rng):
+    """Row numbers of an epoch in batches: one random well of every compound, or of `n_compounds` drawn from them."""
     chosen = rows[np.arange(len(rows)), (rng.random(len(rows)) * counts).astype(int)]
     rng.shuffle(chosen)
-    return np.array_split(chosen, -(-len(chosen) // batch_size))
+    return np.array_split(chosen[:n_compounds], -(-n_compounds // batch_size))
 
 
 def _best_epoch(history):

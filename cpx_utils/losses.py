@@ -115,7 +115,8 @@ def info_nce_gradients(
     lengths = [torch.linalg.vector_norm(codes, dim=-1, keepdim=True).clamp_min_(1e-12) for codes in (cp, tx)]
     cp, tx = cp / lengths[0], tx / lengths[1]
     shares = torch.matmul(cp / temperature, tx.mT).exp_()  # (..., n_pairs, n_pairs)
-    shares.mul_(1 / shares.sum(dim=-1, keepdim=True) + 1 / shares.sum(dim=-2, keepdim=True))
+    sums = [shares.sum(dim=dim, keepdim=True).reciprocal_() for dim in (-1, -2)]
+    shares.mul_(sums[0] + sums[1])
     if target is None:
         shares.diagonal(dim1=-2, dim2=-1).sub_(2)
     else:

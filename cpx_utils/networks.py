@@ -67,12 +67,12 @@ def side_by_side(networks: list[nn.Module]) -> nn.Module:
     return together
 
 
-def write_back(together: nn.Module, networks: list[nn.Module]) -> None:
-    """Copy the weights of what `side_by_side` made into the networks it was made of."""
+def write_back(together: nn.Module, networks: list[nn.Module], which: list[int]) -> None:
+    """Copy the weights of what `side_by_side` made into the networks it was made of, those at the places `which`."""
     with torch.no_grad():
         for name, members in together.named_children():
-            for number, network in enumerate(networks):
-                layer = getattr(network, name)[0]
+            for number in which:
+                layer = getattr(networks[number], name)[0]
                 layer.weight.copy_(members[0].weight[number])
                 layer.bias.copy_(members[0].bias[number, 0])
 

@@ -138,7 +138,7 @@ def choose(
     if unknown:
         raise ScreenError(f"{type(encoder).__name__} has no parameter {unknown[0]!r} to choose")
     options = candidates(grid, n_candidates, seed)
-    parts = list(inner_splits(prepared, n_splits, seed, max_groups))
+    parts = _enough(prepared, list(inner_splits(prepared, n_splits, seed, max_groups)))
     values = [_held_out_scores(encoder, one, prepared, parts, score) for one in options] if len(options) > 1 else [[]]
     sign = 1 if BEST[score] == "lowest" else -1
     if 1 < len(options) < len(candidates(grid)):
@@ -181,15 +181,18 @@ def main_effects(options: list[dict[str, Any]], scores: list[float]) -> dict[str
 
 
 def _held_out_scores(encoder, parameters, prepared, parts, score):
-    """One value for each held-out compound, or treatment, of all inner splits."""
+    """One value for each held-out compound, or treatment, of the inner splits."""
     single = {"n_members": 1} if "n_members" in encoder.get_params() else {}
-    values = []
-    for training, held_out in parts:
-        if len(values) >= ENOUGH_SCORES:
-            break
-        fitted = fit_wells(clone(encoder).set_params(**single | parameters), prepared, training)
-        values.extend(_scores(fitted, prepared, held_out, score))
-    return values
+    encoder = clone(encoder).set_params(**single | parameters).name_features(prepared.preparation.features_)
+    fitted = encoder.fit_parts([training_wells(encoder, prepared, training) for training, _ in parts])
+    scores = [_scores(one, prepared, held_out, score) for one, (_, held_out) in zip(fitted, parts, strict=True)]
+    return np.concatenate(scores) if scores else []
+
+
+def _enough(prepared, parts):
+    """The first of the inner splits, so many that `ENOUGH_SCORES` compounds are held out."""
+    n_compounds = [prepared.cp_wells[COMPOUND][held_out].nunique() for _, held_out in parts]
+    return parts[: int(np.searchsorted(np.cumsum(n_compounds), ENOUGH_SCORES)) + 1]
 
 
 def inner_splits(prepared, n_splits: int, seed: int, max_groups: int = 1500) -> Iterable[tuple[np.ndarray, np.ndarray]]:
@@ -210,14 +213,22 @@ def inner_splits(prepared, n_splits: int, seed: int, max_groups: int = 1500) -> 
 
 def fit_wells(encoder: Encoder, prepared, rows: np.ndarray, tx: np.ndarray | None = None) -> Encoder:
     """Fit an encoder on some wells of a fold, boolean `rows` (n_wells,); `tx` (n_rows, n_genes) or their own TX."""
+    encoder = encoder.name_features(prepared.preparation.features_)
+    return encoder.fit(**training_wells(encoder, prepared, rows, tx))
+
+
+def training_wells(
+    encoder: Encoder, prepared, rows: np.ndarray, tx: np.ndarray | None = None
+) -> dict[str, np.ndarray | None]:
+    """What `Encoder.fit` takes, of some wells of a fold as in `fit_wells`."""
     if tx is None and encoder.uses_tx:
         tx = prepared.tx[prepared.partner[rows]]
-    return encoder.name_features(prepared.preparation.features_).fit(
-        prepared.cp[rows],
-        tx if encoder.uses_tx else None,
-        groups=prepared.groups[rows],
-        controls=prepared.controls,
-    )
+    return {
+        "cp": prepared.cp[rows],
+        "tx": tx if encoder.uses_tx else None,
+        "groups": prepared.groups[rows],
+        "controls": prepared.controls,
+    }
 
 
 def paired_codes(

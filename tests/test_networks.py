@@ -133,7 +133,7 @@ def test_networks_side_by_side_compute_what_each_computes_and_give_their_weights
         for parameter in together.parameters():
             parameter.add_(1.0)
     before = [{name: value.clone() for name, value in network.state_dict().items()} for network in towers]
-    write_back(together, towers)
-    for network, old in zip(towers, before, strict=True):
+    write_back(together, towers, [0, 2])
+    for number, (network, old) in enumerate(zip(towers, before, strict=True)):
         for name, value in network.state_dict().items():
-            torch.testing.assert_close(value, old[name] + (name != "log_temperature"))
+            torch.testing.assert_close(value, old[name] + (name != "log_temperature" and number != 1))

@@ -80,6 +80,15 @@ def test_on_large_screens_some_compounds_decide(tiny_folds):
     assert choice.table["n_compounds"].unique().tolist() == [20]
 
 
+def test_no_more_parts_are_held_out_than_scores_are_needed(tiny_folds, monkeypatch):
+    fold = tiny_folds[0]
+    held_out = [fold.cp_wells[COMPOUND][rows].nunique() for _, rows in tuning.inner_splits(fold, 3, 0)]
+    for enough, n_parts in ((1, 1), (held_out[0], 1), (held_out[0] + 1, 2), (10**6, 3)):
+        monkeypatch.setattr(tuning, "ENOUGH_SCORES", enough)
+        choice = tuning.choose(RegularisedCCA(), GRID, fold, n_splits=3)
+        assert choice.table["n_compounds"].unique().tolist() == [sum(held_out[:n_parts])]
+
+
 @pytest.mark.parametrize("n_splits", [2, 3])
 def test_training_compounds_are_held_out_once_whole_groups_at_a_time(n_splits, tiny_folds):
     fold = tiny_folds[1]
@@ -190,9 +199,9 @@ def test_garbage_in_test_compounds_changes_no_choice_bit_for_bit(choice, tiny_fo
 
 def test_ensembles_are_scored_by_one_member_and_the_encoder_stays_unfitted(tiny_folds, monkeypatch):
     members = []
-    fit = ContrastiveEncoder._fit
+    fit = ContrastiveEncoder._fit_inputs
     monkeypatch.setattr(
-        ContrastiveEncoder, "_fit", lambda self, *given: (members.append(self.n_members), fit(self, *given))
+        ContrastiveEncoder, "_fit_inputs", lambda self, *given: (members.append(self.n_members), fit(self, *given))
     )
     encoder = ContrastiveEncoder(n_members=3, max_epochs=2)
     before = clone(encoder).get_params()
