@@ -8,6 +8,7 @@ compounds are what the claims resample.
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterable
 from itertools import groupby, pairwise
 
@@ -338,6 +339,33 @@ def nearest_test_compounds(consensus: dict[str, pd.DataFrame], *, n_nearest: int
             "neighbour": names[nearest.ravel()], "cosine": np.take_along_axis(similarity, nearest, axis=1).ravel(),
         }))  # fmt: skip
     return pd.concat(tables[1:] or tables, ignore_index=True)
+
+
+def nearest_of_same_mechanism(nearest: pd.DataFrame, compounds: pd.DataFrame) -> pd.DataFrame:
+    """How often the nearest compound shares a mechanism, among those that share one with any of the others.
+
+    Parameters
+    ----------
+    nearest : DataFrame
+        From `nearest_test_compounds`.
+    compounds : DataFrame
+        Metadata_Compound and MoA (lists).
+
+    Returns
+    -------
+    DataFrame
+        method, share, n_compounds; no row of a method none of whose compounds shares a mechanism with another.
+    """
+    moas = compounds.set_index(COMPOUND)["MoA"].map(set)
+    rows = []
+    for method, part in nearest[nearest["rank"] == 1].groupby("method", sort=False):
+        own, other = (moas.reindex(part[name]).to_numpy() for name in ("compound", "neighbour"))
+        times = Counter(moa for mechanisms in own for moa in mechanisms)
+        could = [any(times[moa] > 1 for moa in mechanisms) for mechanisms in own]
+        shares = [bool(mine & theirs) for mine, theirs, asked in zip(own, other, could, strict=True) if asked]
+        if shares:
+            rows.append((method, float(np.mean(shares)), len(shares)))
+    return pd.DataFrame(rows, columns=["method", "share", "n_compounds"])
 
 
 def moa_clustering(

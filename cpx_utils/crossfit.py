@@ -558,29 +558,41 @@ def method_table(
     return pd.DataFrame(rows, columns=["method", "kind", "dimensions", "left_out"])
 
 
-def retrieval_curves(retrieval: pd.DataFrame, n_points: int = 51) -> pd.DataFrame:
-    """Share of test compounds whose own TX profile lies within a share of the ranking.
+def retrieval_curves(
+    retrieval: pd.DataFrame, n_points: int = 51, *, n_bootstrap: int = 1000, seed: int = 0
+) -> pd.DataFrame:
+    """Share of test compounds whose own TX profile lies within a share of the ranking, point by point with intervals.
 
     Parameters
     ----------
     retrieval
-        Method, control, and `rank_share`: rank over (candidates - 1).
+        Method, control, compound, and `rank_share`: rank over (candidates - 1). A compound may have several rows, of
+        repeats and draws; all count.
     n_points
         Points between 0 and 1.
+    n_bootstrap, seed
+        Resamples of compounds, the same ones for all curves.
 
     Returns
     -------
     DataFrame
-        `method`, `control`, `rank_share`, `share_of_compounds`.
+        `method`, `control`, `rank_share`, `share_of_compounds`, `ci_low`, `ci_high` (95%).
     """
     grid = np.linspace(0, 1, n_points)
+    names = np.unique(retrieval["compound"].astype(str))
+    times = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=n_bootstrap)
     tables = []
     for (method, control), part in retrieval.groupby(["method", "control"], sort=False):
-        ranks = np.sort(part["rank_share"].to_numpy())
-        share = np.searchsorted(ranks, grid, side="right") / len(ranks)
-        tables.append(
-            pd.DataFrame({"method": method, "control": control, "rank_share": grid, "share_of_compounds": share})
-        )
+        compound = np.searchsorted(names, part["compound"].astype(str))
+        found = part["rank_share"].to_numpy()[:, None] <= grid  # (n_rows, n_points)
+        found_by = np.zeros((len(names), n_points))
+        np.add.at(found_by, compound, found)
+        rows_by = np.bincount(compound, minlength=len(names))
+        with np.errstate(invalid="ignore"):  # a resample without any compound of a curve
+            resampled = times @ found_by / (times @ rows_by)[:, None]  # (n_bootstrap, n_points)
+        low, high = np.nanquantile(resampled, [0.025, 0.975], axis=0)
+        curve = {"rank_share": grid, "share_of_compounds": found.mean(axis=0), "ci_low": low, "ci_high": high}
+        tables.append(pd.DataFrame({"method": method, "control": control, **curve}))
     return pd.concat(tables, ignore_index=True)
 
 

@@ -694,6 +694,11 @@ def method_interval_panels(
 SPLIT_LABELS = {"moa": "MoA"}
 
 
+def split_label(split: str) -> str:
+    """Name of a split for a reader."""
+    return SPLIT_LABELS.get(split, split)
+
+
 @_styled
 def split_intervals(table: pd.DataFrame, *, title: str) -> StudyFigure:
     """One row of panels an endpoint, a panel a split, to see whether a gain depends on what is held out.
@@ -723,7 +728,7 @@ def split_intervals(table: pd.DataFrame, *, title: str) -> StudyFigure:
         for split, ax in zip(splits, axes, strict=True):
             own = table[(table["split"] == split) & (table["endpoint"] == endpoint)]
             _intervals_panel(ax, own, methods, edges, None, None)
-            head = f"{SPLIT_LABELS.get(split, split)} split"
+            head = f"{split_label(split)} split"
             ax.set_title(wrap_text(head, (width - 2.0) / len(splits), NORMAL), pad=16)
             ax.tick_params(axis="y", labelleft=ax is axes[0])
             ax.set_xlabel(endpoint)
@@ -976,7 +981,7 @@ def replicate_correlations(table: pd.DataFrame, *, title: str) -> StudyFigure:
     Parameters
     ----------
     table : DataFrame
-        ``modality`` (CP, TX), ``kind`` (``replicates`` or ``null``), ``correlation``.
+        ``modality`` (CP, TX), ``kind`` (``replicates`` or ``different treatments``), ``correlation``.
 
     Returns
     -------
@@ -995,7 +1000,7 @@ def replicate_correlations(table: pd.DataFrame, *, title: str) -> StudyFigure:
     for ax, modality in zip(axes, modalities, strict=True):
         own = table[table["modality"] == modality]
         medians = []
-        for kind, colour in (("null", "#9A9A9A"), ("replicates", _modality_colour(modality))):
+        for kind, colour in (("different treatments", "#9A9A9A"), ("replicates", _modality_colour(modality))):
             values = own.loc[own["kind"] == kind, "correlation"].to_numpy(dtype=float)
             if not len(values):
                 continue
@@ -1014,14 +1019,13 @@ def replicate_correlations(table: pd.DataFrame, *, title: str) -> StudyFigure:
 
 
 def _median_labels(ax: Axes, medians: list[tuple[float, str, str]]) -> None:
-    names = {"null": "different treatments", "replicates": "replicates"}
     places = sorted(medians)
     for number, (x, kind, colour) in enumerate(places):
         ax.axvline(x, color=colour, lw=1.2, ls="--")
         side = "right" if x > np.mean(ax.get_xlim()) + 0.15 * np.ptp(ax.get_xlim()) else "left"
         place = {"xycoords": ax.get_xaxis_transform(), "textcoords": "offset points", "annotation_clip": False}
-        text = f"{names.get(kind, kind)}: median {_decimal(x)}"
-        hue = colour if kind != "null" else "#555555"
+        text = f"{kind}: median {_decimal(x)}"
+        hue = colour if kind == "replicates" else "#555555"
         ax.annotate(text, (x, 1.0), (0, 2 + 11 * (len(places) - 1 - number)), ha=side, size=SMALL, color=hue, **place)
 
 
@@ -1250,14 +1254,14 @@ def retrieval_curves(table: pd.DataFrame, *, title: str) -> StudyFigure:
     ----------
     table : DataFrame
         ``method, control, rank_share`` (rank of the own profile over the number of candidates, 0 to 1),
-        ``share_of_compounds`` (0 to 1, cumulative).
+        ``share_of_compounds`` (0 to 1, cumulative), ``ci_low, ci_high`` (its interval; drawn for true pairs).
 
     Returns
     -------
     StudyFigure
         The legend says how many compounds have their own profile among the nearest tenth; chance is 10%.
     """
-    columns = ["method", "control", "rank_share", "share_of_compounds"]
+    columns = ["method", "control", "rank_share", "share_of_compounds", "ci_low", "ci_high"]
     table = _clean_names(_need(table, columns, "retrieval_curves"))
     table = table[_finite(table["rank_share"]) & _finite(table["share_of_compounds"])]
     if not len(table):
@@ -1278,12 +1282,16 @@ def retrieval_curves(table: pd.DataFrame, *, title: str) -> StudyFigure:
             width = 2.0 if _is_true(control) else 1.2
             line = {"color": method_colour(method), "ls": style, "lw": width, "label": f"{name}: {100 * within:.0f}%"}
             handles += ax.plot(np.r_[0, x, 1], np.r_[0, y, y[-1]], **line)
+            if _is_true(control):
+                band = curve["ci_low"].to_numpy(dtype=float), curve["ci_high"].to_numpy(dtype=float)
+                ax.fill_between(x, *band, color=method_colour(method), alpha=0.15, lw=0, zorder=0)
     handles += ax.plot([0, 1], [0, 1], color=GREY, lw=1, ls=(0, (1, 1.5)), label="chance: 10%")
     ax.set(xlim=(0, 1), ylim=(0, 1.01))
     ax.set(xlabel="nearest share of all TX profiles", ylabel="compounds that found their own")
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f}%"))
     _legend(fig, handles, beside=ax, title="own profile among\nthe nearest 10% for")
+    _note(fig, "Band: 95% interval over compounds.")
     return fig
 
 

@@ -81,7 +81,7 @@ def replicate_correlations(table: pd.DataFrame, seed: int = 0, n_null: int = 100
     Returns
     -------
     DataFrame
-        `kind` (replicates, null) and `correlation`; no rows where no treatment has two wells.
+        `kind` (replicates, different treatments) and `correlation`; no rows where no treatment has two wells.
 
     References
     ----------
@@ -98,7 +98,7 @@ def replicate_correlations(table: pd.DataFrame, seed: int = 0, n_null: int = 100
     size = int(np.median([len(rows) for rows in groups]))
     null = [rng.choice(len(values), size, replace=False) for _ in range(n_null)]
     null = [rows for rows in null if len(set(treatment[rows])) == size]
-    kinds = ["replicates"] * len(groups) + ["null"] * len(null)
+    kinds = ["replicates"] * len(groups) + ["different treatments"] * len(null)
     correlations = [_median_correlation(values[rows].astype(float)) for rows in (*groups, *null)]
     return pd.DataFrame({"kind": kinds, "correlation": correlations})
 
@@ -114,7 +114,7 @@ def share_beyond_chance(correlations: pd.DataFrame) -> float:
     by_kind = correlations.groupby("kind")["correlation"]
     if len(by_kind) < 2:
         return float("nan")
-    return float((by_kind.get_group("replicates") > by_kind.get_group("null").quantile(0.9)).mean())
+    return float((by_kind.get_group("replicates") > by_kind.get_group("different treatments").quantile(0.9)).mean())
 
 
 def _median_correlation(wells):
@@ -221,7 +221,7 @@ def screen_statistics(
         for name, quantile in (("5%", 0.05), ("median", 0.5), ("95%", 0.95)):
             replicates = table.loc[table["kind"] == "replicates", "correlation"]
             found[f"{modality} replicate correlation", name] = replicates.quantile(quantile)
-        null = table.loc[table["kind"] == "null", "correlation"]
+        null = table.loc[table["kind"] == "different treatments", "correlation"]
         found[f"{modality} replicate correlation", "null, 90%"] = null.quantile(0.9)
         found["treatments above 90% of the null", modality] = share_beyond_chance(table)
     profiles = {modality: values[:N_COMPOUNDS_MEASURED] for modality, values in profiles.items()}

@@ -295,6 +295,17 @@ def test_the_nearest_of_each_compound_on_the_map_are_those_of_the_full_embedding
     assert list(empty.columns) == ["method", "compound", "rank", "neighbour", "cosine"] and len(empty) == 0
 
 
+def test_the_nearest_of_a_mechanism_is_counted_among_those_who_share_one():
+    compounds = pd.DataFrame({COMPOUND: list("abcde"), "MoA": [["x"], ["x", "y"], ["y"], [], ["z"]]})
+    first = pd.DataFrame({"method": "pca_cp", "compound": list("abcde"), "rank": 1, "neighbour": list("bcaaa")})
+    second = first.assign(rank=2, neighbour=list("cabcd"))
+    alone = first.assign(method="raw_cp")[3:]  # of neither does another share the mechanism
+    found = clustering.nearest_of_same_mechanism(pd.concat([first, second, alone]), compounds)
+    # a finds b, b finds c, c finds a: two of three; d has no mechanism, and nobody shares e's
+    assert found.to_dict("records") == [{"method": "pca_cp", "share": pytest.approx(2 / 3), "n_compounds": 3}]
+    assert not len(clustering.nearest_of_same_mechanism(first[:0], compounds))
+
+
 # --- permutation nulls --------------------------------------------------------------------------------------
 
 

@@ -549,14 +549,23 @@ def test_retrieval_curves_are_the_share_found_so_far():
     rng = np.random.default_rng(0)
     shares = rng.integers(0, 20, size=40) / 19
     control = np.repeat(["true_pairs", "deranged"], 20)
-    retrieval = pd.DataFrame({"method": "rcca", "control": control, "rank_share": shares})
+    compound = np.tile([f"c{number:02d}" for number in range(10)], 4)  # two rows each: two draws
+    retrieval = pd.DataFrame({"method": "rcca", "control": control, "compound": compound, "rank_share": shares})
     curves = crossfit.retrieval_curves(retrieval, n_points=11)
-    assert list(curves.columns) == ["method", "control", "rank_share", "share_of_compounds"]
+    assert list(curves.columns) == ["method", "control", "rank_share", "share_of_compounds", "ci_low", "ci_high"]
     for control, part in curves.groupby("control"):
         mine = shares[:20] if control == "true_pairs" else shares[20:]
         expected = [np.mean(mine <= point) for point in part["rank_share"]]
         np.testing.assert_allclose(part["share_of_compounds"], expected)
         assert part["share_of_compounds"].iloc[-1] == 1
+        assert part["ci_low"].iloc[-1] == part["ci_high"].iloc[-1] == 1
+        # Scattered by the bootstrap of compounds, which a loop repeats.
+        by_compound = (mine[:10, None] <= part["rank_share"].to_numpy()) / 2
+        by_compound = by_compound + (mine[10:, None] <= part["rank_share"].to_numpy()) / 2
+        draws = [by_compound[rng.integers(0, 10, 10)].mean(axis=0) for _ in range(4000)]
+        low, high = np.quantile(draws, [0.025, 0.975], axis=0)
+        np.testing.assert_allclose(part["ci_low"], low, atol=0.051)  # shares come in steps of 1 / 20
+        np.testing.assert_allclose(part["ci_high"], high, atol=0.051)
 
 
 def test_embedding_columns_are_read_back_in_order():

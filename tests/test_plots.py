@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
+from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.patches import Patch
 from matplotlib.text import Annotation, Text
@@ -100,7 +101,8 @@ def plate_table(scale, n_plates=40):
 
 def correlation_table():
     rng = np.random.default_rng(4)
-    middle = {("CP", "replicates"): 0.4, ("CP", "null"): 0.0, ("TX", "replicates"): 0.15, ("TX", "null"): 0.01}
+    other = "different treatments"
+    middle = {("CP", "replicates"): 0.4, ("CP", other): 0.0, ("TX", "replicates"): 0.15, ("TX", other): 0.01}
     parts = [
         pd.DataFrame({"modality": modality, "kind": kind, "correlation": rng.normal(mean, 0.1, 200)})
         for (modality, kind), mean in middle.items()
@@ -149,9 +151,8 @@ def curve_table():
     for method, control in itertools.product(TX_METHODS, ("true_pairs", "deranged", "rows_shuffled", "random_codes")):
         ranks = np.sort(rng.uniform(0, 1, 80) ** (2 if control == "true_pairs" else 1))
         share = np.arange(1, 81) / 80
-        parts.append(
-            pd.DataFrame({"method": method, "control": control, "rank_share": ranks, "share_of_compounds": share})
-        )
+        curve = {"rank_share": ranks, "share_of_compounds": share, "ci_low": share - 0.05, "ci_high": share + 0.05}
+        parts.append(pd.DataFrame({"method": method, "control": control, **curve}))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -769,9 +770,9 @@ def test_control_distributions_draw_medians_of_every_plate():
 def test_replicate_correlations_name_their_medians():
     table = correlation_table()
     found = words(draw("replicate_correlations"))
-    for modality, kind, name in (("CP", "replicates", "replicates"), ("TX", "null", "different treatments")):
+    for modality, kind in (("CP", "replicates"), ("TX", "different treatments")):
         median = table[(table["modality"] == modality) & (table["kind"] == kind)]["correlation"].median()
-        assert f"{name}: median {median:.2f}".replace("-", "−").replace("−0.00", "0.00") in found
+        assert f"{kind}: median {median:.2f}".replace("-", "−").replace("−0.00", "0.00") in found
 
 
 def test_spectra_count_the_components_of_ninety_percent():
@@ -818,6 +819,11 @@ def test_retrieval_curves_count_the_nearest_tenth():
         own = table[(table["method"] == method) & (table["control"] == "true_pairs")]
         assert f"{plots.METHOD_LABELS[method]}: {100 * (own['rank_share'] <= 0.1).mean():.0f}%" in found
     assert "chance: 10%" in found and sum(text.strip().startswith("deranged pairs") for text in found) == 4
+    bands = [part for part in draw("retrieval_curves").axes[0].collections if isinstance(part, PolyCollection)]
+    own = table[(table["method"] == plots.order_methods(TX_METHODS)[0]) & (table["control"] == "true_pairs")]
+    assert len(bands) == len(TX_METHODS), "one for each method's true pairs"
+    heights = bands[0].get_paths()[0].vertices[:, 1]
+    assert heights.min() == pytest.approx(own["ci_low"].min()) and heights.max() == pytest.approx(own["ci_high"].max())
 
 
 def test_maps_have_one_panel_a_method_and_warn_the_reader():

@@ -36,7 +36,7 @@ def test_replicate_correlations_equal_a_naive_loop():
         values = group.filter(like="Cells_").to_numpy()
         expected.append(np.median([np.corrcoef(values[i], values[j])[0, 1] for i in range(3) for j in range(i)]))
     np.testing.assert_allclose(replicates, np.sort(expected), atol=1e-12)
-    null = found.loc[found["kind"] == "null", "correlation"]
+    null = found.loc[found["kind"] == "different treatments", "correlation"]
     assert abs(null.median()) < 0.1 < np.median(replicates)
     assert quality.share_beyond_chance(found) > 0.9
 
