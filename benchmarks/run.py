@@ -38,6 +38,7 @@ from cpx_utils.losses import info_nce
 from cpx_utils.networks import TwoTower
 from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, PLATE, WELL
 from cpx_utils.provenance import save_figure
+from cpx_utils.simulation import planted_pairs
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "benchmarks" / "results" / "speed.csv"
@@ -147,15 +148,6 @@ def plated_profiles(n: int, d: int, replicates: int = 4, seed: int = 0) -> tuple
         }
     )
     return wells, points.astype(np.float32)
-
-
-def planted_pairs(n: int, n_cp: int, n_tx: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of profiles (n, n_cp) and (n, n_tx) that share ten effects."""
-    rng = np.random.default_rng(seed)
-    shared = rng.normal(size=(n, 10))
-    return tuple(
-        (0.6 * shared @ rng.normal(size=(10, d)) + rng.normal(size=(n, d))).astype(np.float32) for d in (n_cp, n_tx)
-    )
 
 
 # --- many tasks -------------------------------------------------------------------------------------------------

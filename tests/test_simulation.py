@@ -380,3 +380,19 @@ def test_presets_differ_where_their_real_screens_do(statistics_of_presets):
         for preset, table in statistics_of_presets.items()
     }
     assert medians["lincs"] - medians["cdrp-bio"] > 0.25
+
+
+def test_planted_pairs_share_their_effects_as_strongly_as_asked():
+    for strength in (0.0, 0.2, 1.0):
+        cp, tx = simulation.planted_pairs(4000, 20, 30, strength=strength, seed=5)
+        assert cp.shape == (4000, 20) and tx.shape == (4000, 30) and cp.dtype == tx.dtype == np.float32
+        # Ten effects of random sign: a feature's variance is that of the noise and ten times the effects'.
+        assert cp.var(axis=0).mean() == pytest.approx(1 + 10 * strength**2, rel=0.25)
+        canonical = np.linalg.svd(_whitened(cp).T @ _whitened(tx) / len(cp), compute_uv=False)
+        assert (canonical > 0.5).sum() == {0.0: 0, 0.2: 3, 1.0: 10}[strength]
+        assert (canonical[10:] < 0.25).all()
+
+
+def _whitened(values):
+    u, _, _ = np.linalg.svd(values - values.mean(axis=0), full_matrices=False)
+    return u * np.sqrt(len(values))
