@@ -402,7 +402,8 @@ def full_disks(bench: Bench, times: int) -> Iterator[dict]:
         if can_mount():
             disturbed = _run_on_small_disk(study, free)
         else:
-            disturbed = study.run(preexec_fn=lambda size=free: _limit_files(1024 * size))
+            # No file may grow larger, which the study's small files need a small size to meet.
+            disturbed = study.run(preexec_fn=lambda size=free: _limit_files(64 * size))
         yield bench.judge(study, "the disk is full", f"{free} kB left", disturbed, disturbed.status != 0)
 
 
