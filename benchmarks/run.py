@@ -49,10 +49,10 @@ N_PENALTIES = 25
 SIZES = {
     False: {"compounds": 1300, "features": 1000, "tasks": 300, "embedding": 300, "scaled up": 4, "profiles": 5000,
             "memory": 52_000, "pairs": 10_000, "ensemble": 400, "epochs": 25, "deep_epochs": 5, "wells": 8000,
-            "base": 1.0, "starts": 5},
+            "base": 1.0, "starts": 5, "study": []},
     True: {"compounds": 200, "features": 450, "tasks": 12, "embedding": 30, "scaled up": 1, "profiles": 600,
            "memory": 2000, "pairs": 600, "ensemble": 100, "epochs": 3, "deep_epochs": 1, "wells": 200, "base": 0.1,
-           "starts": 1},
+           "starts": 1, "study": ["--profile", "smoke"]},
 }  # fmt: skip
 COLUMNS = ["group", "what", "ours", "theirs", "unit", "value", "value_theirs", "ratio", "wanted", "met", "compared",
            "difference", "tolerance", "equal"]  # fmt: skip
@@ -517,6 +517,29 @@ def start_up(size: dict) -> list[dict]:
     return rows
 
 
+# --- the whole study --------------------------------------------------------------------------------------------
+
+
+def study(size: dict) -> list[dict]:
+    """The study on the simulated screen, from nothing, and how much of its time kernels take to start."""
+    with tempfile.TemporaryDirectory() as name:
+        call = [sys.executable, str(ROOT / "run_all.py"), *size["study"]]
+        call += ["--results", f"{name}/results", "--figures", f"{name}/figures"]
+        start = time.perf_counter()
+        subprocess.run(call, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+        seconds = time.perf_counter() - start
+        (timings,) = Path(name).glob("results/*/*/tables/timings.csv")
+        steps = pd.read_csv(timings).groupby("step")["seconds"].sum()
+    what = " ".join(["run_all.py", *size["study"]])
+    return [
+        row(what, "from nothing, as many notebooks side by side as there are cores", "sum of its notebooks' times",
+            (seconds, steps["total"])),
+        row(what, "the same", "limit that is set", (seconds, 240.0), wanted=1),
+        row(f"{what}: start of kernels", "of all notebooks", "a quarter of its time",
+            (steps["kernel start"], seconds / 4), wanted=1),
+    ]  # fmt: skip
+
+
 # --- scaling ----------------------------------------------------------------------------------------------------
 
 
@@ -579,6 +602,7 @@ GROUPS: dict[str, Callable[[dict], list[dict]]] = {
     "networks": networks,
     "tables": tables,
     "start-up": start_up,
+    "study": study,
 }
 
 

@@ -13,7 +13,7 @@ from cpx_utils.encoders import ContrastiveEncoder
 ROOT = Path(__file__).resolve().parents[1]
 TINY = {"compounds": 120, "features": 410, "tasks": 6, "embedding": 20, "scaled up": 1, "profiles": 80,
         "memory": 80, "pairs": 240, "ensemble": 60, "epochs": 2, "deep_epochs": 1, "wells": 40, "base": 0.02,
-        "starts": 1}  # fmt: skip
+        "starts": 1, "study": ["--profile", "smoke"]}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +120,21 @@ def test_first_imports_are_found_in_every_notebook(speed):
         code = speed.first_imports(notebook)
         assert "from cpx_utils" in code
         compile(code, notebook.name, "exec")
+
+
+def test_the_study_is_timed_by_its_own_table(speed, monkeypatch):
+    def run_all(call, **options):
+        assert call[2:4] == ["--profile", "smoke"]
+        folder = Path(call[call.index("--results") + 1]) / "simulated" / "smoke" / "tables"
+        folder.mkdir(parents=True)
+        steps = [("01", "total", 50.0), ("01", "kernel start", 1.0), ("02", "total", 30.0), ("02", "kernel start", 2.0)]
+        pd.DataFrame(steps, columns=["stage", "step", "seconds"]).to_csv(folder / "timings.csv", index=False)
+
+    monkeypatch.setattr(speed.subprocess, "run", run_all)
+    beside, limit, kernels = speed.study(TINY)
+    assert beside["value_theirs"] == 80.0 and limit["value_theirs"] == 240.0 and limit["met"]
+    assert kernels["value"] == 3.0 and kernels["value_theirs"] == pytest.approx(limit["value"] / 4)
+    assert limit["what"] == "run_all.py --profile smoke"
 
 
 def test_scaling_fits_an_exponent_to_every_kind_of_work(speed, monkeypatch):
