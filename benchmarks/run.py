@@ -400,23 +400,23 @@ def networks(size: dict) -> list[dict]:
     n, n_new = size["pairs"], min(500, size["pairs"] // 4)
     cp, tx = planted_pairs(n + n_new, 600, 978)
     forms = {
-        "the study's form: linear heads on 50 + 60 components, input noise": ({}, size["epochs"], (0, 2)),
+        "the study's form: linear heads on 50 + 60 components, input noise": ({}, size["epochs"]),
         "linear heads on all 600 + 978 features, no noise": (
             {"n_cp_components": 600, "n_tx_components": 978, "cp_basis": "pca", "input_noise": 0.0,
-             "learning_rate": 0.002}, size["epochs"], (0,)),
+             "learning_rate": 0.002}, size["epochs"]),
         "heads with 512 hidden units on all 600 + 978 features, no noise": (
             {"n_cp_components": 600, "n_tx_components": 978, "cp_basis": "pca", "input_noise": 0.0, "hidden": (512,),
-             "learning_rate": 0.002}, size["deep_epochs"], (0,)),
+             "learning_rate": 0.002}, size["deep_epochs"]),
     }  # fmt: skip
     rows = []
-    for form, (parameters, epochs, workers) in forms.items():
+    for form, (parameters, epochs) in forms.items():
         shared = {"n_members": 1, "validation_share": 0.0, "max_steps": 10**6, "device": "cpu", **parameters}
         fast, encoder = training_seconds(
             lambda epochs, shared=shared: ContrastiveEncoder(max_epochs=epochs, **shared), (cp[:n], tx[:n]), epochs
         )
         inputs = [torch.as_tensor(one, dtype=torch.float32) for one in (encoder._cp_inputs(cp), encoder._tx_inputs(tx))]
         what = f"contrastive training, {n:,} pairs, {epochs} epochs, batches of {encoder.batch_size}; {form}"
-        for n_workers in workers:
+        for n_workers in (0, 2):
             loop = partial(dataloader_training, encoder, inputs[0][:n], inputs[1][:n], epochs, n_workers)
             slow, network = timed(loop, 1)
             losses = [unseen_loss(one, [part[n:] for part in inputs]) for one in (encoder.networks_[0], network)]

@@ -16,16 +16,10 @@ import pandas as pd
 
 from cpx_utils.claims import CLAIM_TEXTS, UNITS
 from cpx_utils.datasets import DATASETS
+from cpx_utils.plots import method_label
 
 ROOT = Path(__file__).resolve().parent.parent
-METHODS = {
-    "ridge_tx": "ridge CP→TX",
-    "rcca": "regularised CCA",
-    "rcca_replicates": "CCA with replicates",
-    "contrastive": "contrastive",
-    "contrastive_soft": "contrastive, soft targets",
-    "autoencoder": "autoencoder",
-}
+METHODS = ("ridge_tx", "rcca", "rcca_replicates", "contrastive", "contrastive_soft", "autoencoder")
 
 
 # JUMP's compounds (Chandrasekaran 2023), and CP wells at five each; no screen has transcriptomics of so many.
@@ -68,7 +62,7 @@ def claims_block() -> str:
                 of_deranged = by_reference.loc["deranged"]
                 cells = [
                     f"{by_reference.loc['raw_cp', 'value_reference']:.3f}",
-                    f"{best['value_reference']:.3f} ({best['reference']})",
+                    f"{best['value_reference']:.3f} ({method_label(best['reference'])})",
                     f"{of_deranged['value_reference']:.3f}",
                     f"{of_deranged['value_method']:.3f}",
                 ]
@@ -84,13 +78,13 @@ def retrieval_block() -> str:
     rows = []
     for screen in screens():
         found = pd.concat([table(screen, f"{number}_retrieval") for number in ("02", "03", "04")])
-        for method, label in METHODS.items():
+        for method in METHODS:
             if method not in set(found["method"]):
                 continue
             by_control = found[found["method"] == method].set_index("control")
             cells = [f"{row['mean']:.2f} ({row['ci_low']:.2f} to {row['ci_high']:.2f})" for _, row in (
                 by_control.loc[["true_pairs", "deranged"]].iterrows())]  # fmt: skip
-            rows.append([screen, label, *cells, f"{by_control['chance'].iloc[0]:.2f}"])
+            rows.append([screen, method_label(method), *cells, f"{by_control['chance'].iloc[0]:.2f}"])
     return markdown(["screen", "method", "true pairs", "deranged pairs", "chance"], rows)
 
 
@@ -144,7 +138,7 @@ def calibration_block() -> str:
             f"{by_claim.loc[claim, 'ci_high']:.1%})"
             for claim in (1, 2, 3, 4)
         ]
-        rows.append([setting, str(part["screens"].iloc[0]), METHODS[method], *cells])
+        rows.append([setting, str(part["screens"].iloc[0]), method_label(method), *cells])
     return markdown(["setting", "screens", "method", *(f"claim {number}" for number in (1, 2, 3, 4))], rows)
 
 
@@ -171,7 +165,7 @@ def ablation_block() -> str:
             one = by_form.loc[(method, form, *column)]
             change = "" if form == "full form" else f" ({one['ci_low']:+.2f} to {one['ci_high']:+.2f})"
             cells.append(f"{one['value']:.2f}{change}")
-        rows.append([METHODS[method], METHODS.get(form, form), *cells])
+        rows.append([method_label(method), method_label(form), *cells])
     names = {"near": "own TX in the nearest tenth", "moa_map": "MoA mAP"}
     return markdown(["encoder", "form", *(f"{screen}: {names[measure]}" for screen, measure in columns)], rows)
 
@@ -181,7 +175,7 @@ def paired_block() -> str:
     rows = []
     for screen in screens():
         found = table(screen, "05_retrieval").set_index(["method", "against", "measure"])
-        for method, label in METHODS.items():
+        for method in METHODS:
             cells = []
             for against in ("own deranged pairs", "ridge_tx"):
                 for measure in ("nearest tenth", "mean rank"):
@@ -191,7 +185,7 @@ def paired_block() -> str:
                         "–" if one is None else f"{one['effect']:+.3f} ({one['ci_low']:+.3f} to {one['ci_high']:+.3f})"
                     )
             if any(cell != "–" for cell in cells):
-                rows.append([screen, label, *cells])
+                rows.append([screen, method_label(method), *cells])
     header = ["screen", "method", "share, minus own deranged", "mean rank, minus own deranged"]
     return markdown([*header, "share, minus ridge", "mean rank, minus ridge"], rows)
 

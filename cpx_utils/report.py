@@ -266,9 +266,11 @@ def _comparison(row: dict) -> str:
     values = ["" if value is None or pd.isna(value) else f" {value:.3f}" for value in known]
     words += values[0]
     if row["reference"]:
-        words += f" against {method_label(row['reference'])}{values[1]}"
+        itself = row["reference"] == "deranged"
+        words += f" against {'itself on deranged pairs' if itself else method_label(row['reference'])}{values[1]}"
     if not pd.isna(row["effect"]):
-        words += f", gain {row['effect']:+.3f} [{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]"
+        gain = f"{row['effect']:+.3f} [{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]"
+        words += f", gain {gain.replace('-', '−')}"
     return words
 
 

@@ -49,6 +49,14 @@ def test_the_index_shows_everything_escaped(run):
     assert remote_references(index.parent) == []
 
 
+def test_a_comparison_says_against_what_and_how_sure():
+    row = {"endpoint": "moa_map", "method": "contrastive", "reference": "deranged", "value_method": 0.25,
+           "value_reference": 0.3, "effect": -0.05, "ci_low": -0.125, "ci_high": 0.025}  # fmt: skip
+    said = report._comparison(row)
+    assert said.endswith(": contrastive 0.250 against itself on deranged pairs 0.300, gain −0.050 [−0.125, +0.025]")
+    assert "against LDA on identity (no TX) 0.300" in report._comparison(row | {"reference": "lda_identity"})
+
+
 def test_pages_lead_to_each_other(run):
     folder = write_report(*run).parent / "notebooks"
     first = (folder / "01_prepare.html").read_text(encoding="utf-8")
