@@ -113,7 +113,7 @@ def run(setting: Setting, folder: Path, call: list[str]) -> float:
         command = [sys.executable, "-c", WITH_THREADS.format(setting.threads)]
     command += [*call, "--results", str(folder / "results"), "--figures", str(folder / "figures")]
     command += ["-p", f"device={setting.device}"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)} | setting.environment
+    environment = os.environ | setting.environment
     start = time.monotonic()
     with _places(setting) as more:
         for number in range(setting.kills):
@@ -235,6 +235,7 @@ def main() -> int:
     parser.add_argument("--device", default="", help="train there too, such as cuda")
     parser.add_argument("--only", nargs="+", metavar="SETTING", help="these settings alone")
     options, more = parser.parse_known_args()
+    os.environ["PYTHONPATH"] = str(ROOT)  # workers of a cluster too run what lies here, whatever is installed
     settings = SETTINGS | ({f"device {options.device}": Setting(device=options.device)} if options.device else {})
     settings = {name: setting for name, setting in settings.items() if name in (options.only or settings)}
     folder, call = options.folder.resolve(), [*SIZES[options.size], *more]
