@@ -399,14 +399,14 @@ def networks(size: dict) -> list[dict]:
     """Contrastive training beside a DataLoader loop and beside plain matrix products."""
     n, n_new = size["pairs"], min(500, size["pairs"] // 4)
     cp, tx = planted_pairs(n + n_new, 600, 978)
+    everything = {"n_cp_components": 600, "n_tx_components": 978, "cp_basis": "pca", "input_noise": 0.0,
+                  "learning_rate": 0.002}  # fmt: skip
     forms = {
         "the study's form: linear heads on 50 + 60 components, input noise": ({}, size["epochs"]),
-        "linear heads on all 600 + 978 features, no noise": (
-            {"n_cp_components": 600, "n_tx_components": 978, "cp_basis": "pca", "input_noise": 0.0,
-             "learning_rate": 0.002}, size["epochs"]),
+        "linear heads on all 600 + 978 features, no noise": (everything, size["epochs"]),
+        "the same in larger batches": (everything | {"batch_size": 512}, size["epochs"]),
         "heads with 512 hidden units on all 600 + 978 features, no noise": (
-            {"n_cp_components": 600, "n_tx_components": 978, "cp_basis": "pca", "input_noise": 0.0, "hidden": (512,),
-             "learning_rate": 0.002}, size["deep_epochs"]),
+            everything | {"hidden": (512,)}, size["deep_epochs"]),
     }  # fmt: skip
     rows = []
     for form, (parameters, epochs) in forms.items():

@@ -313,9 +313,12 @@ def _faults(values: pd.DataFrame) -> str:
 
 def _determinism(values: pd.DataFrame) -> str:
     counts = values[values["what"].isin(["files", "identical files"])]
-    counts = counts.groupby(["setting", "what"], sort=False)["value"].sum().unstack("what")
-    same = [f"{name}: {int(row['identical files'])} of {int(row['files'])} files" for name, row in counts.iterrows()]
-    return "; ".join(same)
+    counts = counts.groupby(["size", "setting", "what"], sort=False)["value"].sum().unstack("what")
+    sizes = []
+    for size, part in counts.groupby("size", sort=False):
+        same = [f"{name}: {int(one['identical files'])} of {int(one['files'])}" for (_, name), one in part.iterrows()]
+        sizes.append(f"files of the {size} study: {'; '.join(same)}")
+    return ". ".join(sizes)
 
 
 def _fuzz(values: pd.DataFrame) -> str:

@@ -83,7 +83,7 @@ def test_memory_is_measured_in_a_process_that_does_nothing_else(speed, capsys):
 def test_networks_run_beside_their_loops(speed):
     rows = pd.DataFrame(speed.networks(TINY))
     assert rows["theirs"].tolist() == [
-        *["DataLoader loop, 0 workers", "DataLoader loop, 2 workers", "the same products alone"] * 3,
+        *["DataLoader loop, 0 workers", "DataLoader loop, 2 workers", "the same products alone"] * 4,
         "DataLoader loop a member",
     ]  # fmt: skip
     assert rows.loc[rows["unit"] == "s", "difference"].notna().all()
