@@ -12,11 +12,13 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -35,6 +37,27 @@ THREAD_VARIABLES = (
 )
 
 
+def _folder_prefix() -> str:
+    """How names of temporary folders begin here; a container, which counts its processes by itself, has its own."""
+    space = "/proc/self/ns/pid"
+    where = socket.gethostname() + (os.readlink(space) if os.path.islink(space) else "")
+    return f"cpx-{zlib.crc32(where.encode()) & 0xFFFF:04x}-"
+
+
+def _remove_abandoned() -> None:
+    """Remove temporary folders of processes that are gone.
+
+    A stage whose runner was killed removes its folder itself, but a kernel that was starting at that very moment may
+    fill it again, and a runner may be killed before the stage is there.
+    """
+    import psutil
+
+    for folder in Path(tempfile.gettempdir()).glob(f"{_folder_prefix()}*"):
+        owner = folder.name.removeprefix(_folder_prefix()).split("-")[0]
+        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 @contextmanager
 def jupyter_environment() -> Iterator[dict[str, str]]:
     """Give the environment of a stage: this very Python as the kernel, nothing of the user's settings.
@@ -47,7 +70,9 @@ def jupyter_environment() -> Iterator[dict[str, str]]:
     dict
         A complete environment for `subprocess`. The folder is its JUPYTER_PATH.
     """
-    with tempfile.TemporaryDirectory(prefix="cpx-", ignore_cleanup_errors=True) as name:
+    _remove_abandoned()
+    prefix = f"{_folder_prefix()}{os.getpid()}-"
+    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as name:
         folder = Path(name)
         kernel = {
             "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
@@ -73,6 +98,7 @@ def jupyter_environment() -> Iterator[dict[str, str]]:
             "PYTHONHASHSEED": "0",
             "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
         }
+    _remove_abandoned()
 
 
 # --- the runner's end ---------------------------------------------------------------------------------------

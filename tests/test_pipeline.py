@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from itertools import pairwise
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -230,6 +231,24 @@ def test_a_stage_runs_on_one_thread_and_does_not_see_the_users_settings(monkeypa
         assert environment["OMP_NUM_THREADS"] == "1" and "inline" in environment["MPLBACKEND"]
         kernel = read_json(f"{environment['JUPYTER_PATH']}/kernels/python3/kernel.json")
         assert kernel["argv"][0] == sys.executable
+
+
+def test_temporary_folders_of_runs_that_were_killed_are_removed_and_no_others(monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    with jupyter_environment() as environment:
+        mine = Path(environment["JUPYTER_PATH"])
+        start, owner, _ = mine.name.rsplit("-", 2)
+        assert int(owner) == os.getpid()
+        abandoned = tmp_path / f"{start}-{int(gone.stdout)}-x"
+        names = (f"{start}-{os.getpid()}-x", f"cpx-other-{int(gone.stdout)}-x", f"{start}-x")
+        others = [tmp_path / name for name in names]
+        for folder in (abandoned, *others):
+            (folder / "runtime").mkdir(parents=True)
+    assert sorted(tmp_path.iterdir()) == sorted(others), "at the end of a stage"
+    abandoned.mkdir()
+    with jupyter_environment():
+        assert not abandoned.exists(), "at the start of a stage"
 
 
 def test_run_all_is_a_thin_face():
