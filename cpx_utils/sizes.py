@@ -5,6 +5,7 @@ fitted on a share of a fold's training compounds, and everything else stays: the
 labels that assays are learned from.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -56,6 +57,7 @@ def data_size_curve(
     replicates: bool = True,
     seed: int = 0,
     n_bootstrap: int = 500,
+    whole: dict[str, Mapping[str, pd.DataFrame]] | None = None,
 ) -> pd.DataFrame:
     """Replicate mAP, MoA mAP and mean ROC-AUC of unseen compounds by the number of training pairs.
 
@@ -78,6 +80,9 @@ def data_size_curve(
         Of the order of compounds and of the derangement.
     n_bootstrap
         Resamples of compounds (tasks for ROC-AUC) behind each interval.
+    whole
+        `wells` and `consensus`: embeddings of these folds by method, trained on all compounds (first draws). With them
+        nothing is fitted again for a share of 1, and the curve ends where the study is.
 
     Returns
     -------
@@ -92,15 +97,13 @@ def data_size_curve(
         n_compounds = np.mean([len(np.unique(one.groups[one.is_training].astype(str))) for one in smaller])
         sizes.append((share, round(float(n_compounds))))
         for method, by_fold in encoders.items():
-            for prepared in smaller:
-                encoder = by_fold[prepared.name]
-                results, _ = crossfit.crossfit_all(
-                    {method: clone(encoder)}, [prepared], {"true_pairs": 1, "deranged": 1}, first_seed=seed,
-                    progress=False, executor=executors.Serial(),  # too little at a time to send it anywhere
-                )  # fmt: skip
-                for result in results.values():
-                    for name, table in _measured(result, compounds, labels, replicates).items():
-                        parts[name].append(table.assign(share=share))
+            if share == 1 and whole is not None:
+                tables = [(whole["wells"][method], whole["consensus"][method])]
+            else:
+                tables = [found for one in smaller for found in _fitted(method, by_fold[one.name], one, seed)]
+            for wells, consensus in tables:
+                for name, table in _measured(wells, consensus, compounds, labels, replicates).items():
+                    parts[name].append(table.assign(share=share))
     by = ["method", "control", "share"]
     units = {"replicate_map": "compound", "moa_map": "compound", "roc_auc": "task"}
     tables = [
@@ -117,14 +120,23 @@ def data_size_curve(
     return table[columns]
 
 
-def _measured(result, compounds, labels, replicates):
+def _fitted(method, encoder, prepared, seed):
+    """Embeddings of wells and of compounds, of an encoder fitted on a fold; none where it cannot be fitted."""
+    results, _ = crossfit.crossfit_all(
+        {method: clone(encoder)}, [prepared], {"true_pairs": 1, "deranged": 1}, first_seed=seed,
+        progress=False, executor=executors.Serial(),  # too little at a time to send it anywhere
+    )  # fmt: skip
+    return [(result.wells, result.consensus) for result in results.values()]
+
+
+def _measured(wells, consensus, compounds, labels, replicates):
     """Values of each endpoint by compound (task for ROC-AUC), for those that can be measured."""
     found = {}
     if replicates:
-        found["replicate_map"] = clustering.replicate_clustering_by_fold(result.wells)
-    moa, _ = clustering.moa_clustering_by_fold(result.consensus, compounds)
+        found["replicate_map"] = clustering.replicate_clustering_by_fold(wells)
+    moa, _ = clustering.moa_clustering_by_fold(consensus, compounds)
     found["moa_map"] = moa.rename(columns={"average_precision": "moa_map"})
     if len(labels.columns):
-        values = bioactivity.evaluate_folds(bioactivity.predict_folds(result.consensus, labels))
+        values = bioactivity.evaluate_folds(bioactivity.predict_folds(consensus, labels))
         found["roc_auc"] = values[values["metric"] == "roc_auc"].rename(columns={"value": "roc_auc"})
     return {name: table for name, table in found.items() if len(table)}

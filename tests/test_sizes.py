@@ -67,6 +67,20 @@ def test_all_pairs_give_what_the_study_gives(curve, tiny_screen):
     assert by_endpoint["moa_map"] > 0 and by_endpoint["replicate_map"] > 0
 
 
+def test_of_all_pairs_the_studys_own_embeddings_serve_and_nothing_is_fitted_again(curve, tiny_screen, monkeypatch):
+    table, folds, labels = curve
+    encoders = {"rcca": RegularisedCCA(), "lda_identity": LdaIdentity()}
+    results, _ = crossfit.crossfit_all(encoders, folds, {"true_pairs": 1, "deranged": 1}, progress=False)
+    by_fold = {name: {fold.name: one for fold in folds} for name, one in encoders.items()}
+    whole = {kind: {name: getattr(one, kind) for name, one in results.items()} for kind in ("wells", "consensus")}
+    monkeypatch.setattr(sizes, "_fitted", None)
+    options = {"shares": [1.0], "n_bootstrap": 100, "whole": whole}
+    again = sizes.data_size_curve(by_fold, folds, tiny_screen.compounds, labels, **options)
+    keys = ["method", "control", "endpoint"]
+    expected = table[table["share"] == 1].sort_values(keys).reset_index(drop=True)
+    pd.testing.assert_frame_equal(again.sort_values(keys).reset_index(drop=True), expected)
+
+
 def test_what_a_screen_lacks_has_no_rows(tiny_folds, tiny_screen):
     folds = tiny_folds[:1]
     by_fold = {"lda_identity": {folds[0].name: LdaIdentity()}}
