@@ -8,6 +8,7 @@ What is measured stands in pyproject.toml. The table goes to benchmarks/results/
 
 import json
 import tempfile
+from datetime import date
 from pathlib import Path
 
 import pandas as pd
@@ -53,7 +54,7 @@ def main() -> None:
         measured.json_report(outfile=str(path))
         table = table_of(json.loads(path.read_text(encoding="utf-8")))
     TABLE.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(TABLE, index=False)
+    table.assign(date=date.today().isoformat()).to_csv(TABLE, index=False)
     print(table.to_string(index=False))
 
 

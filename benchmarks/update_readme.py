@@ -312,13 +312,16 @@ def _faults(values: pd.DataFrame) -> str:
 
 
 def _determinism(values: pd.DataFrame) -> str:
-    counts = values[values["what"].isin(["files", "identical files"])]
-    counts = counts.groupby(["size", "setting", "what"], sort=False)["value"].sum().unstack("what")
-    sizes = []
-    for size, part in counts.groupby("size", sort=False):
-        same = [f"{name}: {int(one['identical files'])} of {int(one['files'])}" for (_, name), one in part.iterrows()]
-        sizes.append(f"files of the {size} study: {'; '.join(same)}")
-    return ". ".join(sizes)
+    told = []
+    for (size, name), part in values.groupby(["size", "setting"], sort=False):
+        by = part.groupby("what")["value"].sum()
+        words = f"{name}: {int(by['identical files'])} of {int(by['files'])} files of the {size} study"
+        differing = part[(part["what"] == "largest difference") & ~part["item"].str.startswith("tables/map.csv")]
+        if len(differing):
+            words += f", the others differ by {differing['value'].max():.1g} at most, a map's places apart"
+        told.append(words)
+    changed = int(values.loc[values["what"] == "verdicts changed", "value"].sum())
+    return f"{'; '.join(told)}. Verdicts changed: {changed}"
 
 
 def _fuzz(values: pd.DataFrame) -> str:
