@@ -52,8 +52,9 @@ def _remove_abandoned() -> None:
     """
     import psutil
 
-    for folder in Path(tempfile.gettempdir()).glob(f"{_folder_prefix()}*"):
-        owner = folder.name.removeprefix(_folder_prefix()).split("-")[0]
+    prefix = _folder_prefix()
+    for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        owner = folder.name.removeprefix(prefix).split("-")[0]
         if owner.isdecimal() and not psutil.pid_exists(int(owner)):
             shutil.rmtree(folder, ignore_errors=True)
 
