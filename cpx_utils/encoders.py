@@ -832,7 +832,7 @@ class NetworkEncoder(Encoder):
         """
         import torch
 
-        from cpx_utils.networks import side_by_side, write_back
+        from cpx_utils.networks import AdamW, side_by_side, write_back
 
         cp, tx = data
         watches = members[0].validation is not None
@@ -850,8 +850,7 @@ class NetworkEncoder(Encoder):
                 torch.manual_seed(int(member.rng.integers(2**31)))
                 networks.append(self._network(cp.shape[1], tx.shape[1]).to(cp.device))
             network = side_by_side(networks) if len(networks) > 1 else networks[0]
-            options = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
-            optimiser = torch.optim.AdamW(network.parameters(), **options, fused=True)
+            optimiser = AdamW(network.parameters(), self.learning_rate, self.weight_decay)
             set_gradients = self._closed_gradients if self._has_closed_gradients() else self._automatic_gradients
             patience = _Patience(len(members), self.patience)
             epochs = [self._most_epochs(n_compounds) if watches else member.encoder.best_epoch_ for member in members]

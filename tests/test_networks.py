@@ -1,10 +1,13 @@
 """The torch modules: shapes, what a missing modality means, and that every weight learns."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from cpx_utils.losses import info_nce, reconstruction
-from cpx_utils.networks import BimodalAutoencoder, TwoTower, head, side_by_side, write_back
+from cpx_utils.networks import AdamW, BimodalAutoencoder, TwoTower, head, side_by_side, write_back
 
 N, N_CP, N_TX, N_DIMENSIONS = 9, 6, 11, 4
 
@@ -53,6 +56,30 @@ def test_temperature_stays_within_its_bounds():
         network = TwoTower(N_CP, N_TX, N_DIMENSIONS, (), 0.0, start, True)
         assert network.temperature.item() == pytest.approx(kept)
         assert network.log_temperature.requires_grad
+
+
+def test_steps_are_those_of_the_optimiser_of_torch(profiles):
+    networks = [TwoTower(N_CP, N_TX, N_DIMENSIONS, (5,), 0.0, 0.2, True) for _ in range(2)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    ours = AdamW(networks[0].parameters(), 0.05, 0.1)
+    theirs = torch.optim.AdamW(networks[1].parameters(), lr=0.05, weight_decay=0.1)
+    for step in range(12):
+        for network, optimiser in zip(networks, (ours, theirs), strict=True):
+            network.zero_grad()
+            codes = network(*profiles)
+            loss = codes[0].square().mean() if step % 3 == 2 else info_nce(*codes, network.temperature)
+            loss.backward()  # at every third step, TX's head and the temperature have no gradient
+            optimiser.step()
+    for (name, one), other in zip(networks[0].named_parameters(), networks[1].parameters(), strict=True):
+        torch.testing.assert_close(one, other, msg=name)
+
+
+def test_training_does_not_load_the_compiler_of_torch():
+    code = "import sys, numpy as np; from cpx_utils.encoders import ContrastiveEncoder; r = np.random.default_rng(0); "
+    code += "ContrastiveEncoder(max_epochs=1).fit(r.normal(size=(20, 4)), r.normal(size=(20, 5))); "
+    code += "print('torch' in sys.modules, 'torch._dynamo' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]
 
 
 @pytest.mark.parametrize("hidden", [(), (8, 5)])
