@@ -8,11 +8,12 @@ JSON, `load_encoder` reads it; nothing is pickled.
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from math import prod
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -74,9 +75,24 @@ class Encoder(TransformerMixin, BaseEstimator):
         self._fit(*self._checked(cp, tx, groups), controls)
         return self
 
-    def fit_parts(self, parts: list[dict[str, np.ndarray | None]]) -> list["Encoder"]:
-        """Fit a clone on each of several sets of training wells, given as the arguments of `fit`."""
-        return [clone(self).fit(**part) for part in parts]
+    def fit_parts(
+        self, parts: list[dict[str, np.ndarray | None]], options: Sequence[dict[str, Any]] = ({},)
+    ) -> list[list["Encoder"]]:
+        """Fit a clone on each of several sets of training wells, with each of several choices of parameters.
+
+        Parameters
+        ----------
+        parts
+            The arguments of `fit`.
+        options
+            Parameters for `set_params`; the others stay.
+
+        Returns
+        -------
+        list of lists
+            For each of the options, the fitted encoder of each part.
+        """
+        return [[clone(self).set_params(**option).fit(**part) for part in parts] for option in options]
 
     def _checked(self, cp, tx, groups):
         """CP, TX and groups as arrays of the same rows; notes the number of features."""
@@ -708,6 +724,7 @@ class NetworkEncoder(Encoder):
     uses_tx: ClassVar[bool] = True
     cross_modal: ClassVar[bool] = True
     learned: ClassVar[tuple[str, ...]] = ("cp_mean_", "cp_components_", "tx_mean_", "tx_components_")
+    amounts: ClassVar[tuple[str, ...]] = ("input_noise",)  # what may differ among networks side by side
 
     n_members: int = 3
     n_dimensions: int = 32
@@ -729,50 +746,60 @@ class NetworkEncoder(Encoder):
     seed: int = 0
 
     def _fit(self, cp, tx, groups, controls):
-        self._fit_networks([self], [(cp, tx, groups)])
+        self._fit_networks([self], [self._training_set(cp, tx, groups)])
 
-    def fit_parts(self, parts):
-        """As `Encoder.fit_parts`, with the networks of all parts trained side by side where heads are linear.
+    def fit_parts(self, parts, options=({},)):
+        """As `Encoder.fit_parts`, with many networks trained side by side where heads are linear.
 
-        A step then shows each network as many compounds as the smallest part has: of a larger one, a few drawn at
-        random wait for a later epoch.
+        Those of all parts are, and those of options that differ in `learning_rate` or `amounts` alone. A step then
+        shows each network as many compounds as the smallest part has: of a larger one, a few drawn at random wait for
+        a later epoch.
         """
-        fitted = [clone(self) for _ in parts]
+        fitted = [[clone(self).set_params(**option) for _ in parts] for option in options]
         checked = [
-            one._checked(part["cp"], part["tx"], part["groups"]) for one, part in zip(fitted, parts, strict=True)
+            one._checked(part["cp"], part["tx"], part["groups"]) for one, part in zip(fitted[0], parts, strict=True)
         ]
-        self._fit_networks(fitted, checked)
+        alike: dict[str, list] = {}
+        for encoders in fitted:
+            for encoder, wells in zip(encoders, checked, strict=True):
+                encoder.n_features_in_ = wells[0].shape[1]
+                training_set = encoder._training_set(*wells)
+                alike.setdefault(encoder._common_settings(training_set), []).append((encoder, training_set))
+        for some in alike.values():
+            some.sort(key=lambda one: one[0].learning_rate)  # networks of one rate are moved by one call
+            some[0][0]._fit_networks(*zip(*some, strict=True))
         return fitted
 
-    def _fit_networks(self, encoders, wells):
-        """Fit encoders like this one, each on its own wells: a tuple (cp, tx, groups) for each."""
+    def _training_set(self, cp, tx, groups):
+        """What networks are trained on: components of CP and TX, and each compound's rows (`_wells_by_compound`)."""
+        self.device_ = _device(self.device)
+        self._fit_inputs(cp, tx, groups)
+        return self._cp_inputs(cp), self._tx_inputs(tx), *_wells_by_compound(groups)
+
+    def _common_settings(self, training_set):
+        """What must be the same for networks to be trained side by side, in words."""
+        cp, tx, _, counts = training_set
+        own = {"learning_rate", *self.amounts}
+        settings = {name: value for name, value in self.get_params().items() if name not in own}
+        sizes = cp.shape[1], tx.shape[1], self._n_validation(len(counts)) > 0
+        draws = self.input_noise > 0  # without noise none is drawn, and what is drawn after it differs
+        return repr((settings, sizes, draws, self._has_closed_gradients()))
+
+    def _fit_networks(self, encoders, training_sets):
+        """Fit encoders of the same `_common_settings`, this one among them, each on its own `_training_set`."""
         import torch
 
-        inputs, compounds, start = [], [], 0
-        for encoder, (cp, tx, groups) in zip(encoders, wells, strict=True):
-            encoder.device_ = _device(self.device)
-            encoder._fit_inputs(cp, tx, groups)
-            inputs.append([encoder._cp_inputs(cp), encoder._tx_inputs(tx)])
-            rows, counts = _wells_by_compound(groups)
-            compounds.append((rows + start, counts))
-            start += len(cp)
-        sizes = [self._n_validation(len(counts)) for _, counts in compounds]
-        alike = {(pair[0].shape[1], pair[1].shape[1], size > 0) for pair, size in zip(inputs, sizes, strict=True)}
-        if len(alike) > 1:  # so few compounds that their number limits the components
-            for encoder, own in zip(encoders, wells, strict=True):
-                self._fit_networks([encoder], [own])
-            return
-        data = [
-            torch.as_tensor(np.concatenate(values), dtype=torch.float32, device=encoders[0].device_)
-            for values in zip(*inputs, strict=True)
-        ]
+        *inputs, rows, counts = zip(*training_sets, strict=True)
+        data = [torch.as_tensor(np.concatenate(some), dtype=torch.float32, device=self.device_) for some in inputs]
+        starts = np.cumsum([0, *(len(cp) for cp in inputs[0][:-1])])
+        compounds = [(own + start, n) for own, n, start in zip(rows, counts, starts, strict=True)]
         watched, final = [], []
-        for encoder, own, size in zip(encoders, compounds, sizes, strict=True):
-            encoder.history_ = []
+        for encoder, own in zip(encoders, compounds, strict=True):
+            encoder.history_, n_validation = [], self._n_validation(len(own[0]))
             # A generator for each training, so that none depends on when another member's stopped.
             rngs = [rng.spawn(self.n_members) for rng in np.random.default_rng(self.seed).spawn(2)]
-            for number, rng in enumerate(rngs[0] if size else []):
-                parts = np.split(rng.permutation(len(own[0])), [size])
+            for number, rng in enumerate(rngs[0] if n_validation else []):
+                parts = np.split(rng.permutation(len(own[0])), [n_validation])
                 validation, training = (tuple(one[part] for one in own) for part in parts)
                 watched.append(_Member(encoder, number, rng, training, validation))
             final += [_Member(encoder, number, rng, own) for number, rng in enumerate(rngs[1])]
@@ -781,9 +808,9 @@ class NetworkEncoder(Encoder):
         for encoder, own in zip(encoders, compounds, strict=True):
             encoder.history_.sort(key=lambda line: (line["member"], line["epoch"]))
             encoder.best_epoch_ = _best_epoch(encoder.history_) if watched else self._most_epochs(len(own[0]))
-        networks = self._train_all(data, final)
-        for place, encoder in enumerate(encoders):
-            encoder.networks_ = networks[place * self.n_members : (place + 1) * self.n_members]
+        networks = iter(self._train_all(data, final))
+        for encoder in encoders:
+            encoder.networks_ = list(islice(networks, self.n_members))
 
     def _n_validation(self, n_compounds):
         """Training compounds held out to find the number of epochs; none where there is nothing to find."""
@@ -809,12 +836,6 @@ class NetworkEncoder(Encoder):
     def _tx_inputs(self, tx):
         return (tx - self.tx_mean_) @ self.tx_components_
 
-    def _train_all(self, data, members):
-        """Train a network for each member: side by side where heads are linear, else one after the other."""
-        if self._has_closed_gradients():
-            return self._train(data, members)
-        return [network for member in members for network in self._train(data, [member])]
-
     def _has_closed_gradients(self):
         """Whether `_closed_gradients` sets the gradients of a step, without automatic differentiation.
 
@@ -823,63 +844,76 @@ class NetworkEncoder(Encoder):
         """
         return not self.hidden
 
+    def _train_all(self, data, members):
+        """Train a network for each member: side by side where heads are linear, else one after the other."""
+        if self._has_closed_gradients():
+            return self._train(data, members)
+        return [network for member in members for network in member.encoder._train(data, [member])]
+
     def _train(self, data, members):
         """Train members together, each for its encoder's `best_epoch_`, or with held-out compounds until it stops.
 
-        Then the loss of the held-out compounds is noted in `history_`. Beside it stands the loss of as many training
-        compounds, without noise or dropout either: a loss that depends on the number of compounds is only comparable
-        between equal numbers.
+        A network that has ended leaves, and the others go on faster.
         """
         import torch
 
-        from cpx_utils.networks import AdamW, side_by_side, write_back
+        from cpx_utils.networks import AdamW, keep, side_by_side, write_back
 
         cp, tx = data
-        watches = members[0].validation is not None
+        is_stacked = self._has_closed_gradients()
+        watch = _Watch(data, members, is_stacked) if members[0].validation is not None else None
         n_compounds = min(len(member.training[0]) for member in members)
-        n_watched = min(len(member.validation[0]) for member in members) if watches else 0
-        noise = [torch.Generator(device=cp.device).manual_seed(int(member.rng.integers(2**31))) for member in members]
-        watched = {
-            name: [_rows_of(values, [getattr(member, name)[0][:n_watched, 0] for member in members]) for values in data]
-            for name in ("training", "validation")
-            if watches
-        }
+        most = self._most_epochs(n_compounds)
+        for member in members:
+            member.noise = torch.Generator(device=cp.device).manual_seed(int(member.rng.integers(2**31)))
+            member.epochs = most if watch else member.encoder.best_epoch_
         with torch.random.fork_rng(devices=[]):  # weights and dropout are seeded; the caller's state stays
-            networks = []
             for member in members:
                 torch.manual_seed(int(member.rng.integers(2**31)))
-                networks.append(self._network(cp.shape[1], tx.shape[1]).to(cp.device))
-            network = side_by_side(networks) if len(networks) > 1 else networks[0]
-            optimiser = AdamW(network.parameters(), self.learning_rate, self.weight_decay)
-            set_gradients = self._closed_gradients if self._has_closed_gradients() else self._automatic_gradients
-            patience = _Patience(len(members), self.patience)
-            epochs = [self._most_epochs(n_compounds) if watches else member.encoder.best_epoch_ for member in members]
-            for epoch in range(1, max(epochs) + 1):
+                member.network = member.encoder._network(cp.shape[1], tx.shape[1]).to(cp.device)
+            network = side_by_side([one.network for one in members]) if is_stacked else members[0].network
+            rates = [member.encoder.learning_rate for member in members]
+            optimiser = AdamW(network.parameters(), rates, self.weight_decay)
+            set_gradients = self._closed_gradients if is_stacked else self._automatic_gradients
+            present, amounts = members, self._amounts(members, cp.device)
+            for epoch in range(1, max(member.epochs for member in members) + 1):
                 network.train()
-                batches = [_batches(*member.training, n_compounds, self.batch_size, member.rng) for member in members]
+                noise = [member.noise for member in present]
+                batches = [_batches(*one.training, n_compounds, self.batch_size, one.rng) for one in present]
                 for batch in zip(*batches, strict=True):
-                    set_gradients(network, _rows_of(cp, batch), _rows_of(tx, batch), noise)
+                    set_gradients(network, *(_rows_of(one, batch, is_stacked) for one in data), noise, amounts)
                     optimiser.step()
-                if not watches:
-                    if len(networks) > 1:
-                        write_back(network, networks, [place for place, last in enumerate(epochs) if last == epoch])
-                    continue
-                network.eval()
-                with torch.no_grad():
-                    losses = {name: self._validation_loss(network, *values) for name, values in watched.items()}
-                losses = {name: values.reshape(-1).cpu().numpy().astype(float) for name, values in losses.items()}
-                for place in np.flatnonzero(patience.open):
-                    line = {name: float(values[place]) for name, values in losses.items()}
-                    members[place].encoder.history_.append({"member": members[place].number, "epoch": epoch, **line})
-                patience.note(losses["validation"])
-                if not patience.open.any():
+                ended = np.array([epoch == member.epochs for member in present])
+                if watch:
+                    ended |= watch.note(network.eval(), epoch, amounts)
+                if ended.all():
                     break
-        return [one.eval() for one in networks]
+                if ended.any():
+                    write_back(network, [one.network for one in present], np.flatnonzero(ended))
+                    stay = np.flatnonzero(~ended)
+                    present = [present[place] for place in stay]
+                    keep(network, optimiser, stay)
+                    amounts = self._amounts(present, cp.device)
+                    if watch:
+                        watch.keep(stay)
+        if is_stacked:
+            write_back(network, [one.network for one in present], range(len(present)))
+        return [member.network.eval() for member in members]
 
-    def _automatic_gradients(self, network, cp, tx, torch_rngs):
+    def _amounts(self, members, device):
+        """Each of `amounts` by name: a number where all members agree, else a tensor (n_networks, 1, 1)."""
+        import torch
+
+        values = {name: [getattr(member.encoder, name) for member in members] for name in self.amounts}
+        return {
+            name: some[0] if len(set(some)) == 1 else torch.tensor(some, device=device).view(-1, 1, 1)
+            for name, some in values.items()
+        }
+
+    def _automatic_gradients(self, network, cp, tx, torch_rngs, amounts):
         """Set the gradients of one step by automatic differentiation."""
         network.zero_grad()
-        self._loss(network, cp, tx, torch_rngs).backward()
+        self._loss(network, cp, tx, torch_rngs, amounts).backward()
 
     def _encode(self, part: str, inputs: np.ndarray) -> np.ndarray:
         """Unit-length codes of every member's head `part`, side by side: (n, n_members * n_dimensions)."""
@@ -955,6 +989,8 @@ class ContrastiveEncoder(NetworkEncoder):
     with one TX profile teach replicates even where TX says nothing, which is what the deranged control shows.
     """
 
+    amounts: ClassVar[tuple[str, ...]] = ("input_noise", "temperature")
+
     loss: str = "info_nce"
     softness: float = 0.0
     temperature: float = 0.3
@@ -981,11 +1017,11 @@ class ContrastiveEncoder(NetworkEncoder):
         linear = not self.hidden and not self.learn_temperature
         return linear and self.loss == "info_nce" and LOWEST_SAFE_TEMPERATURE <= self.temperature <= 10
 
-    def _loss(self, network, cp, tx, torch_rngs):
-        codes = network(_noisy(cp, self.input_noise, torch_rngs), _noisy(tx, self.input_noise, torch_rngs))
+    def _loss(self, network, cp, tx, torch_rngs, amounts):
+        codes = network(*(_noisy(one, amounts["input_noise"], torch_rngs) for one in (cp, tx)))
         return self._pair_loss(network, *codes, tx)
 
-    def _closed_gradients(self, network, cp, tx, torch_rngs):
+    def _closed_gradients(self, network, cp, tx, torch_rngs, amounts):
         import torch
 
         from cpx_utils.losses import info_nce_gradients, soft_targets
@@ -993,12 +1029,12 @@ class ContrastiveEncoder(NetworkEncoder):
 
         with torch.no_grad():
             target = soft_targets(tx, self.softness) if self.softness else None
-            noisy = [_noisy(one, self.input_noise, torch_rngs) for one in (cp, tx)]
-            gradients = info_nce_gradients(*network(*noisy), self.temperature, target)
+            noisy = [_noisy(one, amounts["input_noise"], torch_rngs) for one in (cp, tx)]
+            gradients = info_nce_gradients(*network(*noisy), amounts["temperature"], target)
             for head, inputs, gradient in zip((network.cp, network.tx), noisy, gradients, strict=True):
                 set_linear_gradients(head, inputs, gradient)
 
-    def _validation_loss(self, network, cp, tx):
+    def _validation_loss(self, network, cp, tx, amounts):
         return self._pair_loss(network, *network(cp, tx), tx)
 
     def _pair_loss(self, network, cp_codes, tx_codes, tx):
@@ -1059,6 +1095,8 @@ class AutoencoderEncoder(NetworkEncoder):
     little more than principal components.
     """
 
+    amounts: ClassVar[tuple[str, ...]] = ("input_noise", "tx_dropout", "cp_weight")
+
     tx_dropout: float = 0.5
     cp_weight: float = 0.3
 
@@ -1067,32 +1105,34 @@ class AutoencoderEncoder(NetworkEncoder):
 
         return BimodalAutoencoder(n_cp, n_tx, self.n_dimensions, self.hidden, self.dropout)
 
-    def _loss(self, network, cp, tx, torch_rngs):
+    def _loss(self, network, cp, tx, torch_rngs, amounts):
         from cpx_utils.losses import reconstruction
 
-        cp_out, tx_out = network(*self._spoiled(cp, tx, torch_rngs))
+        cp_out, tx_out = network(*self._spoiled(cp, tx, torch_rngs, amounts))
         return self.cp_weight * reconstruction(cp_out, cp) + reconstruction(tx_out, tx)
 
-    def _spoiled(self, cp, tx, torch_rngs):
+    def _spoiled(self, cp, tx, torch_rngs, amounts):
         """What a training step encodes: noisy CP and TX, and which of them are present, each (..., n_pairs, 1)."""
-        noisy_cp, noisy_tx = _noisy(cp, self.input_noise, torch_rngs), _noisy(tx, self.input_noise, torch_rngs)
-        draw = _drawn("uniform_", cp[..., :1], torch_rngs)
-        has_tx = (draw >= self.tx_dropout).float()
-        has_cp = (draw < self.tx_dropout + (1 - self.tx_dropout) / 2).float()  # of the rest, half see TX alone
-        return noisy_cp, noisy_tx, has_cp, has_tx
+        noisy = [_noisy(one, amounts["input_noise"], torch_rngs) for one in (cp, tx)]
+        draw, tx_dropout = _drawn("uniform_", cp[..., :1], torch_rngs), amounts["tx_dropout"]
+        has_tx = (draw >= tx_dropout).float()
+        has_cp = (draw < tx_dropout + (1 - tx_dropout) / 2).float()  # of the rest, half see TX alone
+        return *noisy, has_cp, has_tx
 
-    def _closed_gradients(self, network, cp, tx, torch_rngs):
-        noisy_cp, noisy_tx, *present = self._spoiled(cp, tx, torch_rngs)
-        network.set_reconstruction_gradients((noisy_cp, noisy_tx), present, (cp, tx), (self.cp_weight, 1.0))
+    def _closed_gradients(self, network, cp, tx, torch_rngs, amounts):
+        *noisy, has_cp, has_tx = self._spoiled(cp, tx, torch_rngs, amounts)
+        weights = amounts["cp_weight"], 1.0
+        network.set_reconstruction_gradients(noisy, (has_cp, has_tx), (cp, tx), weights)
 
-    def _validation_loss(self, network, cp, tx):
+    def _validation_loss(self, network, cp, tx, amounts):
         import torch
 
         from cpx_utils.losses import reconstruction
 
         yes, no = torch.ones_like(cp[..., :1]), torch.zeros_like(cp[..., :1])
         cp_out, tx_out = network(cp, tx, yes, no)
-        return self.cp_weight * reconstruction(cp_out, cp) + reconstruction(tx_out, tx)
+        cp_weight = torch.as_tensor(amounts["cp_weight"]).reshape(-1)
+        return cp_weight * reconstruction(cp_out, cp) + reconstruction(tx_out, tx)
 
     def _transform(self, cp):
         return self._encode("encode_cp", self._cp_inputs(cp))
@@ -1104,45 +1144,68 @@ class AutoencoderEncoder(NetworkEncoder):
 
 @dataclass
 class _Member:
-    """One network of an encoder: its generator, and the wells of its compounds as `_wells_by_compound` gives them."""
+    """One network of an encoder: the wells of its compounds as `_wells_by_compound` gives them, and its training."""
 
     encoder: NetworkEncoder
     number: int
     rng: np.random.Generator
     training: tuple[np.ndarray, np.ndarray]
     validation: tuple[np.ndarray, np.ndarray] | None = None
+    noise: Any = None
+    epochs: int = 0
+    network: Any = None
 
 
-class _Patience:
-    """Which of the networks that are trained together still wait for a new lowest loss.
+class _Watch:
+    """The loss of held-out compounds after each epoch, and which networks still wait for a new lowest one.
 
-    Attributes
-    ----------
-    open : boolean array (n_networks,)
-        True of those that wait.
+    Beside it, in `history_`, stands the loss of as many training compounds, without noise or dropout either: a loss
+    that depends on the number of compounds is only comparable between equal numbers.
     """
 
-    def __init__(self, n_networks, patience):
-        self.open = np.ones(n_networks, dtype=bool)
-        self._best = np.full(n_networks, np.inf)
-        self._waited = np.zeros(n_networks, dtype=int)
-        self._patience = patience
+    def __init__(self, data, members, is_stacked):
+        n_watched = min(len(member.validation[0]) for member in members)
+        self._members = members
+        self._rows = {
+            name: [
+                _rows_of(values, [getattr(member, name)[0][:n_watched, 0] for member in members], is_stacked)
+                for values in data
+            ]
+            for name in ("training", "validation")
+        }
+        self._lowest = np.full(len(members), np.inf)
+        self._waited = np.zeros(len(members), dtype=int)
 
-    def note(self, losses):
-        """Take each network's loss after an epoch (n_networks,)."""
-        better = losses < self._best
-        self._best[better] = losses[better]
+    def note(self, network, epoch, amounts):
+        """Note each network's losses; a boolean array (n_networks,), True of those that have waited long enough."""
+        import torch
+
+        encoder = self._members[0].encoder
+        with torch.no_grad():
+            losses = {name: encoder._validation_loss(network, *rows, amounts) for name, rows in self._rows.items()}
+        losses = {name: values.reshape(-1).cpu().numpy().astype(float) for name, values in losses.items()}
+        for place, member in enumerate(self._members):
+            line = {name: float(values[place]) for name, values in losses.items()}
+            member.encoder.history_.append({"member": member.number, "epoch": epoch, **line})
+        better = losses["validation"] < self._lowest
+        self._lowest = np.where(better, losses["validation"], self._lowest)
         self._waited = np.where(better, 0, self._waited + 1)
-        self.open &= self._waited < self._patience
+        return self._waited >= encoder.patience
+
+    def keep(self, places):
+        """Go on with the networks at these places."""
+        self._members = [self._members[place] for place in places]
+        self._rows = {name: [values[places] for values in rows] for name, rows in self._rows.items()}
+        self._lowest, self._waited = self._lowest[places], self._waited[places]
 
 
-def _rows_of(values, rows):
-    """Rows of a tensor for each network: (n, d) of one alone, (n_networks, n, d) of several."""
+def _rows_of(values, rows, is_stacked):
+    """Rows of a tensor for each network: (n_networks, n, d), or (n, d) of one alone that isn't stacked."""
     import torch
 
     picked = torch.as_tensor(np.concatenate(rows), device=values.device)
     found = values.index_select(0, picked)
-    return found if len(rows) == 1 else found.view(len(rows), -1, values.shape[1])
+    return found.view(len(rows), -1, values.shape[1]) if is_stacked else found
 
 
 def _drawn(distribution, like, torch_rngs):
@@ -1156,7 +1219,9 @@ def _drawn(distribution, like, torch_rngs):
 
 
 def _noisy(values, amount, torch_rngs):
-    return _drawn("normal_", values, torch_rngs).mul_(amount).add_(values) if amount else values
+    if isinstance(amount, (int, float)) and not amount:
+        return values
+    return _drawn("normal_", values, torch_rngs).mul_(amount).add_(values)
 
 
 def _device(name: str) -> str:

@@ -1,7 +1,8 @@
 """The torch modules behind the contrastive encoder and the autoencoder."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 import torch
 from torch import nn
@@ -43,27 +44,48 @@ class AdamW:
     ----------
     parameters
         Trained in place; those that want no gradient, or have none at a step, stay.
-    learning_rate, weight_decay
-        As `torch.optim.AdamW` takes them; its other settings are that class's defaults.
+    learning_rates
+        Of each network side by side, or of one alone. Equal ones should be neighbours: one call moves them all.
+    weight_decay
+        As `torch.optim.AdamW` takes it; its other settings are that class's defaults.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float):
-        trained = [one for one in parameters if one.requires_grad]
-        step = torch.zeros((), dtype=torch.float32)
-        # Of each parameter itself, both moving means of its gradients, and its number of steps.
-        self._states = [
-            (one, torch.zeros_like(one), torch.zeros_like(one), step.to(one.device, copy=True)) for one in trained
-        ]
-        self._settings = {"lr": learning_rate, "weight_decay": weight_decay, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
+    def __init__(self, parameters: Iterable[nn.Parameter], learning_rates: list[float], weight_decay: float):
+        self._trained = [one for one in parameters if one.requires_grad]
+        self._means, self._squares = ([torch.zeros_like(one) for one in self._trained] for _ in range(2))
+        self._learning_rates = learning_rates
+        self._settings = {"weight_decay": weight_decay, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
         self._settings |= {"fused": True, "amsgrad": False, "maximize": False}
+        self._set_runs([torch.zeros((), device=one.device) for one in self._trained])
+
+    @torch.no_grad()
+    def _set_runs(self, steps):
+        """Note for each run of equal rates where it is, the rate, and of each parameter what `step` changes there."""
+        self._runs, start = [], 0
+        for rate, run in groupby(self._learning_rates):
+            end = start + len(list(run))
+            where = slice(start, end) if end - start < len(self._learning_rates) else ...
+            parts = [[one[where] for one in some] for some in (self._trained, self._means, self._squares)]
+            self._runs.append((where, rate, [*parts, [one.clone() for one in steps]]))
+            start = end
 
     @torch.no_grad()
     def step(self) -> None:
         """Move the parameters against their gradients."""
-        states = [state for state in self._states if state[0].grad is not None]
-        parameters, means, squares, steps = ([state[place] for state in states] for place in range(4))
-        gradients = [one.grad for one in parameters]
-        adamw(parameters, gradients, means, squares, [], steps, **self._settings)
+        present = [place for place, one in enumerate(self._trained) if one.grad is not None]
+        gradients = [self._trained[place].grad for place in present]
+        for where, rate, parts in self._runs:
+            weights, means, squares, steps = ([part[place] for place in present] for part in parts)
+            own = gradients if where is ... else [one[where] for one in gradients]
+            adamw(weights, own, means, squares, [], steps, lr=rate, **self._settings)
+
+    @torch.no_grad()
+    def keep(self, places: Sequence[int]) -> None:
+        """Go on with the networks at these places, whose weights alone are left in the parameters."""
+        for moments in (self._means, self._squares):
+            moments[:] = [one[places] for one in moments]
+        self._learning_rates = [self._learning_rates[place] for place in places]
+        self._set_runs(self._runs[0][2][-1])
 
 
 class LinearMembers(nn.Module):
@@ -88,7 +110,7 @@ def side_by_side(networks: list[nn.Module]) -> nn.Module:
     Parameters
     ----------
     networks
-        Of the same shape; each head is one linear layer.
+        Of the same shape; each head is one linear layer. A temperature may differ, and is not trained.
 
     Returns
     -------
@@ -99,10 +121,21 @@ def side_by_side(networks: list[nn.Module]) -> nn.Module:
     for name, _ in networks[0].named_children():
         layers = [getattr(network, name)[0] for network in networks]
         setattr(together, name, nn.Sequential(LinearMembers(layers)))
+    for name, _ in networks[0].named_parameters(recurse=False):
+        values = torch.stack([getattr(network, name).detach() for network in networks])
+        setattr(together, name, nn.Parameter(values.view(-1, 1, 1), requires_grad=False))
     return together
 
 
-def write_back(together: nn.Module, networks: list[nn.Module], which: list[int]) -> None:
+def keep(together: nn.Module, optimiser: AdamW, places: Sequence[int]) -> None:
+    """Leave in what `side_by_side` made, and in its optimiser, the networks at these places alone."""
+    for one in together.parameters():
+        one.data = one.data[places]
+        one.grad = None
+    optimiser.keep(places)
+
+
+def write_back(together: nn.Module, networks: list[nn.Module], which: Iterable[int]) -> None:
     """Copy the weights of what `side_by_side` made into the networks it was made of, those at the places `which`."""
     with torch.no_grad():
         for name, members in together.named_children():

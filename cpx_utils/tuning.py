@@ -139,13 +139,13 @@ def choose(
         raise ScreenError(f"{type(encoder).__name__} has no parameter {unknown[0]!r} to choose")
     options = candidates(grid, n_candidates, seed)
     parts = _enough(prepared, list(inner_splits(prepared, n_splits, seed, max_groups)))
-    values = [_held_out_scores(encoder, one, prepared, parts, score) for one in options] if len(options) > 1 else [[]]
+    values = _held_out_scores(encoder, options, prepared, parts, score) if len(options) > 1 else [[]]
     sign = 1 if BEST[score] == "lowest" else -1
     if 1 < len(options) < len(candidates(grid)):
         best = main_effects(options, [sign * np.nanmean(one) if len(one) else np.nan for one in values])
         if best not in options:
             options.append(best)
-            values.append(_held_out_scores(encoder, best, prepared, parts, score))
+            values += _held_out_scores(encoder, [best], prepared, parts, score)
     rows = [(in_words(parameters), score, *_summary(one)) for parameters, one in zip(options, values, strict=True)]
     table = pd.DataFrame(rows, columns=CHOICE_COLUMNS[:-1])
     winner = int(np.argmin((sign * table["value"]).fillna(np.inf)))
@@ -180,13 +180,16 @@ def main_effects(options: list[dict[str, Any]], scores: list[float]) -> dict[str
     return combined
 
 
-def _held_out_scores(encoder, parameters, prepared, parts, score):
-    """One value for each held-out compound, or treatment, of the inner splits."""
+def _held_out_scores(encoder, options, prepared, parts, score):
+    """For each of the options one value for each held-out compound, or treatment, of the inner splits."""
     single = {"n_members": 1} if "n_members" in encoder.get_params() else {}
-    encoder = clone(encoder).set_params(**single | parameters).name_features(prepared.preparation.features_)
-    fitted = encoder.fit_parts([training_wells(encoder, prepared, training) for training, _ in parts])
-    scores = [_scores(one, prepared, held_out, score) for one, (_, held_out) in zip(fitted, parts, strict=True)]
-    return np.concatenate(scores) if scores else []
+    encoder = clone(encoder).set_params(**single).name_features(prepared.preparation.features_)
+    wells = [training_wells(encoder, prepared, training) for training, _ in parts]
+    values = []
+    for fitted in encoder.fit_parts(wells, options):
+        scores = [_scores(one, prepared, held_out, score) for one, (_, held_out) in zip(fitted, parts, strict=True)]
+        values.append(np.concatenate(scores) if scores else [])
+    return values
 
 
 def _enough(prepared, parts):

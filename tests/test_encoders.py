@@ -604,7 +604,7 @@ def test_parts_fitted_together_are_those_fitted_alone(method, sizes, pairs):
         {"cp": pairs.cp[rows], "tx": pairs.tx[rows], "groups": pairs.groups[rows], "controls": pairs.controls}
         for rows in chosen
     ]
-    together = encoder.fit_parts(parts)
+    (together,) = encoder.fit_parts(parts)
     alone = [clone(encoder).fit(**part) for part in parts]
     assert not hasattr(encoder, "n_features_in_")
     # Of parts of unequal size, steps show as many compounds of the larger as of the smallest, so they differ a little;
@@ -622,6 +622,67 @@ def test_parts_fitted_together_are_those_fitted_alone(method, sizes, pairs):
             assert [line["epoch"] for line in one.history_] == [line["epoch"] for line in other.history_]
     if method in NETWORKS:
         assert len({one.best_epoch_ for one in together}) > 1, "all ended together: the test tests little"
+
+
+OPTIONS = {
+    "contrastive": [
+        {"temperature": 0.1, "input_noise": 2.0, "learning_rate": 0.1},
+        {"temperature": 1.0, "input_noise": 0.5, "learning_rate": 0.02},
+        {"temperature": 0.3, "input_noise": 0.5, "learning_rate": 0.1},
+        {"temperature": 0.01, "learning_rate": 0.02, "max_epochs": 3},  # no closed gradient
+        {"n_cp_components": 4},
+        {"input_noise": 0.0},
+    ],
+    "autoencoder": [
+        {"tx_dropout": 0.1, "input_noise": 2.0, "learning_rate": 0.1},
+        {"tx_dropout": 0.9, "input_noise": 0.5, "learning_rate": 0.02},
+        {"tx_dropout": 0.5, "cp_weight": 2.0, "learning_rate": 0.1},
+        {"hidden": (6,), "max_epochs": 3},
+        {"n_tx_components": 4},
+        {"input_noise": 0.0},
+    ],
+    "rcca": [{"shrinkage": 0.1}, {"n_dimensions": 3}],
+}
+
+
+@pytest.mark.parametrize("method", OPTIONS)
+def test_options_fitted_together_are_those_fitted_alone(method, pairs, monkeypatch):
+    encoder = make(method, **({"max_epochs": 60, "n_members": 2, "patience": 4} if method in NETWORKS else {}))
+    rows = pairs.compound < N_TRAINING - 10
+    parts = [
+        {"cp": pairs.cp[some], "tx": pairs.tx[some], "groups": pairs.groups[some], "controls": pairs.controls}
+        for some in (rows, pairs.compound < N_TRAINING)
+    ]
+    alone = [[clone(encoder).set_params(**option).fit(**part) for part in parts] for option in OPTIONS[method]]
+    train, groups = encoders.NetworkEncoder._train, []
+
+    def counted(encoder, data, members):
+        groups.append(len(members))
+        return train(encoder, data, members)
+
+    monkeypatch.setattr(encoders.NetworkEncoder, "_train", counted)
+    for part in range(2):  # the same part twice, so that steps show the same compounds as those alone
+        groups.clear()
+        together = encoder.fit_parts(parts[part : part + 1] * 2, OPTIONS[method])
+        if method in NETWORKS:  # three options of one shape, two parts, two members; in each group twice
+            assert groups.count(12) == 2, "the first three options were not trained side by side"
+            ended = [one[0].best_epoch_ for one in together[:3]]
+            assert len(set(ended)) > 1, "all ended together: the test tests little"
+        for ours, theirs, values in zip(together, alone, OPTIONS[method], strict=True):
+            assert len(ours) == 2
+            for one in ours:
+                other = theirs[part]
+                assert one.get_params() == encoder.get_params() | values
+                for name in ("cp", "tx"):
+                    codes = [
+                        fitted.transform(pairs.cp) if name == "cp" else fitted.transform_tx(pairs.tx)
+                        for fitted in (one, other)
+                    ]
+                    np.testing.assert_allclose(*codes, atol=1e-3)
+                if method in NETWORKS:
+                    assert one.best_epoch_ == other.best_epoch_ and len(one.history_) == len(other.history_)
+                    for line, expected in zip(one.history_, other.history_, strict=True):
+                        assert line == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize("parameters", [{"temperature": 0.02}, {"learn_temperature": True}, {"hidden": (8,)}])
@@ -714,7 +775,7 @@ def test_a_temperature_that_is_learned_moves(pairs):
 
 
 def test_tx_dropout_decides_which_modality_gives_the_code(pairs):
-    encoder = make("autoencoder", tx_dropout=0.4)
+    encoder = make("autoencoder")
     seen = []
 
     def network(cp, tx, has_cp, has_tx):
@@ -722,7 +783,8 @@ def test_tx_dropout_decides_which_modality_gives_the_code(pairs):
         return cp, tx
 
     cp, tx = torch.zeros(20_000, 2), torch.zeros(20_000, 3)
-    encoder._loss(network, cp, tx, [torch.Generator().manual_seed(0)])
+    amounts = {"input_noise": 1.0, "tx_dropout": 0.4, "cp_weight": 0.5}
+    encoder._loss(network, cp, tx, [torch.Generator().manual_seed(0)], amounts)
     present = seen[0]
     assert (present.sum(dim=1) >= 1).all()
     shares = {

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cpx_utils.losses import info_nce, reconstruction
-from cpx_utils.networks import AdamW, BimodalAutoencoder, TwoTower, head, side_by_side, write_back
+from cpx_utils.networks import AdamW, BimodalAutoencoder, TwoTower, head, keep, side_by_side, write_back
 
 N, N_CP, N_TX, N_DIMENSIONS = 9, 6, 11, 4
 
@@ -61,7 +61,7 @@ def test_temperature_stays_within_its_bounds():
 def test_steps_are_those_of_the_optimiser_of_torch(profiles):
     networks = [TwoTower(N_CP, N_TX, N_DIMENSIONS, (5,), 0.0, 0.2, True) for _ in range(2)]
     networks[1].load_state_dict(networks[0].state_dict())
-    ours = AdamW(networks[0].parameters(), 0.05, 0.1)
+    ours = AdamW(networks[0].parameters(), [0.05], 0.1)
     theirs = torch.optim.AdamW(networks[1].parameters(), lr=0.05, weight_decay=0.1)
     for step in range(12):
         for network, optimiser in zip(networks, (ours, theirs), strict=True):
@@ -164,3 +164,42 @@ def test_networks_side_by_side_compute_what_each_computes_and_give_their_weights
     for number, (network, old) in enumerate(zip(towers, before, strict=True)):
         for name, value in network.state_dict().items():
             torch.testing.assert_close(value, old[name] + (name != "log_temperature" and number != 1))
+
+
+def test_a_temperature_of_its_own_stays_with_each_network(profiles):
+    towers = [TwoTower(N_CP, N_TX, N_DIMENSIONS, (), 0.0, temperature, False) for temperature in (0.1, 0.3, 1.0)]
+    together = side_by_side(towers)
+    codes = together(*(torch.stack([one] * 3) for one in profiles))
+    losses = info_nce(*codes, together.temperature)
+    alone = [info_nce(*network(*profiles), network.temperature).item() for network in towers]
+    assert losses.tolist() == pytest.approx(alone, rel=1e-5)
+
+
+@pytest.mark.parametrize("rates", [(0.1, 0.1, 0.1, 0.1), (0.01, 0.01, 0.1, 0.1), (0.01, 0.1, 0.01, 0.3)])
+def test_networks_side_by_side_step_at_their_own_rates_and_go_on_when_others_leave(profiles, rates):
+    torch.manual_seed(3)
+    towers = [TwoTower(N_CP, N_TX, N_DIMENSIONS, (), 0.0, 0.2, False) for _ in rates]
+    together, present = side_by_side(towers), [0, 1, 2, 3]
+    ours = AdamW(together.parameters(), list(rates), 0.1)
+    alone = [
+        torch.optim.AdamW(one.parameters(), lr=rate, weight_decay=0.1) for one, rate in zip(towers, rates, strict=True)
+    ]
+    for leaves in ([], [1], [0, 3], [2]):
+        for _ in range(3):
+            together.zero_grad()
+            info_nce(*together(*(torch.stack([one] * len(present)) for one in profiles)), 0.2).sum().backward()
+            ours.step()
+            for number in present:
+                alone[number].zero_grad()
+                info_nce(*towers[number](*profiles), 0.2).backward()
+                alone[number].step()
+        for place, number in enumerate(present):
+            for head_name in ("cp", "tx"):
+                stacked, own = getattr(together, head_name)[0], getattr(towers[number], head_name)[0]
+                torch.testing.assert_close(stacked.weight[place], own.weight, atol=1e-5, rtol=1e-4)
+                torch.testing.assert_close(stacked.bias[place, 0], own.bias, atol=1e-5, rtol=1e-4)
+        stay = [place for place, number in enumerate(present) if number not in leaves]
+        present = [present[place] for place in stay]
+        if stay:
+            keep(together, ours, stay)
+    assert not present

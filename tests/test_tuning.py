@@ -54,7 +54,7 @@ def test_where_candidates_are_drawn_the_best_values_are_tried_together(tiny_fold
     drawn = tuning.candidates(grid, 4, seed=9)
     # Scores that add up: more components, less shrinkage and more dimensions are better.
     scores = lambda one: [-one["n_tx_components"] + 10 * one["shrinkage"] - one["n_dimensions"]] * 3  # noqa: E731
-    monkeypatch.setattr(tuning, "_held_out_scores", lambda encoder, one, *rest: scores(one))
+    monkeypatch.setattr(tuning, "_held_out_scores", lambda encoder, options, *rest: [scores(one) for one in options])
     choice = tuning.choose(RegularisedCCA(), grid, tiny_folds[0], n_candidates=4, seed=9)
     means = {
         name: {v: np.mean([scores(o)[0] for o in drawn if o[name] == v] or [np.inf]) for v in grid[name]}
