@@ -346,6 +346,8 @@ class _Fit:
 
     Attributes
     ----------
+    order : int
+        Its place among all fits of the method.
     key : dict
         `KEYS`.
     seed : int
@@ -354,6 +356,7 @@ class _Fit:
         Whether the fitted encoder itself is wanted.
     """
 
+    order: int
     key: dict
     seed: int
     is_kept: bool
@@ -361,13 +364,13 @@ class _Fit:
 
 @dataclass(frozen=True)
 class _Submitted:
-    """A method's work, handed over: the choice of each fold by the fold's name, and its fits in order."""
+    """A method's work, handed over: the choice of each fold by the fold's name, and calls that make several fits."""
 
     method: str
     has_grid: bool
     folds: dict[str, PreparedFold]
     choices: dict[str, executors.Call]
-    fits: deque[tuple[_Fit, str, executors.Call]]
+    calls: deque[tuple[list[_Fit], str, executors.Call]]
     n_fits: int
 
 
@@ -436,56 +439,76 @@ def _submit(method, make, folds, executor, *, controls, grid, n_candidates, firs
     draws = draws if first.uses_tx else [("", 0)]
     how = {"score": "retrieval" if first.cross_modal else "replicates", "n_candidates": n_candidates}
     how |= {"seed": first_seed}
-    choices, fits = {}, deque()
+    choices, calls, n_fits = {}, deque(), 0
     for prepared, shared in folds:
+        together: dict[int, list[_Fit]] = {}  # by seed: the controls of one draw are fitted side by side
         for control, seed in draws:
             elsewhere = prepared.split != folds[0][0].split and seed >= draws_elsewhere
             if elsewhere or (prepared.fold < 0 and (control, seed) not in (("true_pairs", 0), ("", 0))):
                 continue
-            if prepared.name not in choices:
-                choices[prepared.name] = executor.submit(_choose, first, grid or {}, shared, how)
             key = dict(zip(KEYS, (prepared.split, prepared.repeat, prepared.fold, seed, method, control), strict=True))
-            fit = _Fit(key, 1000 * first_seed + seed, seed == 0 and control in ("", "true_pairs"))
-            call = executor.submit(_fit_and_embed, make(fit.seed), shared, choices[prepared.name], fit)
-            fits.append((fit, prepared.name, call))
-    return _Submitted(method, bool(grid), {one.name: one for one, _ in folds}, choices, fits, len(fits))
+            is_kept = seed == 0 and control in ("", "true_pairs")
+            together.setdefault(seed, []).append(_Fit(n_fits, key, 1000 * first_seed + seed, is_kept))
+            n_fits += 1
+        if together:
+            choices[prepared.name] = executor.submit(_choose, first, grid or {}, shared, how)
+        for fits in together.values():
+            arguments = make(fits[0].seed), shared, choices[prepared.name], fits
+            calls.append((fits, prepared.name, executor.submit(_fit_and_embed, *arguments)))
+    return _Submitted(method, bool(grid), {one.name: one for one, _ in folds}, choices, calls, n_fits)
 
 
 def _choose(encoder, grid, prepared, how):
     return tuning.choose(encoder, grid, prepared, **how)
 
 
-def _fit_and_embed(encoder, prepared, choice, fit):
-    """Tables of one fit, by name, and the encoder where it is wanted."""
-    encoder = fit_encoder(
-        encoder.set_params(**choice.parameters), prepared, fit.key["control"] or "true_pairs", fit.seed
-    )
-    tables = {"history": pd.DataFrame(encoder.history_)} if hasattr(encoder, "history_") else {}
-    if prepared.fold >= 0:
-        tables |= dict(zip(("wells", "consensus", "retrieval"), _embed(encoder, prepared), strict=True))
-    return {name: _keyed(table, fit.key) for name, table in tables.items()}, encoder if fit.is_kept else None
+def _fit_and_embed(encoder, prepared, choice, fits):
+    """For each of some fits with one seed: its tables by name, and the encoder where it is wanted."""
+    controls = [fit.key["control"] or "true_pairs" for fit in fits]
+    fitted = _fit_controls(encoder.set_params(**choice.parameters), prepared, controls, fits[0].seed)
+    done = []
+    for fit, one in zip(fits, fitted, strict=True):
+        tables = {"history": pd.DataFrame(one.history_)} if hasattr(one, "history_") else {}
+        if prepared.fold >= 0:
+            tables |= dict(zip(("wells", "consensus", "retrieval"), _embed(one, prepared), strict=True))
+        tables = {name: _keyed(table, fit.key) for name, table in tables.items()}
+        done.append((tables, one if fit.is_kept else None))
+    return done
+
+
+def _fit_controls(encoder, prepared, controls, seed):
+    """`fit_encoder` for each of several controls, with networks trained side by side."""
+    paired = [control for control in controls if encoder.uses_tx and control != "untrained"]
+    fitted = {}
+    if len(paired) > 1:
+        encoder = encoder.name_features(prepared.preparation.features_)
+        wells = tuning.training_wells(encoder, prepared, prepared.is_training)
+        parts = [wells | {"tx": training_tx(prepared, control, seed)} for control in paired]
+        fitted = dict(zip(paired, encoder.fit_parts(parts)[0], strict=True))
+    return [fitted.get(one) or fit_encoder(clone(encoder), prepared, one, seed) for one in controls]
 
 
 def _gather(submitted, progress):
     """Take the results of what was submitted, in its order."""
     from tqdm import tqdm
 
-    parts: dict[str, list] = {"wells": [], "consensus": [], "retrieval": [], "history": []}
+    parts: dict[str, dict] = {"wells": {}, "consensus": {}, "retrieval": {}, "history": {}}
     encoders, choices = {}, []
-    for _ in tqdm(range(submitted.n_fits), desc=submitted.method, disable=not progress, mininterval=2):
-        # Taken off the queue, so that an encoder nobody wants is gone before the next one comes.
-        fit, name, call = submitted.fits.popleft()
+    for _ in tqdm(range(len(submitted.calls)), desc=submitted.method, disable=not progress, mininterval=2):
+        # Taken off the queue, so that what nobody wants is gone before the next comes.
+        fits, name, call = submitted.calls.popleft()
         if submitted.has_grid and name in submitted.choices:
             table, prepared = submitted.choices.pop(name).result().table, submitted.folds[name]
             where = {"split": prepared.split, "repeat": prepared.repeat, "fold": prepared.fold}
             choices.append(pd.DataFrame([where | {"method": submitted.method}] * len(table)).join(table))
-        tables, encoder = call.result()
-        if fit.is_kept:
-            encoders[name] = encoder
-        for kind, table in tables.items():
-            parts[kind].append(table)
+        for fit, (tables, encoder) in zip(fits, call.result(), strict=True):
+            if fit.is_kept:
+                encoders[name] = encoder
+            for kind, table in tables.items():
+                parts[kind][fit.order] = table
     joined = {
-        name: pd.concat(tables, ignore_index=True) if tables else pd.DataFrame() for name, tables in parts.items()
+        name: pd.concat([tables[order] for order in sorted(tables)], ignore_index=True) if tables else pd.DataFrame()
+        for name, tables in parts.items()
     }
     choices = pd.concat(choices, ignore_index=True) if choices else pd.DataFrame()
     return CrossfitResult(**joined, encoders=encoders, n_fits=submitted.n_fits, choices=choices)

@@ -756,13 +756,11 @@ class NetworkEncoder(Encoder):
         a later epoch.
         """
         fitted = [[clone(self).set_params(**option) for _ in parts] for option in options]
-        checked = [
-            one._checked(part["cp"], part["tx"], part["groups"]) for one, part in zip(fitted[0], parts, strict=True)
-        ]
         alike: dict[str, list] = {}
-        for encoders in fitted:
-            for encoder, wells in zip(encoders, checked, strict=True):
-                encoder.n_features_in_ = wells[0].shape[1]
+        for part, *encoders in zip(parts, *fitted, strict=True):
+            wells = encoders[0]._checked(part["cp"], part["tx"], part["groups"])
+            for encoder in encoders:
+                encoder.n_features_in_ = encoders[0].n_features_in_
                 training_set = encoder._training_set(*wells)
                 alike.setdefault(encoder._common_settings(training_set), []).append((encoder, training_set))
         for some in alike.values():
