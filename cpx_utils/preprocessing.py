@@ -209,13 +209,14 @@ def consensus(wells: pd.DataFrame, values: np.ndarray, by: str = "treatment") ->
     """
     keep = ~wells[CONTROL].to_numpy(bool)
     wells, values = wells[keep], values[keep]
-    frame = pd.DataFrame(values, index=pd.MultiIndex.from_arrays([wells[COMPOUND], treatments(wells)]))
+    treatment = treatments(wells)
+    frame = pd.DataFrame(values, index=pd.MultiIndex.from_arrays([wells[COMPOUND], treatment]))
     averages = frame.groupby(level=[0, 1], sort=True).mean()
-    first = pd.Series(wells[DOSE].to_numpy(), index=treatments(wells).to_numpy()).groupby(level=0).first()
     if by == "compound":
         averages = averages.groupby(level=0, sort=True).mean()
         metadata = pd.DataFrame({COMPOUND: averages.index, DOSE: np.nan})
     else:
+        first = pd.Series(wells[DOSE].to_numpy(), index=treatment.to_numpy()).groupby(level=0).first()
         compound, treatment = (averages.index.get_level_values(level) for level in (0, 1))
         metadata = pd.DataFrame({COMPOUND: compound, DOSE: first.loc[treatment].to_numpy()})
     return metadata.reset_index(drop=True), averages.to_numpy(np.float32)

@@ -198,11 +198,15 @@ def treatments(table: pd.DataFrame) -> pd.Series:
         Same index as `table`. Doses that differ beyond the third digit are one nominal dose, since the two
         modalities often record them with different rounding.
     """
-    doses = table[DOSE].to_numpy(dtype=float)
+    compound_code, compounds = pd.factorize(table[COMPOUND], use_na_sentinel=False)
+    dose_code, doses = pd.factorize(table[DOSE].to_numpy(dtype=float), use_na_sentinel=False)
+    # Wells are many and treatments few: each is put in words once.
+    pair, pairs = pd.factorize(compound_code * len(doses) + dose_code)
     names = [
         str(compound) if np.isnan(dose) else f"{compound}@{dose:.3g}"
-        for compound, dose in zip(table[COMPOUND], doses, strict=True)
+        for compound, dose in zip(compounds.take(pairs // len(doses)), doses[pairs % len(doses)], strict=True)
     ]
+    names = pd.Series(names, dtype="str").array.take(pair)
     return pd.Series(names, index=table.index, name="treatment", dtype="str")
 
 

@@ -301,11 +301,12 @@ def deranged_rows(compounds: np.ndarray, doses: np.ndarray | None, rng: np.rando
     """
     names, code = np.unique(np.asarray(compounds), return_inverse=True)
     values = np.zeros(len(code)) if doses is None else np.nan_to_num(np.asarray(doses, dtype=float), nan=-1.0)
-    rows_of = [
-        [np.flatnonzero((code == one) & (values == dose)) for dose in np.unique(values[code == one])]
-        for one in range(len(names))
-    ]
-    dose_sets = np.array(["|".join(f"{d:.6g}" for d in np.unique(values[code == one])) for one in range(len(names))])
+    order = np.lexsort((values, code))  # by compound, then by dose, then as the rows come
+    starts = np.flatnonzero(np.diff(code[order], prepend=-1) | (np.diff(values[order], prepend=np.nan) != 0))
+    rows_of: list[list] = [[] for _ in names]
+    for block in np.split(order, starts[1:]):
+        rows_of[code[block[0]]].append(block)
+    dose_sets = np.array(["|".join(f"{values[block[0]]:.6g}" for block in blocks) for blocks in rows_of])
     partner = derange_groups(code, rng, strata=dose_sets[code])
     out = np.empty(len(code), dtype=int)
     for one, blocks in enumerate(rows_of):
