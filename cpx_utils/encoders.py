@@ -862,8 +862,10 @@ class NetworkEncoder(Encoder):
         watch = _Watch(data, members, is_stacked) if members[0].validation is not None else None
         n_compounds = min(len(member.training[0]) for member in members)
         most = self._most_epochs(n_compounds)
+        noise: dict[int, torch.Generator] = {}
         for member in members:
-            member.noise = torch.Generator(device=cp.device).manual_seed(int(member.rng.integers(2**31)))
+            number = int(member.rng.integers(2**31))
+            member.noise = noise.setdefault(number, torch.Generator(device=cp.device).manual_seed(number))
             member.epochs = most if watch else member.encoder.best_epoch_
         with torch.random.fork_rng(devices=[]):  # weights and dropout are seeded; the caller's state stays
             for member in members:
@@ -1207,12 +1209,16 @@ def _rows_of(values, rows, is_stacked):
 
 
 def _drawn(distribution, like, torch_rngs):
-    """Random numbers of a tensor's shape, those of each network from a generator of its own."""
+    """Random numbers of a tensor's shape, those of each network from its generator; networks of one seed share both."""
     import torch
 
     drawn = torch.empty_like(like, memory_format=torch.contiguous_format)
+    known: dict[torch.Generator, torch.Tensor] = {}
     for part, torch_rng in zip([drawn] if len(torch_rngs) == 1 else drawn, torch_rngs, strict=True):
-        getattr(part, distribution)(generator=torch_rng)
+        if torch_rng in known:
+            part.copy_(known[torch_rng])
+        else:
+            known[torch_rng] = getattr(part, distribution)(generator=torch_rng)
     return drawn
 
 
