@@ -387,33 +387,45 @@ def products_of_a_step(encoder: ContrastiveEncoder, n_pairs: int, n_cp: int, n_t
     return products
 
 
-def training_seconds(make: Callable[[int], ContrastiveEncoder], data: tuple, epochs: int) -> tuple[float, Any]:
-    """Seconds of the training alone: those of a fit less those of one without any epoch; and the fitted encoder."""
-    groups = np.arange(len(data[0]))
-    untrained, _ = timed(lambda: make(0).fit(*data, groups=groups), 2)
-    trained, encoder = timed(lambda: make(epochs).fit(*data, groups=groups), 3)
-    return trained - untrained, encoder
+def training_seconds(make: Callable[[int], ContrastiveEncoder], sets: list[tuple], epochs: int) -> tuple[float, Any]:
+    """Seconds of the training alone, on several sets of pairs side by side; and the encoder of the first set.
+
+    They are those of a fit less those of one without any epoch.
+    """
+    parts = [{"cp": cp, "tx": tx, "groups": np.arange(len(cp)), "controls": None} for cp, tx in sets]
+    untrained, _ = timed(lambda: make(0).fit_parts(parts), 2)
+    trained, fitted = timed(lambda: make(epochs).fit_parts(parts), 3)
+    return trained - untrained, fitted[0][0]
 
 
 def networks(size: dict) -> list[dict]:
     """Contrastive training beside a DataLoader loop and beside plain matrix products."""
     n, n_new = size["pairs"], min(500, size["pairs"] // 4)
     cp, tx = planted_pairs(n + n_new, 600, 978)
+    rng = np.random.default_rng(0)
+    sets = [(cp[:n], tx[:n]), *((cp[:n], tx[rng.permutation(n)]) for _ in range(3))]
     everything = {"n_cp_components": 600, "n_tx_components": 978, "cp_basis": "pca", "input_noise": 0.0,
                   "learning_rate": 0.002}  # fmt: skip
-    forms = {
-        "the study's form: linear heads on 50 + 60 components, input noise": ({}, size["epochs"]),
-        "linear heads on all 600 + 978 features, no noise": (everything, size["epochs"]),
-        "the same in larger batches": (everything | {"batch_size": 512}, size["epochs"]),
-        "heads with 512 hidden units on all 600 + 978 features, no noise": (
-            everything | {"hidden": (512,)}, size["deep_epochs"]),
-    }  # fmt: skip
+    linear, wide = "linear heads on 50 + 60 components, input noise", "linear heads on all 600 + 978 features, no noise"
+    fold = "true pairs and three controls side by side, three networks each"
+    # Name, parameters, epochs, sets of pairs, networks a set.
+    forms = [
+        (f"the study's form: {linear}", {}, size["epochs"], 1, 1),
+        (f"the study's form; {fold}", {}, size["epochs"], 4, 3),
+        (wide, everything, size["epochs"], 1, 1),
+        (f"{wide}; {fold}", everything, size["epochs"], 4, 3),
+        ("heads with 512 hidden units on all 600 + 978 features, no noise", everything | {"hidden": (512,)},
+         size["deep_epochs"], 1, 1),
+    ]  # fmt: skip
     rows = []
-    for form, (parameters, epochs) in forms.items():
-        shared = {"n_members": 1, "validation_share": 0.0, "max_steps": 10**6, "device": "cpu", **parameters}
+    for form, parameters, epochs, n_sets, n_members in forms:
+        shared = {"validation_share": 0.0, "max_steps": 10**6, "device": "cpu", "n_members": n_members, **parameters}
         fast, encoder = training_seconds(
-            lambda epochs, shared=shared: ContrastiveEncoder(max_epochs=epochs, **shared), (cp[:n], tx[:n]), epochs
+            lambda epochs, shared=shared: ContrastiveEncoder(max_epochs=epochs, **shared), sets[:n_sets], epochs
         )
+        n_networks = n_sets * n_members
+        ours = f"ContrastiveEncoder, {n_networks} networks" if n_networks > 1 else "ContrastiveEncoder, one network"
+        scaled = ", scaled up from one network" if n_networks > 1 else ""
         inputs = [torch.as_tensor(one, dtype=torch.float32) for one in (encoder._cp_inputs(cp), encoder._tx_inputs(tx))]
         what = f"contrastive training, {n:,} pairs, {epochs} epochs, batches of {encoder.batch_size}; {form}"
         for n_workers in (0, 2):
@@ -421,16 +433,17 @@ def networks(size: dict) -> list[dict]:
             slow, network = timed(loop, 1)
             losses = [unseen_loss(one, [part[n:] for part in inputs]) for one in (encoder.networks_[0], network)]
             rows.append(
-                row(what, "ContrastiveEncoder, one member", f"DataLoader loop, {n_workers} workers", (fast, slow),
+                row(what, ours, f"DataLoader loop, {n_workers} workers{scaled}", (fast, n_networks * slow),
                     wanted=3, compared="loss on unseen pairs (nats)", difference=abs(losses[0] - losses[1]),
                     tolerance=0.1)
             )  # fmt: skip
         steps = -(-n // encoder.batch_size)  # an epoch
         products = products_of_a_step(encoder, n // steps, *(one.shape[1] for one in inputs))
-        rates = [products.flops * steps * epochs / fast / 1e9, products.flops / products.seconds() / 1e9]
+        flops = n_networks * products.flops * steps * epochs
+        rates = [flops / fast / 1e9, products.flops / products.seconds() / 1e9]
         rows.append(
-            row(f"products of forward and backward; {form}", "ContrastiveEncoder", "the same products alone",
-                tuple(rates), unit="GFLOP/s", wanted=0.5)
+            row(f"products of forward and backward; {form}", ours, "the same products alone", tuple(rates),
+                unit="GFLOP/s", wanted=0.5)
         )  # fmt: skip
     return rows + ensemble(cp[: size["ensemble"]], tx[: size["ensemble"]], size["epochs"])
 
@@ -439,7 +452,7 @@ def ensemble(cp: np.ndarray, tx: np.ndarray, epochs: int) -> list[dict]:
     """Three members of an ensemble side by side, beside a DataLoader loop for each."""
     shared = {"validation_share": 0.0, "max_steps": 10**6, "device": "cpu"}
     fast, encoder = training_seconds(
-        lambda epochs: ContrastiveEncoder(n_members=3, max_epochs=epochs, **shared), (cp, tx), epochs
+        lambda epochs: ContrastiveEncoder(n_members=3, max_epochs=epochs, **shared), [(cp, tx)], epochs
     )
     inputs = [torch.as_tensor(one, dtype=torch.float32) for one in (encoder._cp_inputs(cp), encoder._tx_inputs(tx))]
     slow, networks = timed(lambda: [dataloader_training(encoder, *inputs, epochs) for _ in range(3)], 2)
