@@ -681,7 +681,7 @@ class NetworkEncoder(Encoder):
     held-out training compounds no longer improves; then networks are trained again on all training compounds for as
     many epochs, since with few compounds every one counts. Several members, each with weights, noise and held-out
     compounds of its own, agree on that number of epochs and put their codes side by side: a few dozen held-out
-    compounds alone would choose it by chance.
+    compounds alone would choose it by chance. At last, on all training compounds, they see the same batches.
 
     Parameters
     ----------
@@ -795,12 +795,16 @@ class NetworkEncoder(Encoder):
         for encoder, own in zip(encoders, compounds, strict=True):
             encoder.history_, n_validation = [], self._n_validation(len(own[0]))
             # A generator for each training, so that none depends on when another member's stopped.
-            rngs = [rng.spawn(self.n_members) for rng in np.random.default_rng(self.seed).spawn(2)]
-            for number, rng in enumerate(rngs[0] if n_validation else []):
+            on_trial, at_last = np.random.default_rng(self.seed).spawn(2)
+            for number, rng in enumerate(on_trial.spawn(self.n_members) if n_validation else []):
                 parts = np.split(rng.permutation(len(own[0])), [n_validation])
                 validation, training = (tuple(one[part] for one in own) for part in parts)
                 watched.append(_Member(encoder, number, rng, training, validation))
-            final += [_Member(encoder, number, rng, own) for number, rng in enumerate(rngs[1])]
+            order = int(at_last.integers(2**31))
+            final += [
+                _Member(encoder, number, rng, own, order=order)
+                for number, rng in enumerate(at_last.spawn(self.n_members))
+            ]
         if watched:
             self._train_all(data, watched)
         for encoder, own in zip(encoders, compounds, strict=True):
@@ -862,11 +866,15 @@ class NetworkEncoder(Encoder):
         watch = _Watch(data, members, is_stacked) if members[0].validation is not None else None
         n_compounds = min(len(member.training[0]) for member in members)
         most = self._most_epochs(n_compounds)
-        noise: dict[int, torch.Generator] = {}
+        generators: dict[int, torch.Generator] = {}
+        orders: dict[tuple[int, int], np.random.Generator] = {}
         for member in members:
             number = int(member.rng.integers(2**31))
-            member.noise = noise.setdefault(number, torch.Generator(device=cp.device).manual_seed(number))
+            member.noise = generators.setdefault(number, torch.Generator(device=cp.device).manual_seed(number))
             member.epochs = most if watch else member.encoder.best_epoch_
+            if member.order is not None:
+                key = id(member.encoder), member.order
+                member.batches_rng = orders.setdefault(key, np.random.default_rng(member.order))
         with torch.random.fork_rng(devices=[]):  # weights and dropout are seeded; the caller's state stays
             for member in members:
                 torch.manual_seed(int(member.rng.integers(2**31)))
@@ -879,8 +887,7 @@ class NetworkEncoder(Encoder):
             for epoch in range(1, max(member.epochs for member in members) + 1):
                 network.train()
                 noise = [member.noise for member in present]
-                batches = [_batches(*one.training, n_compounds, self.batch_size, one.rng) for one in present]
-                for batch in zip(*batches, strict=True):
+                for batch in self._batches_of(present, n_compounds):
                     set_gradients(network, *(_rows_of(one, batch, is_stacked) for one in data), noise, amounts)
                     optimiser.step()
                 ended = np.array([epoch == member.epochs for member in present])
@@ -899,6 +906,21 @@ class NetworkEncoder(Encoder):
         if is_stacked:
             write_back(network, [one.network for one in present], range(len(present)))
         return [member.network.eval() for member in members]
+
+    def _batches_of(self, members, n_compounds):
+        """An epoch's batches: for each a list of the rows of every member, or of every run of members that share them.
+
+        Runs count only where all are equally long.
+        """
+        drawn = {}
+        for member in members:
+            rng = member.rng if member.batches_rng is None else member.batches_rng
+            if id(rng) not in drawn:
+                drawn[id(rng)] = [_batches(*member.training, n_compounds, self.batch_size, rng), 0]
+            drawn[id(rng)][1] += 1
+        if len({count for _, count in drawn.values()}) == 1:
+            return zip(*(batches for batches, _ in drawn.values()), strict=True)
+        return zip(*(batches for batches, count in drawn.values() for _ in range(count)), strict=True)
 
     def _amounts(self, members, device):
         """Each of `amounts` by name: a number where all members agree, else a tensor (n_networks, 1, 1)."""
@@ -1028,7 +1050,7 @@ class ContrastiveEncoder(NetworkEncoder):
         from cpx_utils.networks import set_linear_gradients
 
         with torch.no_grad():
-            target = soft_targets(tx, self.softness) if self.softness else None
+            target = _each(soft_targets(tx, self.softness), len(torch_rngs)) if self.softness else None
             noisy = [_noisy(one, amounts["input_noise"], torch_rngs) for one in (cp, tx)]
             gradients = info_nce_gradients(*network(*noisy), amounts["temperature"], target)
             for head, inputs, gradient in zip((network.cp, network.tx), noisy, gradients, strict=True):
@@ -1121,8 +1143,8 @@ class AutoencoderEncoder(NetworkEncoder):
 
     def _closed_gradients(self, network, cp, tx, torch_rngs, amounts):
         *noisy, has_cp, has_tx = self._spoiled(cp, tx, torch_rngs, amounts)
-        weights = amounts["cp_weight"], 1.0
-        network.set_reconstruction_gradients(noisy, (has_cp, has_tx), (cp, tx), weights)
+        targets = [_each(one, len(torch_rngs)) for one in (cp, tx)]
+        network.set_reconstruction_gradients(noisy, (has_cp, has_tx), targets, (amounts["cp_weight"], 1.0))
 
     def _validation_loss(self, network, cp, tx, amounts):
         import torch
@@ -1151,6 +1173,8 @@ class _Member:
     rng: np.random.Generator
     training: tuple[np.ndarray, np.ndarray]
     validation: tuple[np.ndarray, np.ndarray] | None = None
+    order: int | None = None  # seed of batches that all members of the encoder share; without one `rng` draws them
+    batches_rng: np.random.Generator | None = None
     noise: Any = None
     epochs: int = 0
     network: Any = None
@@ -1200,7 +1224,7 @@ class _Watch:
 
 
 def _rows_of(values, rows, is_stacked):
-    """Rows of a tensor for each network: (n_networks, n, d), or (n, d) of one alone that isn't stacked."""
+    """Rows of a tensor for each list of them, stacked: (n_lists, n, d); or those of a single list (n, d)."""
     import torch
 
     picked = torch.as_tensor(np.concatenate(rows), device=values.device)
@@ -1209,10 +1233,14 @@ def _rows_of(values, rows, is_stacked):
 
 
 def _drawn(distribution, like, torch_rngs):
-    """Random numbers of a tensor's shape, those of each network from its generator; networks of one seed share both."""
+    """Random numbers for each network from its generator, which networks of one seed share, and what it gives.
+
+    Of the shape of `like`; where that is stacked, (n_networks, ...), with all networks in front.
+    """
     import torch
 
-    drawn = torch.empty_like(like, memory_format=torch.contiguous_format)
+    shape = (len(torch_rngs), *like.shape[1:]) if like.ndim == 3 else like.shape
+    drawn = torch.empty(shape, dtype=like.dtype, device=like.device)
     known: dict[torch.Generator, torch.Tensor] = {}
     for part, torch_rng in zip([drawn] if len(torch_rngs) == 1 else drawn, torch_rngs, strict=True):
         if torch_rng in known:
@@ -1223,9 +1251,17 @@ def _drawn(distribution, like, torch_rngs):
 
 
 def _noisy(values, amount, torch_rngs):
+    """Each network's values with noise of its own; without noise the values, still shared by runs of networks."""
     if isinstance(amount, (int, float)) and not amount:
         return values
-    return _drawn("normal_", values, torch_rngs).mul_(amount).add_(values)
+    return _drawn("normal_", values, torch_rngs).mul_(amount).add_(_each(values, len(torch_rngs)))
+
+
+def _each(values, n_networks):
+    """Values of runs of networks, (n_runs, ...), for each network of a run: (n_networks, ...)."""
+    if values.ndim < 3 or len(values) in (1, n_networks):  # one run broadcasts
+        return values
+    return values.repeat_interleave(n_networks // len(values), dim=0)
 
 
 def _device(name: str) -> str:

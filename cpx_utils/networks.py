@@ -26,11 +26,15 @@ def set_linear_gradients(linear: nn.Sequential, inputs: torch.Tensor, gradient: 
     linear
         From `head`, without hidden layers.
     inputs
-        What the head was given, :math:`X` (..., n, n_inputs).
+        What the head was given, :math:`X` (..., n, n_inputs); of networks side by side, one for each or for each run of
+        them, as `LinearMembers` takes them.
     gradient
         Of the loss with respect to what the head gave, :math:`G` (..., n, n_outputs).
     """
-    linear[0].weight.grad = gradient.mT @ inputs  # (..., n_outputs, n_inputs)
+    seen = gradient
+    if inputs.ndim == 3 and len(inputs) < len(gradient):  # (n_runs, n, networks of a run x n_outputs)
+        seen = gradient.unflatten(0, (len(inputs), -1)).transpose(1, 2).flatten(2)
+    linear[0].weight.grad = (seen.mT @ inputs).view_as(linear[0].weight)  # (..., n_outputs, n_inputs)
     linear[0].bias.grad = gradient.sum(dim=-2).view_as(linear[0].bias)
 
 
@@ -89,7 +93,10 @@ class AdamW:
 
 
 class LinearMembers(nn.Module):
-    """The linear layers of several networks side by side: (n_networks, n, n_inputs) -> (n_networks, n, n_outputs)."""
+    """The linear layers of several networks side by side: (n_networks, n, n_inputs) -> (n_networks, n, n_outputs).
+
+    Runs of networks that are given the same inputs, all equally long, take them once: (n_runs, n, n_inputs).
+    """
 
     def __init__(self, layers: list[nn.Linear]):
         super().__init__()
@@ -98,7 +105,12 @@ class LinearMembers(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Each network's layer on its own inputs."""
-        return torch.baddbmm(self.bias, inputs, self.weight.mT)
+        if len(inputs) == len(self.weight):
+            return torch.baddbmm(self.bias, inputs, self.weight.mT)
+        n_runs = len(inputs)
+        weight, bias = (one.unflatten(0, (n_runs, -1)).flatten(1, 2) for one in (self.weight, self.bias.mT))
+        outputs = torch.baddbmm(bias.mT, inputs, weight.mT)  # (n_runs, n, networks of a run x n_outputs)
+        return outputs.unflatten(2, (-1, self.weight.shape[1])).transpose(1, 2).flatten(0, 1)
 
 
 def side_by_side(networks: list[nn.Module]) -> nn.Module:

@@ -593,6 +593,26 @@ def test_members_trained_together_are_those_trained_alone(method, parameters, pa
     np.testing.assert_allclose(together.transform(pairs.cp), apart.transform(pairs.cp), atol=1e-3)
 
 
+@pytest.mark.parametrize("method", NETWORKS)
+def test_at_last_members_of_an_encoder_see_the_same_batches(method, pairs, monkeypatch):
+    rows_of, seen = encoders._rows_of, []
+
+    def noted(values, rows, is_stacked):
+        seen.append(len(rows))
+        return rows_of(values, rows, is_stacked)
+
+    monkeypatch.setattr(encoders, "_rows_of", noted)
+    part = {"cp": pairs.cp, "tx": pairs.tx, "groups": pairs.groups, "controls": pairs.controls}
+    encoder = make(method, n_members=3, max_epochs=2, patience=9, validation_share=0.0)
+    (fitted,) = encoder.fit_parts([part, part])
+    assert set(seen) == {2}, "each of two parts has one list of rows for its three members"
+    codes = np.split(fitted[0].transform(pairs.cp), 3, axis=1)
+    assert np.abs(codes[0] - codes[1]).mean() > 0.01, "members differ in weights and noise"
+    seen.clear()
+    encoder.set_params(validation_share=0.2).fit_parts([part, part])
+    assert set(seen) == {2, 6}, "on trial each member has held-out compounds of its own"
+
+
 @pytest.mark.parametrize("method", [*NETWORKS, "rcca"])
 @pytest.mark.parametrize("sizes", [(60, 60, 60), (60, 57, 60), (9, 60)], ids=["equal", "unequal", "few"])
 def test_parts_fitted_together_are_those_fitted_alone(method, sizes, pairs):

@@ -6,8 +6,17 @@ import sys
 import pytest
 import torch
 
-from cpx_utils.losses import info_nce, reconstruction
-from cpx_utils.networks import AdamW, BimodalAutoencoder, TwoTower, head, keep, side_by_side, write_back
+from cpx_utils.losses import info_nce, info_nce_gradients, reconstruction
+from cpx_utils.networks import (
+    AdamW,
+    BimodalAutoencoder,
+    TwoTower,
+    head,
+    keep,
+    set_linear_gradients,
+    side_by_side,
+    write_back,
+)
 
 N, N_CP, N_TX, N_DIMENSIONS = 9, 6, 11, 4
 
@@ -164,6 +173,26 @@ def test_networks_side_by_side_compute_what_each_computes_and_give_their_weights
     for number, (network, old) in enumerate(zip(towers, before, strict=True)):
         for name, value in network.state_dict().items():
             torch.testing.assert_close(value, old[name] + (name != "log_temperature" and number != 1))
+
+
+@pytest.mark.parametrize("n_runs", [1, 2, 4])
+def test_runs_of_networks_may_share_their_inputs(profiles, n_runs):
+    cp, tx = (torch.stack([one + k for k in range(n_runs)]) for one in profiles)
+    each = [one.repeat_interleave(4 // n_runs, dim=0) for one in (cp, tx)]
+    torch.manual_seed(4)
+    towers = [TwoTower(N_CP, N_TX, N_DIMENSIONS, (), 0.0, 0.2, False) for _ in range(4)]
+    together = side_by_side(towers)
+    codes = together(cp, tx)
+    for shared, own in zip(codes, together(*each), strict=True):
+        torch.testing.assert_close(shared, own)
+    gradients = info_nce_gradients(*codes, 0.2)
+    for part, inputs, gradient, alone in zip(("cp", "tx"), (cp, tx), gradients, each, strict=True):
+        linear = getattr(together, part)
+        set_linear_gradients(linear, inputs, gradient.detach())
+        found = [one.grad.clone() for one in linear.parameters()]
+        set_linear_gradients(linear, alone, gradient.detach())
+        for one, other in zip(found, linear.parameters(), strict=True):
+            torch.testing.assert_close(one, other.grad)
 
 
 def test_a_temperature_of_its_own_stays_with_each_network(profiles):
