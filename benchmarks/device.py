@@ -5,9 +5,9 @@ python benchmarks/device.py --only networks  # one of both parts, into the table
 python benchmarks/device.py --devices cpu    # a look on a machine without a GPU; nothing is written
 
 Networks are trained on the CPU (on as many threads as torch takes by itself) and on the GPU, with the same seeds, on
-the same pairs, which share ten effects. The study is run twice, as `run_all.py -p device=...` does it. The two devices
-draw other noise from the same seed and add in another order, so tables are not the same bytes; the table
-benchmarks/results/device.csv says how far apart they are, and whether a verdict depends on the device.
+the same pairs, which share ten effects. The study is run on both at the same time, as `run_all.py -p device=...` does
+it. The two devices draw other noise from the same seed and add in another order, so tables are not the same bytes; the
+table benchmarks/results/device.csv says how far apart they are, and whether a verdict depends on the device.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -140,13 +141,15 @@ def compare_studies(runs: dict[str, Path]) -> list[dict]:
 
 
 def study(devices: Iterable[str], profile: str, jobs: int) -> list[dict]:
-    """Run the study on each device: its seconds, and how far apart the results of two devices are."""
-    rows, runs = [], {}
-    with tempfile.TemporaryDirectory() as folder:
-        for device in devices:
-            seconds, runs[device] = run_study(device, Path(folder), profile, jobs)
-            rows.append({"what": f"whole study, profile {profile}", "item": "seconds", "device": device,
-                         "value": round(seconds)})  # fmt: skip
+    """Run the study on each device, at the same time: its seconds, and how far apart the results of two devices are."""
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor() as pool:
+        calls = {device: pool.submit(run_study, device, Path(folder), profile, jobs) for device in devices}
+        done = {device: call.result() for device, call in calls.items()}
+        rows = [
+            {"what": f"whole study, profile {profile}", "item": "seconds", "device": device, "value": round(seconds)}
+            for device, (seconds, _) in done.items()
+        ]
+        runs = {device: run for device, (_, run) in done.items()}
         return rows + (compare_studies(runs) if len(runs) == 2 else [])
 
 

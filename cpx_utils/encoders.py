@@ -1153,7 +1153,7 @@ class AutoencoderEncoder(NetworkEncoder):
 
         yes, no = torch.ones_like(cp[..., :1]), torch.zeros_like(cp[..., :1])
         cp_out, tx_out = network(cp, tx, yes, no)
-        cp_weight = torch.as_tensor(amounts["cp_weight"]).reshape(-1)
+        cp_weight = torch.as_tensor(amounts["cp_weight"], device=cp.device).reshape(-1)
         return cp_weight * reconstruction(cp_out, cp) + reconstruction(tx_out, tx)
 
     def _transform(self, cp):
