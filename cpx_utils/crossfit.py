@@ -478,7 +478,7 @@ def _fit_and_embed(encoder, prepared, choice, fits):
 
 def _fit_controls(encoder, prepared, controls, seed):
     """`fit_encoder` for each of several controls, with networks trained side by side."""
-    paired = [control for control in controls if encoder.uses_tx and control != "untrained"]
+    paired = [control for control in controls if encoder.side_by_side and control != "untrained"]
     fitted = {}
     if len(paired) > 1:
         encoder = encoder.name_features(prepared.preparation.features_)

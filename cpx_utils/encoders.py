@@ -45,6 +45,7 @@ class Encoder(TransformerMixin, BaseEstimator):
 
     uses_tx = False
     cross_modal = False  # whether `transform_tx` puts TX profiles into the same space, for retrieval
+    side_by_side = False  # whether `fit_parts` is faster than one fit after the other, which needs less memory
     learned: tuple[str, ...] = ()
 
     def fit(
@@ -723,6 +724,7 @@ class NetworkEncoder(Encoder):
 
     uses_tx: ClassVar[bool] = True
     cross_modal: ClassVar[bool] = True
+    side_by_side: ClassVar[bool] = True
     learned: ClassVar[tuple[str, ...]] = ("cp_mean_", "cp_components_", "tx_mean_", "tx_components_")
     amounts: ClassVar[tuple[str, ...]] = ("input_noise",)  # what may differ among networks side by side
 
@@ -1131,7 +1133,7 @@ class AutoencoderEncoder(NetworkEncoder):
         from cpx_utils.losses import reconstruction
 
         cp_out, tx_out = network(*self._spoiled(cp, tx, torch_rngs, amounts))
-        return self.cp_weight * reconstruction(cp_out, cp) + reconstruction(tx_out, tx)
+        return amounts["cp_weight"] * reconstruction(cp_out, cp) + reconstruction(tx_out, tx)
 
     def _spoiled(self, cp, tx, torch_rngs, amounts):
         """What a training step encodes: noisy CP and TX, and which of them are present, each (..., n_pairs, 1)."""
