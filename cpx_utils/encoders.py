@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import groupby, islice, pairwise
 from math import prod
 from pathlib import Path
 from typing import Any, ClassVar
@@ -874,6 +874,7 @@ class NetworkEncoder(Encoder):
             number = int(member.rng.integers(2**31))
             member.noise = generators.setdefault(number, torch.Generator(device=cp.device).manual_seed(number))
             member.epochs = most if watch else member.encoder.best_epoch_
+            member.batches_rng = member.rng
             if member.order is not None:
                 key = id(member.encoder), member.order
                 member.batches_rng = orders.setdefault(key, np.random.default_rng(member.order))
@@ -914,15 +915,11 @@ class NetworkEncoder(Encoder):
 
         Runs count only where all are equally long.
         """
-        drawn = {}
-        for member in members:
-            rng = member.rng if member.batches_rng is None else member.batches_rng
-            if id(rng) not in drawn:
-                drawn[id(rng)] = [_batches(*member.training, n_compounds, self.batch_size, rng), 0]
-            drawn[id(rng)][1] += 1
-        if len({count for _, count in drawn.values()}) == 1:
-            return zip(*(batches for batches, _ in drawn.values()), strict=True)
-        return zip(*(batches for batches, count in drawn.values() for _ in range(count)), strict=True)
+        runs = [list(run) for _, run in groupby(members, key=lambda member: id(member.batches_rng))]
+        batches = [_batches(*run[0].training, n_compounds, self.batch_size, run[0].batches_rng) for run in runs]
+        if len({len(run) for run in runs}) > 1:
+            batches = [own for own, run in zip(batches, runs, strict=True) for _ in run]
+        return zip(*batches, strict=True)
 
     def _amounts(self, members, device):
         """Each of `amounts` by name: a number where all members agree, else a tensor (n_networks, 1, 1)."""

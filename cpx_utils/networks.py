@@ -89,7 +89,8 @@ class AdamW:
         for moments in (self._means, self._squares):
             moments[:] = [one[places] for one in moments]
         self._learning_rates = [self._learning_rates[place] for place in places]
-        self._set_runs(self._runs[0][2][-1])
+        _, _, (*_, steps) = self._runs[0]  # the same number in every run
+        self._set_runs(steps)
 
 
 class LinearMembers(nn.Module):
