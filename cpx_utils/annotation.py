@@ -20,39 +20,24 @@ from cpx_utils.downloads import LocalFile
 from cpx_utils.profiles import (
     ACTIVITY_COLUMNS,
     ANNOTATED,
+    BLOCK_LENGTH,
     COMPOUND,
     TASK_COLUMNS,
     Screen,
     ScreenError,
     compound_groups,
+    inchikeys,
     no_outcomes,
     paired_compounds,
+    split_values,
     task_counts,
 )
 from cpx_utils.provenance import atomic_path
 
 BROAD_ID_LENGTH = 13
-BLOCK_LENGTH = 14
 
 
 # --------------------------------------------------------------------------------------------- structures
-
-
-def inchikeys(smiles: Iterable[str]) -> list[str]:
-    """Full InChIKey of each SMILES as it stands, ``""`` where RDKit can't read the SMILES or it is empty."""
-    from rdkit import Chem, rdBase
-
-    keys = []
-    with rdBase.BlockLogs():  # RDKit prints a line for each odd molecule
-        for text in smiles:
-            molecule = Chem.MolFromSmiles(text) if isinstance(text, str) and text else None
-            keys.append(Chem.MolToInchiKey(molecule) if molecule is not None else "")
-    return keys
-
-
-def inchikey_blocks(smiles: Iterable[str]) -> list[str]:
-    """First InChIKey block of each SMILES, ``""`` where RDKit can't read the SMILES or it is empty."""
-    return [key[:BLOCK_LENGTH] for key in inchikeys(smiles)]
 
 
 def cached_inchikeys(smiles: Sequence[str], cache_file: Path) -> list[str]:
@@ -194,13 +179,6 @@ def _keys_of(smiles: Sequence[str], cache: Path | None) -> list[str]:
 
 
 # --------------------------------------------------------------------------------- mechanisms and targets
-
-
-def split_values(text: object) -> list[str]:
-    """Values of a ``|``-joined cell, in order, without blanks and repeats; an empty cell gives ``[]``."""
-    if not isinstance(text, str):
-        return []
-    return list(dict.fromkeys(part.strip() for part in text.split("|") if part.strip()))
 
 
 def read_repurposing_hub(path: str | Path) -> pd.DataFrame:

@@ -29,7 +29,7 @@ import numpy as np
 import pandas as pd
 
 from cpx_utils.bioactivity import PredictionFold, Predictions, dense_predictions, tx_strong_cp_weak
-from cpx_utils.metrics import retrieval_scores
+from cpx_utils.metrics import benjamini_hochberg, retrieval_scores
 from cpx_utils.splits import halves
 
 ENDPOINTS = {1: "tx_strong_tasks", 2: "replicate_map", 3: "moa_map", 4: "family_auc"}
@@ -130,22 +130,13 @@ def summarise_bootstrap(distribution: np.ndarray, *, level: float = 0.95) -> Com
 
 def holm(p_values: np.ndarray) -> np.ndarray:
     """Holm's step-down adjustment (1979); NaN stays NaN and does not count."""
-    return _adjusted(p_values, "holm")
-
-
-def benjamini_hochberg(p_values: np.ndarray) -> np.ndarray:
-    """Benjamini and Hochberg's false discovery rate (1995); NaN stays NaN and does not count."""
-    return _adjusted(p_values, "fdr_bh")
-
-
-def _adjusted(p_values: np.ndarray, method: str) -> np.ndarray:
     from statsmodels.stats.multitest import multipletests
 
     p_values = np.asarray(p_values, dtype=float)
     adjusted = np.full(p_values.shape, np.nan)
     known = ~np.isnan(p_values)
     if known.any():
-        adjusted[known] = multipletests(p_values[known], method=method)[1]
+        adjusted[known] = multipletests(p_values[known], method="holm")[1]
     return adjusted
 
 

@@ -18,9 +18,11 @@ import pandas as pd
 from cpx_utils.metrics import (
     average_precision,
     average_precision_of_few,
+    benjamini_hochberg,
     cluster_indices,
     cosine_similarity,
     for_blocks,
+    shared_labels,
     silhouette_of_points,
     unit_rows,
 )
@@ -412,7 +414,7 @@ def moa_clustering(
         items, item_points = _annotated(reference, _checked(reference_embedding, len(reference)) - centre)
     else:
         items, item_points = queries, points
-    shares = _shared_moa(queries["MoA"], items["MoA"])
+    shares = shared_labels(queries["MoA"], items["MoA"])
     candidate = ~_same_molecule(queries, items)
     positive = shares & candidate
     similarity = cosine_similarity(points, item_points)  # (n_queries, n_items)
@@ -443,18 +445,6 @@ def moa_clustering(
 def _annotated(compounds: pd.DataFrame, embedding: np.ndarray) -> tuple[pd.DataFrame, np.ndarray]:
     has_moa = np.array([moa is not None and len(moa) > 0 for moa in compounds["MoA"]], dtype=bool)
     return compounds[has_moa].reset_index(drop=True), embedding[has_moa]
-
-
-def _shared_moa(queries: pd.Series, items: pd.Series) -> np.ndarray:
-    """Boolean (n_queries, n_items): do the two sets of MoAs meet?"""
-    column = {moa: i for i, moa in enumerate(dict.fromkeys(m for row in items for m in row))}
-    of_query = np.zeros((len(queries), len(column)), dtype=np.float32)
-    of_item = np.zeros((len(items), len(column)), dtype=np.float32)
-    for row, moas in enumerate(queries):
-        of_query[row, [column[m] for m in moas if m in column]] = 1
-    for row, moas in enumerate(items):
-        of_item[row, [column[m] for m in moas]] = 1
-    return of_query @ of_item.T > 0
 
 
 def _same_molecule(queries: pd.DataFrame, items: pd.DataFrame) -> np.ndarray:
@@ -758,7 +748,7 @@ def moa_p_values(
     members = {moa: rows for moa, rows in sorted(members.items()) if len(rows) > 1}
     n = len(queries)
     similarity = cosine_similarity(points)
-    related = _shared_moa(queries["MoA"], queries["MoA"])
+    related = shared_labels(queries["MoA"], queries["MoA"])
     ranks = _at_least(similarity, ~related)
     rng = np.random.default_rng(seed)
     observed = {}
@@ -806,8 +796,6 @@ def found_by_fold(
     DataFrame
         `KEYS`, the columns of those two, and ``found`` (1.0, 0.0; NaN without p).
     """
-    from scipy.stats import false_discovery_control
-
     results = [pd.DataFrame(columns=[*KEYS, "p_value", "found"])]
     options = {"n_null": n_null, "seed": seed}
     for table in tables:
@@ -819,10 +807,8 @@ def found_by_fold(
                     compounds[[COMPOUND, "MoA", "InChIKey14"]], on=COMPOUND, how="left"
                 )
                 result = moa_p_values(part, embedding_values(part), **options)
-            known = result["p_value"].notna().to_numpy()
-            found = np.full(len(result), np.nan)
-            if known.any():
-                found[known] = false_discovery_control(result.loc[known, "p_value"]) <= fdr
+            q_value = benjamini_hochberg(result["p_value"])
+            found = np.where(np.isnan(q_value), np.nan, q_value <= fdr)
             keys = pd.DataFrame([key] * len(result), columns=KEYS)
             results.append(pd.concat([keys, result.assign(found=found)], axis=1))
     kept = [table for table in results if len(table)]

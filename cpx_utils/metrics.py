@@ -9,7 +9,7 @@ scores as chance.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -395,3 +395,30 @@ def cluster_indices(embedding: np.ndarray, labels: np.ndarray) -> dict[str, floa
         "ari": float(adjusted_rand_score(code, clusters)),
         "silhouette": float(silhouette(similarity, code).mean()),
     }
+
+
+def shared_labels(queries: Sequence[Sequence[str]], items: Sequence[Sequence[str]]) -> np.ndarray:
+    """Boolean (n_queries, n_items): do the two sets of labels (such as MoAs) meet?"""
+    column = {label: i for i, label in enumerate(dict.fromkeys(name for row in items for name in row))}
+    of_query = np.zeros((len(queries), len(column)), dtype=np.float32)
+    of_item = np.zeros((len(items), len(column)), dtype=np.float32)
+    for row, labels in enumerate(queries):
+        of_query[row, [column[name] for name in labels if name in column]] = 1
+    for row, labels in enumerate(items):
+        of_item[row, [column[name] for name in labels]] = 1
+    return of_query @ of_item.T > 0
+
+
+def benjamini_hochberg(p_values: Iterable[float]) -> np.ndarray:
+    """Adjusted p (q-values) of Benjamini and Hochberg (1995): calling all of at most q holds false discoveries at q.
+
+    NaN stays NaN and does not count.
+    """
+    from scipy.stats import false_discovery_control
+
+    p_values = np.asarray(p_values, dtype=float)
+    adjusted = np.full(p_values.shape, np.nan)
+    known = ~np.isnan(p_values)
+    if known.any():
+        adjusted[known] = false_discovery_control(p_values[known])
+    return adjusted

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from cpx_utils.bioactivity import ManyTaskRidgeClassifier, label_matrix
-from cpx_utils.metrics import cosine_similarity
+from cpx_utils.metrics import benjamini_hochberg, cosine_similarity, shared_labels
 from cpx_utils.newplates import FLAT, PlateEncoder, load_plate_encoder
 from cpx_utils.preprocessing import consensus
 from cpx_utils.profiles import (
@@ -36,24 +36,6 @@ from cpx_utils.profiles import (
 )
 
 _BLOCK = 4_000_000  # numbers held at a time
-
-
-def adjusted(p_values: Iterable[float]) -> np.ndarray:
-    """q-values of Benjamini and Hochberg (1995): calling all of at most q holds the false discoveries at q.
-
-    Parameters
-    ----------
-    p_values
-        NaN takes no part and stays.
-    """
-    from scipy.stats import false_discovery_control
-
-    p = np.asarray(list(p_values), dtype=float)
-    q = np.full(len(p), np.nan)
-    known = ~np.isnan(p)
-    if known.any():
-        q[known] = false_discovery_control(p[known])
-    return q
 
 
 # --- the library --------------------------------------------------------------------------------------------
@@ -358,7 +340,7 @@ def activity_calls(
         rows.append(row | {"distance": distance, "p_value": p_value, "smallest_p": smallest, "reason": ""})
     columns = "compound dose treatment n_wells n_plates distance p_value smallest_p reason".split()
     table = pd.DataFrame(rows, columns=columns)
-    table.insert(8, "q_value", adjusted(table["p_value"].astype(float)))
+    table.insert(8, "q_value", benjamini_hochberg(table["p_value"].astype(float)))
     table.insert(9, "active", (table["q_value"] <= fdr).to_numpy(bool))
     return table
 
@@ -467,20 +449,6 @@ def _at_least(null: np.ndarray, values: np.ndarray, weight: np.ndarray | None = 
     return np.where(np.isnan(values), 0, counts)
 
 
-def _shares_mechanism(compounds: pd.DataFrame, others: pd.DataFrame) -> np.ndarray:
-    """Whether two compounds share a mechanism or a group: bool (n_compounds, n_others)."""
-    names = sorted({name for table in (compounds, others) for moas in table["MoA"] for name in moas})
-    column = {name: number for number, name in enumerate(names)}
-    marks = []
-    for table in (compounds, others):
-        mark = np.zeros((len(table), len(names)), np.float32)
-        for row, moas in enumerate(table["MoA"]):
-            mark[row, [column[name] for name in moas]] = 1
-        marks.append(mark)
-    same_group = compounds["group"].to_numpy(object)[:, None] == others["group"].to_numpy(object)
-    return (marks[0] @ marks[1].T > 0) | same_group
-
-
 def nearest_compounds(new: Sequence[str], references: Sequence[Reference], *, n_nearest: int = 10) -> pd.DataFrame:
     """The library compounds that lie nearest to each new compound, and whether that is nearer than strangers lie.
 
@@ -516,7 +484,8 @@ def nearest_compounds(new: Sequence[str], references: Sequence[Reference], *, n_
         place = annotation.index.get_indexer(reference.library[COMPOUND])
         similarity = cosine_similarity(reference.new_codes, reference.library_codes)
         strangers = cosine_similarity(reference.held_out_codes, reference.library_codes)
-        related = _shares_mechanism(reference.held_out, reference.library)
+        related = shared_labels(reference.held_out["MoA"], reference.library["MoA"])
+        related |= reference.held_out["group"].to_numpy(object)[:, None] == reference.library["group"].to_numpy(object)
         null = np.where(related, -np.inf, strangers).max(axis=1, initial=-np.inf)
         total[:, place] += similarity
         seen[place] += 1
@@ -540,7 +509,7 @@ def nearest_compounds(new: Sequence[str], references: Sequence[Reference], *, n_
 def _with_q(table: pd.DataFrame, column: str) -> pd.DataFrame:
     first = (table["rank"] == 1).to_numpy()
     q_value = np.full(len(table), np.nan)
-    q_value[first] = adjusted(table.loc[first, column])
+    q_value[first] = benjamini_hochberg(table.loc[first, column])
     return table.assign(q_value=q_value)
 
 
@@ -795,7 +764,7 @@ def library_distance(
         distance += value / np.median(null) if len(null) else np.nan
     table = pd.DataFrame({"compound": list(new), "library_distance": distance / max(len(references), 1)})
     table["share_farther"] = (1 + exceed) / (1 + n_held_out)
-    table["q_value"] = adjusted(table["share_farther"])
+    table["q_value"] = benjamini_hochberg(table["share_farther"])
     return table.assign(strange=(table["q_value"] <= fdr).to_numpy(bool))
 
 

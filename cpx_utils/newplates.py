@@ -12,8 +12,16 @@ import pandas as pd
 
 from cpx_utils.metrics import unit_rows
 from cpx_utils.preprocessing import FeaturePreparation, consensus, normalise_plates
-from cpx_utils.profiles import COMPOUND, CONTROL, METADATA_COLUMNS, PLATE, ScreenError, feature_columns, user_path
-from cpx_utils.tables import some_names
+from cpx_utils.profiles import (
+    COMPOUND,
+    CONTROL,
+    METADATA_COLUMNS,
+    PLATE,
+    ScreenError,
+    feature_columns,
+    some_names,
+    user_path,
+)
 from cpx_utils.user_screens import read_cell_painting, read_plate_description
 
 WITHOUT_CONTROLS = ("refuse", "as_they_are")

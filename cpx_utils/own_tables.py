@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cpx_utils.annotation import BLOCK_LENGTH, inchikey_blocks, split_values
 from cpx_utils.profiles import (
     ACTIVITY_COLUMNS,
+    BLOCK_LENGTH,
     COMPOUND,
     COMPOUND_COLUMNS,
     CONTROL,
@@ -23,8 +23,11 @@ from cpx_utils.profiles import (
     PLATE,
     TASK_COLUMNS,
     WELL,
+    inchikey_blocks,
     no_outcomes,
     nominal_dose,
+    some_names,
+    split_values,
 )
 from cpx_utils.tables import (
     MISSING_WORDS,
@@ -36,7 +39,6 @@ from cpx_utils.tables import (
     read_table,
     refuse,
     rows_in_words,
-    some_names,
 )
 
 DEFAULT_COLUMNS = {"compound": COMPOUND, "dose": DOSE, "plate": PLATE, "well": WELL, "control": CONTROL}

@@ -10,6 +10,7 @@ Whatever a screen lacks has one spelling: no plate or well is ``""``, no dose is
 import json
 import os
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +28,7 @@ ACTIVITY_COLUMNS = [COMPOUND, "task", "active"]
 TASK_COLUMNS = ["task", "target", "family", "source"]
 # Source of tasks whose labels are read off a compound's annotated targets; no assay was run for them.
 ANNOTATED = "annotation"
+BLOCK_LENGTH = 14  # of an InChIKey: the skeleton without stereochemistry and charge
 # What identifies a fitted representation in every table of the study; `seed` is the number of the draw.
 KEYS = ["split", "repeat", "fold", "seed", "method", "control"]
 
@@ -139,6 +141,37 @@ def embedding_values(table: pd.DataFrame) -> np.ndarray:
     return values[:, ~np.isnan(values).all(axis=0)] if len(values) else values
 
 
+def inchikeys(smiles: Iterable[str]) -> list[str]:
+    """Full InChIKey of each SMILES as it stands, ``""`` where RDKit can't read the SMILES or it is empty."""
+    from rdkit import Chem, rdBase
+
+    keys = []
+    with rdBase.BlockLogs():  # RDKit prints a line for each odd molecule
+        for text in smiles:
+            molecule = Chem.MolFromSmiles(text) if isinstance(text, str) and text else None
+            keys.append(Chem.MolToInchiKey(molecule) if molecule is not None else "")
+    return keys
+
+
+def inchikey_blocks(smiles: Iterable[str]) -> list[str]:
+    """First InChIKey block of each SMILES, ``""`` where RDKit can't read the SMILES or it is empty."""
+    return [key[:BLOCK_LENGTH] for key in inchikeys(smiles)]
+
+
+def split_values(text: object) -> list[str]:
+    """Values of a ``|``-joined cell, in order, without blanks and repeats; an empty cell gives ``[]``."""
+    if not isinstance(text, str):
+        return []
+    return list(dict.fromkeys(part.strip() for part in text.split("|") if part.strip()))
+
+
+def some_names(names: Iterable, limit: int = 4) -> str:
+    """Up to `limit` names in quotes, and how many there are."""
+    names = list(names)
+    listed = ", ".join(repr(str(name)) for name in names[:limit])
+    return listed + (f", ... ({len(names)} in all)" if len(names) > limit else "")
+
+
 def compound_groups(compounds: pd.DataFrame) -> pd.Series:
     """Group of each compound: the unit that splits and resampling keep together.
 
@@ -245,8 +278,8 @@ def check_screen(screen: Screen) -> list[str]:
         if not paired_compounds(screen):
             problems.append(
                 "CP and TX have no compound in common: "
-                f"CP has {_examples(_treated(screen.cp)[COMPOUND].unique())}, "
-                f"TX has {_examples(_treated(screen.tx)[COMPOUND].unique())}; "
+                f"CP has {some_names(_treated(screen.cp)[COMPOUND].unique())}, "
+                f"TX has {some_names(_treated(screen.tx)[COMPOUND].unique())}; "
                 "the compound columns must use the same ids"
             )
     problems += _compound_problems(screen)
@@ -273,20 +306,13 @@ def require_valid(screen: Screen) -> Screen:
     return _drop_unmeasured(screen)
 
 
-def _examples(values, limit: int = 3) -> str:
-    """Up to `limit` values in quotes, for a message."""
-    listed = list(values)
-    shown = ", ".join(repr(str(value)) for value in listed[:limit])
-    return shown + (f", ... ({len(listed)} in all)" if len(listed) > limit else "")
-
-
 def _table_problems(table: pd.DataFrame, label: str) -> list[str]:
     missing = [column for column in METADATA_COLUMNS if column not in table.columns]
     if missing:
-        return [f"{label}: column {_examples(missing)} is missing; a profile table has {METADATA_COLUMNS}"]
+        return [f"{label}: column {some_names(missing)} is missing; a profile table has {METADATA_COLUMNS}"]
     repeated = [column for column, count in Counter(map(str, table.columns)).items() if count > 1]
     if repeated:
-        return [f"{label}: column name {_examples(repeated)} occurs more than once; names must be unique"]
+        return [f"{label}: column name {some_names(repeated)} occurs more than once; names must be unique"]
     problems = []
     if len(table) == 0:
         problems.append(f"{label}: the table has no rows; one row a well is needed")
@@ -323,7 +349,7 @@ def _feature_problems(table: pd.DataFrame, label: str) -> list[str]:
         return [f"{label}: no feature columns; every column not starting with 'Metadata_' is a feature"]
     words = [name for name in features if not pd.api.types.is_numeric_dtype(table[name])]
     if words:
-        return [f"{label}: feature {_examples(words)} is not numeric; rename text columns to 'Metadata_...'"]
+        return [f"{label}: feature {some_names(words)} is not numeric; rename text columns to 'Metadata_...'"]
     problems = []
     empty, endless = [], []
     for name in features:  # one by one: a whole screen in double precision would not fit everywhere
@@ -331,9 +357,9 @@ def _feature_problems(table: pd.DataFrame, label: str) -> list[str]:
         empty += [name] if np.isnan(values).all() else []
         endless += [name] if np.isinf(values).any() else []
     if empty and len(table):
-        problems.append(f"{label}: feature {_examples(empty)} is missing (NaN) in every row; drop the column")
+        problems.append(f"{label}: feature {some_names(empty)} is missing (NaN) in every row; drop the column")
     if endless:
-        problems.append(f"{label}: feature {_examples(endless)} holds infinite values; leave them empty")
+        problems.append(f"{label}: feature {some_names(endless)} holds infinite values; leave them empty")
     return problems
 
 
@@ -346,7 +372,7 @@ def _control_problems(screen: Screen) -> list[str]:
     both = sorted(str(compound) for compound in controls & treated)
     if both:
         return [
-            f"compound {_examples(both)} is a negative control in some wells and a treatment in others; "
+            f"compound {some_names(both)} is a negative control in some wells and a treatment in others; "
             "a control's id must be marked as control everywhere"
         ]
     return []
@@ -356,18 +382,18 @@ def _compound_problems(screen: Screen) -> list[str]:
     compounds = screen.compounds
     missing = [column for column in COMPOUND_COLUMNS if column not in compounds.columns]
     if missing:
-        return [f"compounds: column {_examples(missing)} is missing; it has {COMPOUND_COLUMNS}"]
+        return [f"compounds: column {some_names(missing)} is missing; it has {COMPOUND_COLUMNS}"]
     problems = []
     twice = compounds[COMPOUND][compounds[COMPOUND].duplicated()].unique()
     if len(twice):
-        problems.append(f"compounds: {_examples(twice)} is listed more than once; one row a compound")
+        problems.append(f"compounds: {some_names(twice)} is listed more than once; one row a compound")
     measured = set()
     for table in (screen.cp, screen.tx):
         if COMPOUND in table and CONTROL in table:
             measured |= set(_treated(table)[COMPOUND].dropna())
     unlisted = sorted(str(compound) for compound in measured - set(compounds[COMPOUND]))
     if unlisted:
-        problems.append(f"compounds: {_examples(unlisted)} is measured but not listed; one row a compound")
+        problems.append(f"compounds: {some_names(unlisted)} is measured but not listed; one row a compound")
     for column in ("MoA", "target"):
         if not all(isinstance(value, list) for value in compounds[column]):
             problems.append(f"compounds: column {column!r} must hold lists of strings, [] where unknown")
@@ -378,10 +404,10 @@ def _activity_problems(screen: Screen) -> list[str]:
     activity, tasks = screen.activity, screen.tasks
     missing = [column for column in ACTIVITY_COLUMNS if column not in activity.columns]
     if missing:
-        return [f"activity: column {_examples(missing)} is missing; it has {ACTIVITY_COLUMNS}"]
+        return [f"activity: column {some_names(missing)} is missing; it has {ACTIVITY_COLUMNS}"]
     missing = [column for column in TASK_COLUMNS if column not in [*tasks.columns, "source"]]
     if missing:
-        return [f"tasks: column {_examples(missing)} is missing; it has {TASK_COLUMNS}"]
+        return [f"tasks: column {some_names(missing)} is missing; it has {TASK_COLUMNS}"]
     problems = []
     wrong = np.flatnonzero(~activity["active"].isin([0, 1]).to_numpy())
     if len(wrong):
@@ -398,10 +424,10 @@ def _activity_problems(screen: Screen) -> list[str]:
         )
     repeated = tasks["task"][tasks["task"].duplicated()].unique()
     if len(repeated):
-        problems.append(f"tasks: {_examples(repeated)} is listed more than once; one row a task")
+        problems.append(f"tasks: {some_names(repeated)} is listed more than once; one row a task")
     unlisted = sorted(set(activity["task"].astype(str)) - set(tasks["task"].astype(str)))
     if unlisted:
-        problems.append(f"tasks: {_examples(unlisted)} occurs in the activity table but is not listed")
+        problems.append(f"tasks: {some_names(unlisted)} occurs in the activity table but is not listed")
     return problems
 
 

@@ -24,7 +24,7 @@ import pandas as pd
 
 from cpx_utils.annotation import BROAD_ID_LENGTH
 from cpx_utils.downloads import LocalFile
-from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, PLATE, WELL, ScreenError, nominal_dose
+from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, PLATE, WELL, ScreenError, nominal_dose, some_names
 from cpx_utils.provenance import atomic_path
 
 if TYPE_CHECKING:
@@ -260,7 +260,9 @@ def _header(path: Path, kind: str) -> tuple[list[str], set[str]]:
     features = {name for index, name in marked if all(len(row) <= index or _is_number(row[index]) for row in rows[1:])}
     if not features:
         marks = " or ".join(repr(mark) for mark in FEATURE_MARKS[kind])
-        raise ScreenError(f"{path.name}: no feature columns; their names contain {marks}, there are {_some(names)}")
+        raise ScreenError(
+            f"{path.name}: no feature columns; their names contain {marks}; there are {some_names(names)}"
+        )
     return names, features
 
 
@@ -293,11 +295,6 @@ def _csv_problem(message: str, names: Sequence[str]) -> str:
     return f"can't be read as a table ({' '.join(message.split())[:200]})"
 
 
-def _some(names: Sequence[str], limit: int = 8) -> str:
-    shown = ", ".join(repr(name) for name in names[:limit])
-    return shown + (f", ... ({len(names)} in all)" if len(names) > limit else "")
-
-
 # -------------------------------------------------------------------------------------------------- wells
 
 
@@ -308,7 +305,7 @@ def _wells(
     if columns.treatment not in metadata:
         raise ScreenError(
             f"{file}: column {columns.treatment!r} is missing, which names the treatment; "
-            f"there are {_some(list(metadata.columns))}"
+            f"there are {some_names(list(metadata.columns))}"
         )
     notes = []
     absent = [name for name in (columns.plate, columns.well, columns.dose, columns.smiles, columns.name) if name]
@@ -453,7 +450,7 @@ def _gene_symbols(probes: Sequence[str], idmap: str | Path) -> tuple[list[str], 
         raise ScreenError(f"{path.name}: can't be read as an Excel table ({reason})") from None
     missing = [column for column in ("probe_id", "symbol") if column not in table]
     if missing:
-        raise ScreenError(f"{path.name}: column {missing[0]!r} is missing; there are {_some(list(table.columns))}")
+        raise ScreenError(f"{path.name}: column {missing[0]!r} is missing; there are {some_names(list(table.columns))}")
     table = table.dropna(subset=["probe_id", "symbol"]).drop_duplicates("probe_id")
     symbols = dict(zip(table["probe_id"].str.strip(), table["symbol"].str.strip(), strict=True))
     names, used = {}, {}

@@ -22,7 +22,7 @@ from typing import TextIO
 import numpy as np
 import pandas as pd
 
-from cpx_utils.profiles import ScreenError
+from cpx_utils.profiles import ScreenError, some_names
 
 MAX_COLUMNS = 100_000  # more than any table of features; a table on its side has as many as there are cells
 MAX_LINE = 1 << 25  # characters
@@ -425,12 +425,6 @@ def rows_in_words(mask: np.ndarray) -> str:
     listed = ", ".join(str(row) for row in rows[:3])
     total = f", ... ({len(rows)} rows)" if len(rows) > 3 else ""
     return f"data row{'s' if len(rows) > 1 else ''} {listed}{total}"
-
-
-def some_names(names: Sequence[str], limit: int = 4) -> str:
-    """Up to `limit` names in quotes, and how many there are."""
-    listed = [repr(str(name)) for name in list(names)[:limit]]
-    return ", ".join(listed) + (f", ... ({len(names)} in all)" if len(names) > limit else "")
 
 
 def as_text(values: pd.Series) -> pd.Series:

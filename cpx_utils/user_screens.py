@@ -24,11 +24,12 @@ from cpx_utils.profiles import (
     feature_columns,
     one_line,
     require_valid,
+    some_names,
     treatments,
     user_path,
 )
 from cpx_utils.provenance import sha256_file
-from cpx_utils.tables import FORMATS, Table, collecting, read_table, refuse, some_names
+from cpx_utils.tables import FORMATS, Table, collecting, read_table, refuse
 
 __all__ = [
     "SECTIONS",

@@ -28,7 +28,7 @@ ASPIRIN_BLOCK, CAFFEINE_BLOCK = "BSYNRYMUTXBXSQ", "RYYVLZVUVIJVGH"  # PubChem CI
 
 
 def test_inchikey_blocks_of_known_molecules(capfd):
-    assert annotation.inchikey_blocks([ASPIRIN, CAFFEINE, "no molecule", "", None]) == [
+    assert profiles.inchikey_blocks([ASPIRIN, CAFFEINE, "no molecule", "", None]) == [
         ASPIRIN_BLOCK,
         CAFFEINE_BLOCK,
         "",
@@ -46,12 +46,12 @@ D_KEY, L_KEY, FLAT_KEY = (f"QNAYBMKLOCPYGJ-{end}" for end in ("UWTATZPHSA-N", "R
 def test_inchikeys_tell_stereoisomers_apart_and_blocks_do_not():
     """PubChem CIDs 71080, 5950 and 602."""
     isomers = [D_ALANINE, L_ALANINE, ALANINE]
-    assert annotation.inchikeys([*isomers, "no molecule"]) == [D_KEY, L_KEY, FLAT_KEY, ""]
-    assert annotation.inchikey_blocks(isomers) == ["QNAYBMKLOCPYGJ"] * 3
+    assert profiles.inchikeys([*isomers, "no molecule"]) == [D_KEY, L_KEY, FLAT_KEY, ""]
+    assert profiles.inchikey_blocks(isomers) == ["QNAYBMKLOCPYGJ"] * 3
 
 
 def test_key_cache_is_used_checked_and_optional(tmp_path):
-    aspirin, caffeine = annotation.inchikeys([ASPIRIN, CAFFEINE])
+    aspirin, caffeine = profiles.inchikeys([ASPIRIN, CAFFEINE])
     cache = tmp_path / "derived" / "keys.parquet"
     assert annotation.cached_inchikeys([ASPIRIN], cache) == [aspirin]
     pd.DataFrame({"SMILES": [ASPIRIN], "InChIKey": ["FROMTHECACHE"]}).to_parquet(cache)
@@ -98,8 +98,8 @@ def test_parallel_lists_must_have_the_same_length(tmp_path):
 
 
 def test_split_values():
-    assert annotation.split_values(" A | B||A ") == ["A", "B"]
-    assert annotation.split_values(np.nan) == annotation.split_values("") == []
+    assert profiles.split_values(" A | B||A ") == ["A", "B"]
+    assert profiles.split_values(np.nan) == annotation.split_values("") == []
 
 
 def test_mechanisms_by_id_then_by_block(tmp_path):
@@ -266,7 +266,7 @@ def test_the_270_assays_have_keys_names_and_families(tmp_path):
     (tmp_path / "names.csv").write_text(ASSAY_NAMES)
     assays = annotation.read_moshkov_270(tmp_path / "matrix.csv", tmp_path / "names.csv", tmp_path / "keys.parquet")
     assert assays.source == "Moshkov 270" and assays.blocks == [ASPIRIN_BLOCK, CAFFEINE_BLOCK, ""]
-    assert assays.keys == annotation.inchikeys([ASPIRIN, CAFFEINE, ""])
+    assert assays.keys == profiles.inchikeys([ASPIRIN, CAFFEINE, ""])
     assert assays.tasks.values.tolist() == [
         ["220_692", "", "biochem"],
         ["277_756 MLPCN CFTR", "CFTR", "ion channel"],

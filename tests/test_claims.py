@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from cpx_utils import claims
+from cpx_utils import claims, metrics
 from cpx_utils.bioactivity import dense_predictions
 from cpx_utils.splits import halves
 
@@ -138,7 +138,7 @@ def test_multiplicity_equals_the_definitions():
     for n in (1, 2, 4, 15):
         p = np.round(rng.random(n) ** 2, 2)  # with ties
         ordered = np.sort(p)
-        for value, holm, false_discovery in zip(p, claims.holm(p), claims.benjamini_hochberg(p), strict=True):
+        for value, holm, false_discovery in zip(p, claims.holm(p), metrics.benjamini_hochberg(p), strict=True):
             # Holm: the largest (n - rank) * p of all p up to this one; Benjamini-Hochberg: the smallest n * p / rank of
             # all from this one on.
             assert holm == pytest.approx(min(1, max((n - k) * q for k, q in enumerate(ordered) if q <= value)))
@@ -763,7 +763,7 @@ def test_every_comparison_has_its_row_and_the_deciding_one_comes_first(endpoints
             assert np.isnan(shown).all()
         else:
             assert shown == [control.effect, control.ci_low, control.ci_high]
-    adjusted = claims.benjamini_hochberg(second["p_value"].to_numpy())
+    adjusted = metrics.benjamini_hochberg(second["p_value"].to_numpy())
     np.testing.assert_allclose(second["p_adjusted"][1:], adjusted[1:])
 
 
@@ -857,7 +857,7 @@ def test_single_families_are_shown_beside_raw_cp_the_best_method_and_the_control
     endpoints[4].families["second"] = made_up("family_auc:second", dict.fromkeys(ESTIMATES, 0.4), n_units=9, seed=6)
     families = claims.weigh_claims("made", endpoints).query("endpoint.str.startswith('family_auc:')")
     own = families.query("method == 'contrastive' and reference == 'raw_cp' and p_value == p_value")
-    np.testing.assert_allclose(own["p_adjusted"], claims.benjamini_hochberg(own["p_value"].to_numpy()))
+    np.testing.assert_allclose(own["p_adjusted"], metrics.benjamini_hochberg(own["p_value"].to_numpy()))
     assert (own["p_adjusted"] > own["p_value"]).any()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cpx_utils import annotation, datasets, downloads
+from cpx_utils import datasets, downloads, profiles
 from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, ScreenError, check_screen, feature_columns, paired_compounds
 
 MIRROR = os.environ.get("CPX_MIRROR", "")
@@ -266,8 +266,8 @@ def test_the_real_assays_agree_with_counting_by_hand(cmea):
     source = next(item for item in screen.sources if item["file"].endswith("broad6k/raw/assays.csv.gz"))
     raw = pd.read_csv(os.path.join(MIRROR, source["address"].removeprefix("https://")))
     raw = raw[raw["inchikey"].isin(screen.compounds["InChIKey14"])]
-    raw = raw.assign(key=annotation.inchikeys(raw["smiles"]))
-    keys = annotation.inchikeys(screen.compounds["SMILES"])
+    raw = raw.assign(key=profiles.inchikeys(raw["smiles"]))
+    keys = profiles.inchikeys(screen.compounds["SMILES"])
     task = "260_738 MLPCN HDL Receptor"
     expected = {}
     for compound, block, key in zip(screen.compounds[COMPOUND], screen.compounds["InChIKey14"], keys, strict=True):

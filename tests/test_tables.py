@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from cpx_utils import tables
+from cpx_utils import profiles, tables
 from cpx_utils.profiles import METADATA_COLUMNS, ScreenError, feature_columns
 from cpx_utils.template import write_template
 from cpx_utils.user_screens import read_cell_painting, read_user_screen
@@ -268,7 +268,7 @@ def test_numbers_of_cells():
 def test_rows_and_names_in_words():
     assert tables.rows_in_words(np.array([False, True])) == "data row 2"
     assert tables.rows_in_words(np.ones(5, bool)) == "data rows 1, 2, 3, ... (5 rows)"
-    assert tables.some_names(["a", "b", "c"], 2) == "'a', 'b', ... (3 in all)"
+    assert profiles.some_names(["a", "b", "c"], 2) == "'a', 'b', ... (3 in all)"
 
 
 def test_the_first_problem_is_raised_with_the_number_of_the_others():
