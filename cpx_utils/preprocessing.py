@@ -5,6 +5,7 @@ Everything in `FeaturePreparation` is fitted on training wells.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,66 +19,141 @@ from cpx_utils.profiles import (
     DOSE,
     METADATA_COLUMNS,
     PLATE,
+    Screen,
     ScreenError,
     feature_columns,
+    feature_matrix,
+    some_names,
     treatments,
 )
 
+FEW_CONTROLS = ("leave_out", "treated")
+NO_SPREAD = 1e-9
+HARDLY_VARIES = 0.1  # of a feature's usual spread
 
-def normalise_plates(table: pd.DataFrame, min_controls: int = 4) -> tuple[pd.DataFrame, pd.DataFrame]:
+
+def leave_out_plates(screen: Screen, min_controls: int = 4, few_controls: str = "leave_out") -> Screen:
+    """The screen without the wells of plates that can't be normalised, with a note that counts them.
+
+    A modality without any negative control is left as it is: its profiles must be comparable already.
+
+    Parameters
+    ----------
+    screen
+    min_controls, few_controls
+        As for `normalise_plates`.
+
+    Raises
+    ------
+    ScreenError
+        No plate of a modality has enough controls, or `few_controls` is unknown.
+    """
+    if few_controls not in FEW_CONTROLS:
+        raise ScreenError(f"few_controls is {few_controls!r}; it is one of {', '.join(FEW_CONTROLS)}")
+    kept, notes = {}, list(screen.notes)
+    for name in ("cp", "tx"):
+        table = kept[name] = getattr(screen, name)
+        n_controls = table.groupby(PLATE)[CONTROL].sum()
+        few = n_controls[n_controls < min_controls]
+        if few_controls == "treated" or few.empty or not n_controls.any():
+            continue
+        if len(few) == len(n_controls):
+            raise ScreenError(
+                f"{screen.name}: no {name.upper()} plate has {min_controls} negative controls to be normalised to (at "
+                f"most {n_controls.max()}); lower min_controls, or set few_controls=treated to use all wells of a plate"
+            )
+        is_left = table[PLATE].isin(few.index)
+        kept[name] = table[~is_left].reset_index(drop=True)
+        notes.append(
+            f"{len(few)} {name.upper()} plates with {int(is_left.sum())} wells have fewer than {min_controls} negative "
+            f"controls and are left out: {some_names(few.index)}."
+        )
+    return replace(screen, **kept, notes=tuple(notes))
+
+
+def normalise_plates(
+    table: pd.DataFrame, min_controls: int = 4, few_controls: str = "leave_out"
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Express every feature in robust units of its own plate's negative controls (median and MAD).
 
     Parameters
     ----------
     table
-        Wells: metadata columns and features.
+        Wells: metadata columns and features. A table without any negative control is left as it is.
     min_controls
-        Plates with fewer negative controls are left as they are, since a median absolute deviation of two or three
-        wells is mostly chance.
+        Negative controls that a plate needs: a median absolute deviation of two or three wells is mostly chance.
+    few_controls
+        What becomes of the wells of a plate with fewer. `leave_out`: they are not in the result, since raw units beside
+        normalised ones would be the strongest signal of all. `treated`: all wells of the plate stand in for controls,
+        which is right where most treatments do nothing.
 
     Returns
     -------
     table, report
-        The same wells, normalised; and one row a plate: `plate`, `n_wells`, `n_controls`, `normalised`.
+        The wells, normalised; and one row a plate: `plate`, `n_wells`, `n_controls`, `normalised`, `n_flat` (features
+        whose reference wells hardly vary there) and `largest` (absolute value after normalisation).
 
     Notes
     -----
-    Features without any spread in a plate's controls are scaled by that feature's median spread over all plates, not
-    by a tiny number that would blow them up. Caicedo 2017, doi 10.1038/nmeth.4397, gives the method its reasons.
+    Where a feature's spread on a plate is below a tenth of its median spread over all plates, that median is used: a
+    division by almost nothing would give values of a hundred million. Caicedo 2017, doi 10.1038/nmeth.4397, gives the
+    method its reasons.
     """
     from pycytominer import normalize
 
     features = feature_columns(table)
     index, table = table.index, table.reset_index(drop=True)  # plates of two files may number their wells alike
-    controls_of = {plate: wells.loc[wells[CONTROL], features] for plate, wells in table.groupby(PLATE)}
-    controls_of = {plate: controls for plate, controls in controls_of.items() if len(controls) >= min_controls}
-    spread = pd.DataFrame({plate: _spread(controls) for plate, controls in controls_of.items()}, index=features)
-    usual_spread = spread.where(spread > 1e-9).median(axis=1).fillna(1.0)  # (n_features,)
-    pieces, report = [], []
+    references = _reference_wells(table, min_controls, few_controls)
+    spread = pd.DataFrame(
+        {plate: _spread(table.loc[is_reference, features]) for plate, is_reference in references.items()},
+        index=features,
+    )
+    usual_spread = spread.where(spread > NO_SPREAD).median(axis=1)  # (n_features,)
+    pieces, report = [table.iloc[:0]], []
     for plate, wells in table.groupby(PLATE, sort=True):
-        enough = plate in controls_of
-        report.append((plate, len(wells), int(wells[CONTROL].sum()), enough))
-        if enough:
-            controls, flat = controls_of[plate], spread.index[spread[plate] <= 1e-9]
+        n_flat = 0
+        if plate in references:
+            wells = wells.assign(is_reference=references[plate][wells.index])
+            centre = wells.loc[wells["is_reference"], features].median()
+            flat = spread.index[~(spread[plate] > np.maximum(HARDLY_VARIES * usual_spread, NO_SPREAD))]
             normalised = normalize(
                 wells,
                 features=features,
                 meta_features=METADATA_COLUMNS,
-                samples=f"{CONTROL} == True",
+                samples="is_reference == True",
                 method="mad_robustize",
                 mad_robustize_epsilon=0,
             ).set_axis(wells.index)
-            normalised[flat] = (wells[flat] - controls[flat].median()) / usual_spread[flat]
-            wells = normalised
-        pieces.append(wells)
-    normalised = pd.concat(pieces).loc[table.index, METADATA_COLUMNS + features]
-    normalised = normalised.astype(dict.fromkeys(features, np.float32)).set_axis(index)
-    return normalised, pd.DataFrame(report, columns=["plate", "n_wells", "n_controls", "normalised"])
+            normalised[flat] = (wells[flat] - centre[flat]) / usual_spread[flat].fillna(1.0)
+            wells, n_flat = normalised, len(flat)
+        is_used = plate in references or not table[CONTROL].any()
+        if is_used:
+            pieces.append(wells)
+        largest = wells[features].abs().max().max() if is_used else np.nan
+        n_controls = int(table.loc[wells.index, CONTROL].sum())
+        report.append((plate, len(wells), n_controls, plate in references, n_flat, largest))
+    normalised = pd.concat(pieces).sort_index()[METADATA_COLUMNS + features]
+    normalised = normalised.astype(dict.fromkeys(features, np.float32))
+    columns = ["plate", "n_wells", "n_controls", "normalised", "n_flat", "largest"]
+    return normalised.set_axis(index[normalised.index]), pd.DataFrame(report, columns=columns)
 
 
-def _spread(controls: pd.DataFrame) -> pd.Series:
+def _reference_wells(table: pd.DataFrame, min_controls: int, few_controls: str) -> dict[str, pd.Series]:
+    """For each plate that can be normalised, which wells of the table it is normalised to: boolean (n_wells,)."""
+    is_control = table[CONTROL].astype(bool)
+    references = {}
+    for plate, n_controls in is_control.groupby(table[PLATE]).sum().items():
+        is_here = table[PLATE] == plate
+        if n_controls >= min_controls:
+            references[plate] = is_here & is_control
+        elif few_controls == "treated" and is_control.any():
+            references[plate] = is_here
+    return references
+
+
+def _spread(wells: pd.DataFrame) -> pd.Series:
     """Median absolute deviation of each feature, scaled to the standard deviation of normal values."""
-    return 1.4826 * (controls - controls.median()).abs().median()
+    return 1.4826 * (wells - wells.median()).abs().median()
 
 
 class FeaturePreparation(TransformerMixin, BaseEstimator):
@@ -244,3 +320,83 @@ def pair_rows(cp_wells: pd.DataFrame, tx_treatments: pd.DataFrame) -> np.ndarray
     if CONTROL in cp_wells:
         partner[cp_wells[CONTROL].to_numpy(bool)] = -1
     return partner
+
+
+def replicate_correlations(table: pd.DataFrame, seed: int = 0, n_null: int = 1000) -> pd.DataFrame:
+    """Median Pearson correlation between the replicates of each treatment, beside groups of unlike wells.
+
+    Parameters
+    ----------
+    table
+        Normalised wells of one modality; negative controls are left out.
+    seed
+        Of the random groups.
+    n_null
+        Number of groups of wells of different treatments, as large as the usual treatment.
+
+    Returns
+    -------
+    DataFrame
+        `kind` (replicates, different treatments) and `correlation`; no rows where no treatment has two wells.
+
+    References
+    ----------
+    Haghighi 2022 (doi 10.1038/s41592-022-01667-0), replicate correlation.
+    """
+    wells = table[~table[CONTROL].to_numpy(bool)]
+    values = feature_matrix(wells)
+    treatment, _ = pd.factorize(treatments(wells))
+    order = np.argsort(treatment, kind="stable")
+    groups = [rows for rows in np.split(order, np.flatnonzero(np.diff(treatment[order])) + 1) if len(rows) > 1]
+    if not groups:
+        return pd.DataFrame({"kind": pd.Series(dtype=str), "correlation": pd.Series(dtype=float)})
+    rng = np.random.default_rng(seed)
+    size = int(np.median([len(rows) for rows in groups]))
+    null = [rng.choice(len(values), size, replace=False) for _ in range(n_null)]
+    null = [rows for rows in null if len(set(treatment[rows])) == size]
+    kinds = ["replicates"] * len(groups) + ["different treatments"] * len(null)
+    correlations = [_median_correlation(values[rows].astype(float)) for rows in (*groups, *null)]
+    return pd.DataFrame({"kind": kinds, "correlation": correlations})
+
+
+def share_beyond_chance(correlations: pd.DataFrame) -> float:
+    """Share of treatments above the null's 90th percentile; NaN for a table without rows.
+
+    Parameters
+    ----------
+    correlations
+        From `replicate_correlations`. Chance is 0.1.
+    """
+    by_kind = correlations.groupby("kind")["correlation"]
+    if len(by_kind) < 2:
+        return float("nan")
+    return float((by_kind.get_group("replicates") > by_kind.get_group("different treatments").quantile(0.9)).mean())
+
+
+def _median_correlation(wells):
+    """Of each pair of rows; a group at a time in double precision, since the whole screen so would not fit."""
+    units = np.nan_to_num(wells - np.nanmean(wells, axis=1, keepdims=True))
+    units /= np.maximum(np.linalg.norm(units, axis=1, keepdims=True), 1e-12)
+    return np.median((units @ units.T)[np.triu_indices(len(units), 1)])
+
+
+def most_plate_dependent(table: pd.DataFrame) -> str:
+    """The feature whose negative controls differ most between plates, for their spread within plates.
+
+    Returns
+    -------
+    str
+        Name of a feature; the first one where no plate has controls.
+    """
+    features = feature_columns(table)
+    controls = table[table[CONTROL].to_numpy(bool)]
+    plates = controls.groupby(PLATE)[features]
+    if len(plates) < 2:
+        return features[0]
+    return str((plates.median().std() / plates.std().median()).fillna(0).idxmax())
+
+
+def control_values(table: pd.DataFrame, feature: str) -> pd.DataFrame:
+    """Values of one feature in every negative-control well: long, `plate`, `value`."""
+    controls = table[table[CONTROL].to_numpy(bool)]
+    return pd.DataFrame({"plate": controls[PLATE].to_numpy(), "value": controls[feature].to_numpy()})

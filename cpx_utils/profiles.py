@@ -1,4 +1,4 @@
-"""Profile tables: what a screen is, how it is checked, and how it is read and written.
+"""Profile tables: what a screen is, how it is checked, and what can be tested on it.
 
 A *screen* is a pair of well-level tables, Cell Painting (CP) and transcriptomics (TX), with what is known of
 its compounds: structure, mechanism of action (MoA), targets and assay outcomes. Column names follow the
@@ -7,8 +7,6 @@ convention of the field: metadata start with ``Metadata_``, everything else is a
 Whatever a screen lacks has one spelling: no plate or well is ``""``, no dose is NaN, no control is False.
 """
 
-import json
-import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -96,7 +94,7 @@ class Screen:
     sources: tuple[dict, ...] = ()
 
 
-# ------------------------------------------------------------------------------------------------ reading
+# ------------------------------------------------------------------------------------------------- tables
 
 
 def user_path(path: str | Path) -> Path:
@@ -585,69 +583,3 @@ def _bioactivity_reason(counts: pd.DataFrame, min_active: int, min_inactive: int
         f"{min_inactive} inactives among the paired compounds "
         f"(the best task, {best['task']}, has {best['n_active']} and {best['n_inactive']})"
     )
-
-
-# ------------------------------------------------------------------------------------- writing and reading
-
-
-def _atomic(path: Path, write) -> None:
-    """Write by `write(temporary_path)` beside `path`, then rename: no reader ever sees half a file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _write_parquet(table: pd.DataFrame, path: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    arrow = pa.Table.from_pandas(table, preserve_index=False)
-    for column in ("MoA", "target"):
-        if column in table and column in arrow.column_names and table[column].map(type).eq(list).all():
-            # an all-empty column would else be stored as a list of nothing, without a type
-            values = pa.array(table[column].tolist(), type=pa.list_(pa.string()))
-            arrow = arrow.set_column(arrow.column_names.index(column), column, values)
-    _atomic(path, lambda temporary: pq.write_table(arrow, temporary))
-
-
-def save_screen(screen: Screen, folder: str | Path) -> None:
-    """Write a screen to `folder`: cp, tx, compounds, activity, tasks (.parquet) and screen.json."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("cp", "tx", "compounds", "activity", "tasks"):
-        _write_parquet(getattr(screen, name), folder / f"{name}.parquet")
-    facts = {"name": screen.name, "notes": list(screen.notes), "sources": list(screen.sources)}
-    text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
-    _atomic(folder / "screen.json", lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def load_screen(folder: str | Path) -> Screen:
-    """Read a screen that `save_screen` wrote.
-
-    Raises
-    ------
-    ScreenError
-        If a file is missing, saying which.
-    """
-    folder = Path(folder)
-    tables = {}
-    for name in ("cp", "tx", "compounds", "activity", "tasks"):
-        tables[name] = pd.read_parquet(_present(folder / f"{name}.parquet"))
-    for column in ("MoA", "target"):
-        tables["compounds"][column] = pd.Series(
-            [list(values) for values in tables["compounds"][column]],
-            index=tables["compounds"].index,
-            dtype=object,
-        )
-    tables["tasks"] = with_source(tables["tasks"])
-    facts = json.loads(_present(folder / "screen.json").read_text(encoding="utf-8"))
-    return Screen(name=facts["name"], **tables, notes=tuple(facts["notes"]), sources=tuple(facts["sources"]))
-
-
-def _present(path: Path) -> Path:
-    if not path.is_file():
-        raise ScreenError(f"{path}: no such file; notebook 01_prepare_profiles writes it")
-    return path

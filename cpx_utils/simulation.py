@@ -7,17 +7,29 @@ cell counts and missing labels. `shared_strength=0` removes the shared effects f
 apart and says nothing else, and no method may be found to gain from it.
 
 Strengths of effects and noise come in `PRESETS`, chosen such that replicates, spectra, correlations between features
-and the predictability of TX from CP resemble those of real screens (`cpx_utils.quality.PUBLISHED_STATISTICS`).
+and the predictability of TX from CP resemble those of real screens (`calibration_targets`).
 """
 
 from dataclasses import dataclass, replace
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.base import BaseEstimator, clone
+from sklearn.model_selection import KFold
+from sklearn.preprocessing import StandardScaler
 
+from cpx_utils.metrics import nearest_decile, retrieval_rank
 from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, PLATE, WELL, Screen, ScreenError
 
+N_COMPOUNDS_MEASURED = 162  # as in cmea-u2os: spectra of more compounds are flatter, and ridge learns more from them
+# How far a screen may lie from the reference and still count as alike. 0.08 in a correlation or share is a fraction of
+# what separates CDRP-bio from LINCS Pilot 1 in CP, and more than two seeds of the simulator usually differ by. R2 of
+# genes are small numbers, of which 0.08 would be all. Numbers of components are ratios by nature.
+ABSOLUTE_TOLERANCE = 0.08
+R2_TOLERANCE = 0.05
+FACTOR_TOLERANCE = 1.5
 CONTROL_NAME = "DMSO"
 COMPARTMENTS = ("Cells", "Cytoplasm", "Nuclei")
 CHANNELS = ("AGP", "DNA", "ER", "Mito", "RNA")
@@ -149,7 +161,7 @@ PRESETS: dict[str, dict[str, float]] = {
         "tx_noise_correlated": 0.15,
     },
 }
-# The real screen that a preset imitates, as `cpx_utils.quality.PUBLISHED_STATISTICS` calls it.
+# The real screen that a preset imitates, as `calibration_targets` calls it.
 IMITATES = {"cdrp-bio": "CDRP-bio", "lincs": "LINCS Pilot 1"}
 
 
@@ -459,6 +471,126 @@ def _cell_painting_names(n_features: int) -> list[str]:
 def _gene_names(n_genes: int) -> list[str]:
     numbers = range(1, -(-n_genes // len(GENE_STEMS)) + 1)
     return [f"{stem}{number}" for number, stem in product(numbers, GENE_STEMS)][:n_genes]
+
+
+# --------------------------------------------------------------------------------------- likeness to real screens
+
+
+def calibration_targets() -> pd.DataFrame:
+    """What real screens show: columns group, statistic, reference, source.
+
+    CDRP-bio and LINCS Pilot 1 are from the replicate correlations that Haghighi 2022 published, cmea-u2os (a consensus
+    profile for each of 162 compounds) was measured with `screen_statistics`.
+    """
+    return pd.read_csv(Path(__file__).with_name("calibration_targets.csv"))
+
+
+def screen_statistics(
+    correlations: dict[str, pd.DataFrame],
+    profiles: dict[str, np.ndarray],
+    ridge: BaseEstimator,
+    beside: str = "CDRP-bio",
+) -> pd.DataFrame:
+    """The statistics of `calibration_targets` for the screen at hand, and how far it lies from the published ones.
+
+    Parameters
+    ----------
+    correlations
+        `CP` and `TX`: from `preprocessing.replicate_correlations`.
+    profiles
+        `CP` and `TX`: one consensus profile for each of the same compounds (n_compounds, n_features), CP after the
+        inverse hyperbolic sine. The first `N_COMPOUNDS_MEASURED` are looked at.
+    ridge
+        An `encoders.RidgeTX`, which predicts TX from CP.
+    beside
+        The real screen whose replicates stand beside these: `CDRP-bio` or `LINCS Pilot 1`. All else is measured on
+        cmea-u2os.
+
+    Returns
+    -------
+    DataFrame
+        Rows of `calibration_targets` with `here` (NaN where the screen has no replicates) and `deviation` from the
+        reference in tolerances: 1 is `ABSOLUTE_TOLERANCE`, `R2_TOLERANCE` for what says R², and for numbers of
+        components the `FACTOR_TOLERANCE`.
+    """
+    here = {}
+    for modality, table in correlations.items():
+        replicates = table.loc[table["kind"] == "replicates", "correlation"]
+        for name, quantile in (("5%", 0.05), ("median", 0.5), ("95%", 0.95)):
+            here[f"{modality} replicate correlation", name] = replicates.quantile(quantile)
+        null = table.loc[table["kind"] == "different treatments", "correlation"]
+        here[f"{modality} replicate correlation", "null, 90%"] = null.quantile(0.9)
+        beyond = (replicates > null.quantile(0.9)).mean() if len(replicates) and len(null) else np.nan
+        here["treatments above 90% of the null", modality] = beyond
+    profiles = {modality: values[:N_COMPOUNDS_MEASURED] for modality, values in profiles.items()}
+    for modality, values in profiles.items():
+        varying = values[:, values.std(axis=0) > 1e-9]
+        variance = np.linalg.svd((varying - varying.mean(axis=0)) / varying.std(axis=0), compute_uv=False) ** 2
+        cumulative = np.cumsum(variance) / variance.sum()
+        shares = np.diff(cumulative, prepend=0.0)
+        here["variance of component 1, share", modality] = cumulative[0]
+        here["participation ratio of the components", modality] = 1 / (shares**2).sum()
+        for name in ("50%", "80%", "90%"):
+            needed = 1 + int(np.searchsorted(cumulative, float(name[:-1]) / 100))
+            here[f"{modality} components for a share of the variance", name] = needed
+        between = np.abs(np.corrcoef(varying.T))[np.triu_indices(varying.shape[1], 1)]
+        for name, quantile in (("median", 0.5), ("90%", 0.9), ("99%", 0.99)):
+            here[f"{modality} feature correlation, absolute", name] = np.quantile(between, quantile)
+    r2, nearest = predictability(profiles["CP"], profiles["TX"], ridge)
+    for name, quantile in (("median", 0.5), ("75%", 0.75), ("95%", 0.95)):
+        here["ridge CP→TX, out-of-fold R² of genes", name] = np.quantile(r2, quantile)
+    here["ridge CP→TX, shares", "genes, R² above 0.1"] = np.where(np.isnan(r2), np.nan, r2 > 0.1).mean()
+    here["ridge CP→TX, shares", "own TX in nearest 10%"] = nearest
+    rows = calibration_targets()
+    rows = rows[rows["source"].isin([beside, "cmea-u2os"])].reset_index(drop=True)
+    values = [here.get(key, np.nan) for key in rows[["group", "statistic"]].itertuples(index=False, name=None)]
+    rows = rows.assign(here=np.asarray(values, dtype=float))
+    of_r2 = (rows["group"] + rows["statistic"]).str.contains("R²")
+    distance = (rows["here"] - rows["reference"]).abs() / np.where(of_r2, R2_TOLERANCE, ABSOLUTE_TOLERANCE)
+    counts = rows["group"].str.contains("components")
+    factor = np.log(rows.loc[counts, "here"] / rows.loc[counts, "reference"]).abs() / np.log(FACTOR_TOLERANCE)
+    distance[counts] = factor
+    return rows.assign(deviation=distance.round(9))  # a factor of exactly 1.5 is 1 and no more
+
+
+def predictability(
+    cp: np.ndarray, tx: np.ndarray, ridge: BaseEstimator, n_repeats: int = 2, n_folds: int = 5, seed: int = 0
+) -> tuple[np.ndarray, float]:
+    """How well ridge regression predicts the TX of unseen compounds from their CP.
+
+    Parameters
+    ----------
+    cp, tx
+        One profile a compound, the same compounds in both (n_compounds, n_features).
+    ridge
+        An `encoders.RidgeTX`.
+    n_repeats, n_folds, seed
+        Folds by compound, how many times they are drawn, and their seed.
+
+    Returns
+    -------
+    r2 : array (n_genes,)
+        Out-of-fold coefficient of determination of each gene that varies, mean over repeats.
+    nearest : float
+        Share of compounds whose own TX profile ranks in the nearest tenth of their test fold. Both are NaN where test
+        folds would hold fewer than two compounds.
+    """
+    cp, tx = np.asarray(cp, dtype=np.float64), np.asarray(tx, dtype=np.float64)
+    tx = tx[:, tx.std(axis=0) > 1e-9]
+    if len(cp) < 2 * n_folds:
+        return np.full(tx.shape[1], np.nan), float("nan")
+    r2, near = [], []
+    for repeat in range(n_repeats):
+        predicted = np.empty_like(tx)
+        for train, test in KFold(n_folds, shuffle=True, random_state=seed + repeat).split(cp):
+            cp_scaler, tx_scaler = StandardScaler().fit(cp[train]), StandardScaler().fit(tx[train])
+            fitted = clone(ridge).fit(cp_scaler.transform(cp[train]), tx_scaler.transform(tx[train]), train)
+            codes = fitted.transform(cp_scaler.transform(cp[test]))  # (n_test, n_components)
+            predicted[test] = tx_scaler.inverse_transform(codes @ fitted.tx_components_ + fitted.tx_mean_)
+            rank = retrieval_rank(codes, fitted.transform_tx(tx_scaler.transform(tx[test])))
+            near.extend(nearest_decile(rank, len(test)))
+        r2.append(1 - ((tx - predicted) ** 2).sum(axis=0) / ((tx - tx.mean(axis=0)) ** 2).sum(axis=0))
+    return np.mean(r2, axis=0), float(np.mean(near))
 
 
 def planted_pairs(

@@ -9,8 +9,18 @@ from sklearn.base import clone
 from sklearn.preprocessing import StandardScaler
 
 from cpx_utils import preprocessing
-from cpx_utils.preprocessing import FeaturePreparation, consensus, normalise_plates, pair_rows
-from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, METADATA_COLUMNS, PLATE, WELL, ScreenError
+from cpx_utils.preprocessing import (
+    FeaturePreparation,
+    consensus,
+    control_values,
+    leave_out_plates,
+    most_plate_dependent,
+    normalise_plates,
+    pair_rows,
+    replicate_correlations,
+    share_beyond_chance,
+)
+from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, METADATA_COLUMNS, PLATE, WELL, Screen, ScreenError
 
 
 def plate_table(n_controls=(8, 6, 3, 0), n_treated=10, n_features=5, seed=0):
@@ -37,13 +47,16 @@ def plate_table(n_controls=(8, 6, 3, 0), n_treated=10, n_features=5, seed=0):
 FEATURES = [f"Cells_f{i}" for i in range(5)]
 
 
+def naive_spread(table, feature, plate):
+    controls = table.loc[(table[PLATE] == plate) & table[CONTROL], feature].dropna().to_numpy(float)
+    return 1.4826 * np.median(np.abs(controls - np.median(controls)))
+
+
 def naive_normalisation(table, feature, plate):
     wells = table[table[PLATE] == plate]
     controls = wells.loc[wells[CONTROL], feature].to_numpy(float)
     controls = controls[~np.isnan(controls)]
-    median = np.median(controls)
-    deviation = 1.4826 * np.median(np.abs(controls - median))
-    return (wells[feature].to_numpy(float) - median) / deviation
+    return (wells[feature].to_numpy(float) - np.median(controls)) / naive_spread(table, feature, plate)
 
 
 def test_plates_are_normalised_to_median_and_mad_of_their_own_controls():
@@ -55,30 +68,56 @@ def test_plates_are_normalised_to_median_and_mad_of_their_own_controls():
         for feature in FEATURES:
             mine = normalised.loc[normalised[PLATE] == plate, feature]
             np.testing.assert_allclose(mine, naive_normalisation(table, feature, plate), rtol=1e-4, atol=1e-4)
-    pd.testing.assert_frame_equal(normalised[METADATA_COLUMNS], table[METADATA_COLUMNS])
+    kept = table[PLATE].isin(["P0", "P1"])
+    pd.testing.assert_frame_equal(normalised[METADATA_COLUMNS], table.loc[kept, METADATA_COLUMNS])
     assert set(normalised[FEATURES].dtypes) == {np.dtype(np.float32)}
-    assert report.columns.tolist() == ["plate", "n_wells", "n_controls", "normalised"]
     assert report["n_controls"].tolist() == [8, 6, 3, 0]
     assert report["n_wells"].tolist() == [18, 16, 13, 10]
     assert report["normalised"].tolist() == [True, True, False, False]
+    assert report.loc[0, "largest"] == normalised.loc[normalised[PLATE] == "P0", FEATURES].abs().max().max()
 
 
-def test_plates_with_too_few_controls_are_left_as_they_are():
+def screen_of(table):
+    nothing = pd.DataFrame()
+    return Screen("few", table, table[table[PLATE] == "P0"], nothing, nothing, nothing)
+
+
+def test_raw_wells_never_stand_beside_normalised_ones():
+    table = plate_table()  # plates lie 10 units apart: medians of thousands beside -0.09 were seen on real ones
+    screen = leave_out_plates(screen_of(table))
+    assert sorted(screen.cp[PLATE].unique()) == ["P0", "P1"] and len(screen.tx) == 18
+    assert screen.notes == (
+        "2 CP plates with 23 wells have fewer than 4 negative controls and are left out: 'P2', 'P3'.",
+    )
+    pd.testing.assert_frame_equal(normalise_plates(screen.cp)[0], normalise_plates(table)[0].reset_index(drop=True))
+    none, report = normalise_plates(table, min_controls=9)
+    assert none.empty and not report["normalised"].any()
+    with pytest.raises(ScreenError, match="no CP plate has 9 negative controls.*at most 8.*few_controls=treated"):
+        leave_out_plates(screen_of(table), min_controls=9)
+    with pytest.raises(ScreenError, match="few_controls is 'all'; it is one of leave_out, treated"):
+        leave_out_plates(screen_of(table), few_controls="all")
+
+
+def test_a_plate_with_few_controls_may_be_normalised_by_all_of_its_wells():
     table = plate_table()
-    normalised, _ = normalise_plates(table)
-    few = table[PLATE].isin(["P2", "P3"])
-    pd.testing.assert_frame_equal(normalised[few], table[few])
-    assert not np.allclose(normalised.loc[~few, FEATURES], table.loc[~few, FEATURES])
-    strict, report = normalise_plates(table, min_controls=9)
-    pd.testing.assert_frame_equal(strict, table)
-    assert not report["normalised"].any()
-    loose, report = normalise_plates(table, min_controls=3)
-    assert report["normalised"].tolist() == [True, True, True, False]
-    assert not np.allclose(loose.loc[table[PLATE] == "P2", FEATURES], table.loc[table[PLATE] == "P2", FEATURES])
+    assert len(leave_out_plates(screen_of(table), few_controls="treated").cp) == len(table)
+    normalised, report = normalise_plates(table, few_controls="treated")
+    assert report["normalised"].all() and len(normalised) == len(table)
+    wells = table.loc[table[PLATE] == "P3", "Cells_f0"].to_numpy(float)
+    expected = (wells - np.median(wells)) / (1.4826 * np.median(np.abs(wells - np.median(wells))))
+    np.testing.assert_allclose(normalised.loc[table[PLATE] == "P3", "Cells_f0"], expected, rtol=1e-4, atol=1e-4)
+    strict = normalise_plates(table)[0]
+    pd.testing.assert_frame_equal(normalised.loc[strict.index], strict)  # plates with controls are what they were
+
+
+def test_a_table_without_any_control_is_left_as_it_is():
+    table = plate_table(n_controls=(0, 0))
+    assert len(leave_out_plates(screen_of(table)).cp) == len(table)
+    pd.testing.assert_frame_equal(normalise_plates(table)[0], table)
 
 
 def test_normalisation_looks_at_nothing_but_controls():
-    table = plate_table()
+    table = plate_table(n_controls=(8, 6))
     spoiled = table.copy()
     treated = ~table[CONTROL]
     one = table.index[treated][0]
@@ -86,6 +125,20 @@ def test_normalisation_looks_at_nothing_but_controls():
     before, after = (normalise_plates(one_table)[0] for one_table in (table, spoiled))
     unchanged = table[CONTROL] | (table.index == one)
     pd.testing.assert_frame_equal(before[unchanged], after[unchanged], check_exact=True)
+
+
+def test_controls_that_hardly_vary_on_a_plate_do_not_blow_a_feature_up():
+    table = plate_table(n_controls=(8, 8, 8))
+    here = table[PLATE] == "P0"
+    noise = 1e-7 * np.random.default_rng(0).normal(size=int((here & table[CONTROL]).sum()))
+    table["Cells_f0"] = table["Cells_f0"].astype(float)
+    table.loc[here & table[CONTROL], "Cells_f0"] = 2.0 + noise
+    normalised, report = normalise_plates(table)
+    assert report["n_flat"].tolist() == [1, 0, 0]
+    assert normalised["Cells_f0"].abs().max() < 100  # the plate's own spread would give hundreds of millions
+    usual = np.median([naive_spread(table, "Cells_f0", plate) for plate in ("P0", "P1", "P2")])
+    expected = (table.loc[here, "Cells_f0"] - 2.0) / usual
+    np.testing.assert_allclose(normalised.loc[here, "Cells_f0"], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_flat_controls_do_not_blow_a_feature_up():
@@ -105,7 +158,7 @@ def test_flat_controls_do_not_blow_a_feature_up():
 
 
 def test_wells_that_share_row_labels_stay_apart():
-    table = plate_table()
+    table = plate_table(n_controls=(8, 6))
     doubled = table.set_axis(np.arange(len(table)) % 7)
     normalised, _ = normalise_plates(doubled)
     assert normalised.index.equals(doubled.index)
@@ -323,3 +376,57 @@ def test_pairing_does_not_change_its_tables():
     paired = ~wells[CONTROL].to_numpy(bool)
     assert (treatments[COMPOUND].to_numpy()[partner[paired]] == wells.loc[paired, COMPOUND]).all()
     assert (partner[~paired] == -1).all()
+
+
+def replicated_wells(n_compounds=30, n_replicates=3, n_features=12, noise=0.5, seed=0):
+    """Replicates of compounds on as many plates, and controls with an offset that grows with the plate."""
+    rng = np.random.default_rng(seed)
+    truth = rng.normal(size=(n_compounds, n_features))
+    tables = []
+    for plate in range(n_replicates):
+        treated = pd.DataFrame(truth + noise * rng.normal(size=truth.shape))
+        controls = pd.DataFrame(rng.normal(size=(8, n_features)))
+        controls[3] += 5.0 * plate
+        table = pd.concat([treated, controls], ignore_index=True).rename(columns="Cells_{}".format)
+        table.insert(0, PLATE, f"P{plate}")
+        table.insert(1, WELL, [f"W{row}" for row in range(len(table))])
+        table.insert(2, COMPOUND, [f"c{row:02d}" for row in range(n_compounds)] + ["DMSO"] * 8)
+        table.insert(3, DOSE, np.nan)
+        table.insert(4, CONTROL, np.arange(len(table)) >= n_compounds)
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def test_replicate_correlations_equal_a_naive_loop():
+    table = replicated_wells()
+    found = replicate_correlations(table, seed=1, n_null=200)
+    replicates = np.sort(found.loc[found["kind"] == "replicates", "correlation"])
+    expected = []
+    for _, group in table[~table[CONTROL]].groupby(COMPOUND):
+        values = group.filter(like="Cells_").to_numpy()
+        expected.append(np.median([np.corrcoef(values[i], values[j])[0, 1] for i in range(3) for j in range(i)]))
+    np.testing.assert_allclose(replicates, np.sort(expected), atol=1e-12)
+    null = found.loc[found["kind"] == "different treatments", "correlation"]
+    assert abs(null.median()) < 0.1 < np.median(replicates)
+    assert share_beyond_chance(found) > 0.9
+
+
+def test_unrelated_wells_are_beyond_chance_as_often_as_the_null():
+    found = replicate_correlations(replicated_wells(n_compounds=400, noise=50.0), n_null=2000)
+    assert share_beyond_chance(found) == pytest.approx(0.1, abs=0.05)
+
+
+def test_one_profile_a_compound_has_no_replicates():
+    found = replicate_correlations(replicated_wells(n_replicates=1))
+    assert list(found.columns) == ["kind", "correlation"] and len(found) == 0
+    assert np.isnan(share_beyond_chance(found))
+
+
+def test_the_most_plate_dependent_feature_is_found():
+    table = replicated_wells()
+    assert most_plate_dependent(table) == "Cells_3"
+    values = control_values(table, "Cells_3")
+    assert values.groupby("plate").size().tolist() == [8, 8, 8]
+    np.testing.assert_array_equal(values["value"], table.loc[table[CONTROL], "Cells_3"])
+    assert most_plate_dependent(table[~table[CONTROL]]) == "Cells_0"
+    assert len(control_values(table[~table[CONTROL]], "Cells_0")) == 0

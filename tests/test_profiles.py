@@ -244,44 +244,6 @@ def test_task_counts_against_counting_by_hand():
     assert not counts["tested"][0]
 
 
-def test_save_and_load_give_the_same_screen(tmp_path):
-    screen = replace(make_screen(), notes=("µM doses.",), sources=({"file": "a", "bytes": 3, "verified": True},))
-    profiles.save_screen(screen, tmp_path / "run")
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
-        "activity.parquet",
-        "compounds.parquet",
-        "cp.parquet",
-        "screen.json",
-        "tasks.parquet",
-        "tx.parquet",
-    ]
-    loaded = profiles.load_screen(tmp_path / "run")
-    for name in ("cp", "tx", "compounds", "activity", "tasks"):
-        pd.testing.assert_frame_equal(getattr(loaded, name), getattr(screen, name), check_dtype=False)
-    old = replace(screen, tasks=screen.tasks.drop(columns="source"))
-    profiles.save_screen(old, tmp_path / "old")  # a screen of before tasks named their source
-    assert profiles.load_screen(tmp_path / "old").tasks["source"].tolist() == [""]
-    assert loaded.cp["Cells_0"].dtype == np.float32
-    assert isinstance(loaded.compounds["MoA"][0], list) and loaded.compounds["target"][0] == []
-    assert (loaded.name, loaded.notes, loaded.sources) == (screen.name, screen.notes, screen.sources)
-    assert profiles.check_screen(loaded) == []
-
-
-def test_a_failed_save_leaves_the_old_file_whole(tmp_path):
-    profiles.save_screen(make_screen(), tmp_path)
-    before = (tmp_path / "screen.json").read_bytes()
-    broken = replace(make_screen(), sources=({"file": object()},))
-    with pytest.raises(TypeError):
-        profiles.save_screen(broken, tmp_path)
-    assert (tmp_path / "screen.json").read_bytes() == before
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
-
-
-def test_load_names_the_missing_file(tmp_path):
-    with pytest.raises(ScreenError, match=r"cp\.parquet: no such file; notebook 01"):
-        profiles.load_screen(tmp_path)
-
-
 def test_compounds_are_counted_by_what_is_known_of_them():
     screen = make_screen()
     counts = profiles.count_compounds(screen).set_index("what")["n"]

@@ -8,7 +8,8 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
 
-from cpx_utils import preprocessing, quality, simulation
+from cpx_utils import preprocessing, simulation
+from cpx_utils.encoders import RidgeTX
 from cpx_utils.profiles import (
     COMPOUND,
     CONTROL,
@@ -346,13 +347,13 @@ def statistics_of_presets(default_screen):
         screen = default_screen if preset == "cdrp-bio" else simulation.simulate_screen("default", 0, preset)
         raw = {"CP": screen.cp, "TX": screen.tx}
         wells = {name: preprocessing.normalise_plates(table)[0] for name, table in raw.items()}
-        correlations = {name: quality.replicate_correlations(table) for name, table in wells.items()}
+        correlations = {name: preprocessing.replicate_correlations(table) for name, table in wells.items()}
         profiles = {
             name: preprocessing.consensus(table[METADATA_COLUMNS], feature_matrix(table), by="compound")[1]
             for name, table in wells.items()
         }
         profiles["CP"] = np.arcsinh(profiles["CP"])
-        found[preset] = quality.screen_statistics(correlations, profiles, real)
+        found[preset] = simulation.screen_statistics(correlations, profiles, RidgeTX(), real)
     return found
 
 
@@ -396,3 +397,37 @@ def test_planted_pairs_share_their_effects_as_strongly_as_asked():
 def _whitened(values):
     u, _, _ = np.linalg.svd(values - values.mean(axis=0), full_matrices=False)
     return u * np.sqrt(len(values))
+
+
+def test_statistics_are_those_of_numpy_and_deviations_are_counted_in_tolerances():
+    rng = np.random.default_rng(3)
+    profiles = {name: rng.normal(size=(60, 6)) @ rng.normal(size=(6, 30)) for name in ("CP", "TX")}
+    profiles["TX"][:, 0] = 1.0  # a constant feature takes no part
+    found = pd.DataFrame({"kind": ["replicates"] * 3 + ["different treatments"] * 5, "correlation": np.arange(8) / 10})
+    table = simulation.screen_statistics({"CP": found, "TX": found}, profiles, RidgeTX(), "LINCS Pilot 1")
+    assert set(table["source"]) == {"LINCS Pilot 1", "cmea-u2os"} and table["here"].notna().all()
+    row = table.set_index(["group", "statistic"])
+    shares = np.sort(np.linalg.eigvalsh(np.corrcoef(profiles["TX"][:, 1:].T)))[::-1] / 29
+    assert row["here"]["variance of component 1, share", "TX"] == pytest.approx(shares[0])
+    assert row["here"]["participation ratio of the components", "TX"] == pytest.approx(1 / (shares**2).sum())
+    needed = int(row["here"]["TX components for a share of the variance", "80%"])
+    assert shares[:needed].sum() >= 0.8 > shares[: needed - 1].sum()
+    median = row.loc[("CP replicate correlation", "median")]
+    assert median["here"] == 0.1 and median["deviation"] == pytest.approx((0.53 - 0.1) / 0.08)
+    needed = row.loc[("CP components for a share of the variance", "80%")]
+    assert needed["deviation"] == pytest.approx(abs(np.log(needed["here"] / 8)) / np.log(1.5))
+    genes = row.loc[("ridge CP→TX, shares", "genes, R² above 0.1")]
+    assert genes["deviation"] == pytest.approx(abs(genes["here"] - 18 / 978) / 0.05)
+
+
+def test_ridge_predicts_what_can_be_predicted_and_nothing_else():
+    rng = np.random.default_rng(5)
+    cp = rng.normal(size=(120, 10))
+    related = cp @ rng.normal(size=(10, 40)) + 0.1 * rng.normal(size=(120, 40))
+    related[:, 0] = 1.0  # a gene that never varies has no R2
+    r2, nearest = simulation.predictability(cp, related, RidgeTX())
+    assert len(r2) == 39 and np.median(r2) > 0.9 and nearest > 0.9
+    r2, nearest = simulation.predictability(cp, rng.normal(size=(120, 40)), RidgeTX())
+    assert np.quantile(r2, 0.95) < 0.05 and nearest < 0.3
+    r2, nearest = simulation.predictability(cp[:8], related[:8], RidgeTX())
+    assert np.isnan(r2).all() and np.isnan(nearest)
