@@ -4,9 +4,10 @@
     python benchmarks/compare_runs.py RUN --freeze hashes.csv  # write the SHA-256 of every table
     python benchmarks/compare_runs.py RUN --against hashes.csv # compare a run with them
 
-A run is a folder that `run_all.py --results` filled, such as `results/simulated/smoke`. Compared is every csv and
-parquet file beneath it, except times. Exit status 1 where a table differs, is missing or is new. Hashes hold for one kind of
-processor: another one's linear algebra rounds differently (docs/promises.md), so freeze and compare on one machine.
+A run is a folder that `run_all.py --results` filled, such as results/simulated/smoke. Compared is every csv and
+parquet file beneath it, except times. Exit status 1 where a table differs, is missing or is new. Hashes hold for one
+kind of processor: another one's linear algebra rounds differently (docs/promises.md), so freeze and compare on one
+machine.
 """
 
 import argparse
