@@ -278,7 +278,7 @@ def training_tx(prepared: PreparedFold, control: str, seed: int) -> np.ndarray:
         moved[training] = training[splits.deranged_rows(units, treatments[DOSE].to_numpy(), rng)]
         return prepared.tx[moved[partner]]
     if control == "rows_shuffled":
-        return prepared.tx[partner[splits.shuffled_rows(len(partner), rng)]]
+        return prepared.tx[partner[rng.permutation(len(partner))]]
     if control == "random_codes":
         _, compound = np.unique(prepared.groups[prepared.is_training].astype(str), return_inverse=True)
         return rng.normal(size=(compound.max() + 1, prepared.tx.shape[1])).astype(np.float32)[compound]

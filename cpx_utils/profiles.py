@@ -193,25 +193,12 @@ def paired_compounds(screen: Screen) -> list[str]:
     return sorted(str(compound) for compound in both)
 
 
-def with_source(tasks: pd.DataFrame) -> pd.DataFrame:
-    """Tasks with the column source, ``""`` where the table has none (as tables of older runs)."""
-    return tasks if "source" in tasks.columns else tasks.assign(source="")
-
-
 def measured_only(activity: pd.DataFrame, tasks: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Labels and tasks that were measured: without those whose source is `ANNOTATED`.
 
-    Parameters
-    ----------
-    activity, tasks : pandas.DataFrame
-        As in `Screen`.
-
-    Returns
-    -------
-    activity, tasks : pandas.DataFrame
-        The rows that stay, in their order.
+    Both tables are as in `Screen`, and so are those returned, with the rows that stay.
     """
-    kept = tasks[with_source(tasks)["source"] != ANNOTATED]
+    kept = tasks[tasks["source"] != ANNOTATED]
     return activity[activity["task"].isin(kept["task"])].reset_index(drop=True), kept.reset_index(drop=True)
 
 
@@ -368,12 +355,11 @@ def _control_problems(screen: Screen) -> list[str]:
         controls |= set(table[COMPOUND].to_numpy()[mask])
         treated |= set(table[COMPOUND].to_numpy()[~mask])
     both = sorted(str(compound) for compound in controls & treated)
-    if both:
-        return [
-            f"compound {some_names(both)} is a negative control in some wells and a treatment in others; "
-            "a control's id must be marked as control everywhere"
-        ]
-    return []
+    line = (
+        f"compound {some_names(both)} is a negative control in some wells and a treatment in others; "
+        "a control's id must be marked as control everywhere"
+    )
+    return [line] if both else []
 
 
 def _compound_problems(screen: Screen) -> list[str]:
@@ -403,7 +389,7 @@ def _activity_problems(screen: Screen) -> list[str]:
     missing = [column for column in ACTIVITY_COLUMNS if column not in activity.columns]
     if missing:
         return [f"activity: column {some_names(missing)} is missing; it has {ACTIVITY_COLUMNS}"]
-    missing = [column for column in TASK_COLUMNS if column not in [*tasks.columns, "source"]]
+    missing = [column for column in TASK_COLUMNS if column not in tasks.columns]
     if missing:
         return [f"tasks: column {some_names(missing)} is missing; it has {TASK_COLUMNS}"]
     problems = []
@@ -448,7 +434,7 @@ def _drop_unmeasured(screen: Screen) -> Screen:
         screen,
         compounds=screen.compounds[known].reset_index(drop=True),
         activity=activity,
-        tasks=with_source(screen.tasks[used].reset_index(drop=True)),
+        tasks=screen.tasks[used].reset_index(drop=True),
         notes=tuple(notes),
     )
 
@@ -542,7 +528,7 @@ def task_counts(screen: Screen, min_active: int = 25, min_inactive: int = 25) ->
     """
     labels = screen.activity[screen.activity[COMPOUND].isin(paired_compounds(screen))]
     active = labels.groupby("task")["active"].agg(["sum", "count"])
-    table = with_source(screen.tasks)[TASK_COLUMNS].copy()
+    table = screen.tasks[TASK_COLUMNS].copy()
     n_active = table["task"].map(active["sum"]).fillna(0).astype(int)
     table["n_active"] = n_active
     table["n_inactive"] = table["task"].map(active["count"]).fillna(0).astype(int) - n_active

@@ -591,27 +591,3 @@ def predictability(
             near.extend(nearest_decile(rank, len(test)))
         r2.append(1 - ((tx - predicted) ** 2).sum(axis=0) / ((tx - tx.mean(axis=0)) ** 2).sum(axis=0))
     return np.mean(r2, axis=0), float(np.mean(near))
-
-
-def planted_pairs(
-    n: int, n_cp: int, n_tx: int, *, strength: float = 0.6, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of profiles that share ten effects, without plates or names: to train encoders on and time them.
-
-    Parameters
-    ----------
-    n, n_cp, n_tx
-        Pairs, and features of both modalities.
-    strength
-        Standard deviation of one effect on one feature, in units of the noise.
-    seed
-        Of effects and noise.
-
-    Returns
-    -------
-    cp, tx
-        float32, (n, n_cp) and (n, n_tx).
-    """
-    rng = np.random.default_rng(seed)
-    shared = strength * rng.normal(size=(n, 10))
-    return tuple((shared @ rng.normal(size=(10, d)) + rng.normal(size=(n, d))).astype(np.float32) for d in (n_cp, n_tx))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from cpx_utils.profiles import COMPOUND, ScreenError
+from cpx_utils.profiles import COMPOUND, ScreenError, compound_groups
 
 SPLITS = ("random", "scaffold", "moa")
 
@@ -87,13 +87,8 @@ def folds_of_kinds(
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """Folds of several kinds of split, one after the other.
 
-    Parameters
-    ----------
-    compounds, groups, n_folds, seed
-        As for :func:`compound_folds`.
-    kinds : list of str
-        Of :data:`SPLITS`. The first is the study's own; it gets ``n_repeats`` repeats, the others one each.
-    n_repeats : int
+    Parameters are those of `compound_folds`, for several `kinds`: the first is the study's own and gets ``n_repeats``
+    repeats, the others one each.
 
     Returns
     -------
@@ -137,21 +132,17 @@ def require_apart(folds: pd.DataFrame, compounds: pd.DataFrame) -> None:
     Raises
     ------
     ScreenError
-        A block of the InChIKey, a compound, or in a split by MoA a mechanism lies in two folds of one repeat.
+        Compounds of one group, or in a split by MoA of one mechanism, lie in two folds of one repeat.
     """
-    ids = folds[COMPOUND].astype(str)
-    known = compounds.set_index(compounds[COMPOUND].astype(str))
-    blocks = ids.map(known["InChIKey14"].fillna("").astype(str)).fillna("")
-    units = folds.assign(unit=blocks.where(blocks != "", ids), what="compounds of the InChIKey block")
-    units["what"] = units["what"].where(blocks.to_numpy() != "", "rows of the compound")
-    parts = [units]
-    held_out = folds["split"] == "moa"
-    if held_out.any():
-        mechanisms = folds[held_out].assign(unit=ids[held_out].map(known["MoA"]), what="compounds of the MoA")
-        parts.append(mechanisms.explode("unit").dropna(subset="unit"))
+    groups = compound_groups(compounds)
+    units = [folds.assign(unit=folds[COMPOUND].map(groups).fillna(folds[COMPOUND]), what="compounds of the group")]
+    held_out = folds[folds["split"] == "moa"]
+    if len(held_out):
+        mechanisms = held_out.assign(unit=held_out[COMPOUND].map(compounds.set_index(COMPOUND)["MoA"]))
+        units.append(mechanisms.assign(what="compounds of the MoA").explode("unit").dropna(subset="unit"))
     keys = ["split", "repeat", "what", "unit"]
-    for units in parts:
-        crossing = units[units.groupby(keys)["fold"].transform("nunique") > 1]
+    for table in units:
+        crossing = table[table.groupby(keys)["fold"].transform("nunique") > 1]
         if len(crossing):
             first = crossing.iloc[0]
             rows = crossing[(crossing[keys] == first[keys]).all(axis=1)].drop_duplicates("fold")[:2]
@@ -175,18 +166,15 @@ def _group_labels(names: np.ndarray, groups: pd.Series | np.ndarray | None) -> l
 def _scaffolds(compounds: pd.DataFrame) -> list[list[str]]:
     if "SMILES" not in compounds or not compounds["SMILES"].fillna("").astype(bool).any():
         raise ScreenError("split 'scaffold' needs SMILES, and this screen has none: use split 'random'")
-    from rdkit import Chem, RDLogger
+    from rdkit import Chem, rdBase
     from rdkit.Chem.Scaffolds import MurckoScaffold
 
-    RDLogger.DisableLog("rdApp.*")
-    try:
-        scaffolds = []
+    scaffolds = []
+    with rdBase.BlockLogs():  # RDKit prints a line for each odd molecule
         for smiles in compounds["SMILES"].fillna(""):
             molecule = Chem.MolFromSmiles(smiles) if smiles else None
             scaffold = MurckoScaffold.MurckoScaffoldSmiles(mol=molecule) if molecule is not None else ""
             scaffolds.append([scaffold] if scaffold else [])
-    finally:
-        RDLogger.EnableLog("rdApp.*")
     return scaffolds
 
 
@@ -315,12 +303,6 @@ def deranged_rows(compounds: np.ndarray, doses: np.ndarray | None, rng: np.rando
             given = donor[min(dose_rank, len(donor) - 1)]
             out[block] = given[np.arange(len(block)) % len(given)]
     return out
-
-
-def shuffled_rows(n: int, rng: np.random.Generator) -> np.ndarray:
-    """A random permutation of ``n`` rows: pairs torn apart, replicates too (a weak control, shown for
-    contrast)."""
-    return rng.permutation(n)
 
 
 def halves(compounds: np.ndarray, seed: int, groups: pd.Series | None = None) -> np.ndarray:

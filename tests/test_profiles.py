@@ -41,15 +41,6 @@ def make_screen(n_compounds: int = 12) -> Screen:
     return Screen("tiny", make_wells("Cells_"), make_wells("GENE", seed=1), compounds, activity, tasks)
 
 
-def test_feature_columns_and_matrix_leave_metadata_out():
-    table = make_wells("Cells_")
-    table["Metadata_Extra"] = 1
-    assert profiles.feature_columns(table) == ["Cells_0", "Cells_1", "Cells_2"]
-    matrix = profiles.feature_matrix(table)
-    assert matrix.dtype == np.float32 and matrix.shape == (28, 3)
-    np.testing.assert_array_equal(matrix[:, 1], table["Cells_1"].to_numpy())
-
-
 def test_compound_groups_use_the_inchikey_block_and_else_the_id():
     groups = profiles.compound_groups(make_screen().compounds)
     assert groups["C00"] == groups["C01"] == "AAAAAAAAAAAAAA"
@@ -57,28 +48,9 @@ def test_compound_groups_use_the_inchikey_block_and_else_the_id():
     assert groups.nunique() == 11
 
 
-def test_paired_compounds_are_in_both_and_no_controls():
-    screen = make_screen()
-    screen = replace(screen, tx=screen.tx[screen.tx[COMPOUND] != "C05"])
-    expected = sorted(set(f"C{number:02d}" for number in range(12)) - {"C05"})
-    assert profiles.paired_compounds(screen) == expected
-
-
 def test_treatments_join_nominal_doses():
     table = pd.DataFrame({COMPOUND: ["a", "a", "b", "c"], DOSE: [3.33, 3.3333, 10.0, np.nan]})
     assert profiles.treatments(table).tolist() == ["a@3.33", "a@3.33", "b@10", "c"]
-
-
-def test_nominal_dose_agrees_with_decimal_formatting():
-    doses = np.array([0.0, 3.3333, 0.123456, 12345.6, 1e-4, 0.04, 99.96])
-    expected = [float(f"{dose:.3g}") for dose in doses]
-    np.testing.assert_allclose(profiles.nominal_dose(doses), expected, rtol=1e-12)
-    assert np.isnan(profiles.nominal_dose([np.nan])[0])
-    assert profiles.nominal_dose([3.33])[0] == profiles.nominal_dose([3.3333])[0]
-
-
-def test_a_sound_screen_has_no_problems():
-    assert profiles.check_screen(make_screen()) == []
 
 
 def set_cell(table: pd.DataFrame, row: int, column: str, value) -> pd.DataFrame:
@@ -114,11 +86,6 @@ def test_each_damage_of_a_table_is_named(damage):
     assert all("\n" not in problem for problem in problems)
 
 
-def test_wells_without_plate_or_position_may_repeat():
-    screen = make_screen()
-    assert profiles.check_screen(replace(screen, cp=screen.cp.assign(**{PLATE: "", WELL: ""}))) == []
-
-
 TABLE_DAMAGES = {
     "label 2": (dict(activity=lambda t: set_cell(t, 0, "active", 2)), "label '2' in data row 1"),
     "two labels": (dict(activity=lambda t: pd.concat([t, t.iloc[:1]])), "'C00' has more than one label for task 't1'"),
@@ -149,7 +116,7 @@ def test_require_valid_drops_what_has_no_profile_and_says_so():
     screen = make_screen()
     absent = screen.compounds.iloc[:1].assign(**{COMPOUND: "ghost"})
     labels = pd.DataFrame({COMPOUND: ["ghost", "ghost"], "task": ["t1", "t2"], "active": np.int8([1, 1])})
-    lonely = pd.DataFrame({"task": ["t2"], "target": [""], "family": ["other"]})
+    lonely = pd.DataFrame({"task": ["t2"], "target": [""], "family": ["other"], "source": ["own"]})
     screen = replace(
         screen,
         compounds=pd.concat([screen.compounds, absent]),
@@ -169,7 +136,7 @@ def test_require_valid_drops_what_has_no_profile_and_says_so():
 def test_testability_of_a_full_screen():
     screen = make_screen()
     more = pd.concat([screen.activity.assign(task=f"t{number}") for number in (1, 2, 3)], ignore_index=True)
-    tasks = pd.DataFrame({"task": ["t1", "t2", "t3"], "target": "", "family": "kinase"})
+    tasks = pd.DataFrame({"task": ["t1", "t2", "t3"], "target": "", "family": "kinase", "source": "own"})
     table = profiles.testability(replace(screen, activity=more, tasks=tasks), min_active=6, min_inactive=6)
     assert table["endpoint"].tolist() == [
         "replicate_clustering",
@@ -217,16 +184,6 @@ def test_annotated_tasks_are_no_measured_ones():
     assert profiles.task_counts(both)["source"].tolist() == ["own", "annotation"]
 
 
-def test_tasks_that_name_no_source_are_taken_as_measured():
-    screen = make_screen()
-    old = replace(screen, tasks=screen.tasks.drop(columns="source"))
-    assert profiles.check_screen(old) == []
-    assert profiles.require_valid(old).tasks["source"].tolist() == [""]
-    activity, tasks = profiles.measured_only(old.activity, old.tasks)
-    assert len(activity) == len(old.activity) and tasks["task"].tolist() == ["t1"]
-    assert profiles.task_counts(old)["source"].tolist() == [""]
-
-
 def test_replicates_on_one_plate_of_several_are_no_replicates():
     screen = make_screen()
     cp = screen.cp.copy()
@@ -242,23 +199,6 @@ def test_task_counts_against_counting_by_hand():
     counts = profiles.task_counts(screen, min_active=6, min_inactive=6)
     assert counts[["n_active", "n_inactive"]].values.tolist() == [[5, 6]]
     assert not counts["tested"][0]
-
-
-def test_compounds_are_counted_by_what_is_known_of_them():
-    screen = make_screen()
-    counts = profiles.count_compounds(screen).set_index("what")["n"]
-    paired = set(profiles.paired_compounds(screen))
-    assert counts["paired"] == len(paired) and counts["with a structure"] == 0
-    known = screen.compounds[screen.compounds[COMPOUND].isin(paired)]
-    assert counts["with an MoA"] == sum(len(names) > 0 for names in known["MoA"])
-    assert counts["in any assay"] == len(paired & set(screen.activity[COMPOUND]))
-
-
-def test_wells_of_compounds_come_with_all_controls():
-    table = make_wells("Cells_")
-    wells = profiles.wells_of(table, ["C01"])
-    assert set(wells[COMPOUND]) == {"C01", "DMSO"}
-    assert wells[CONTROL].sum() == table[CONTROL].sum() and wells.index[0] == 0
 
 
 def test_embeddings_of_unequal_length_share_a_table():

@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-from rdkit import Chem
 from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
@@ -15,12 +14,8 @@ from cpx_utils.profiles import (
     CONTROL,
     DOSE,
     METADATA_COLUMNS,
-    PLATE,
-    WELL,
     ScreenError,
-    feature_columns,
     feature_matrix,
-    require_valid,
 )
 
 TABLES = ("cp", "tx", "compounds", "activity", "tasks")
@@ -47,94 +42,6 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tiny_screen)
     assert not tiny_screen.activity["active"].equals(other.activity["active"])
 
 
-@pytest.mark.parametrize("size", simulation.SIZES)
-def test_sizes_and_shapes(size):
-    settings = simulation.simulation_settings(size)
-    screen = simulation.simulate_screen(size, seed=1)
-    n_treatments = settings.n_compounds * len(settings.doses)
-    n_maps = int(np.ceil(n_treatments / settings.n_treatments_per_plate))
-    cases = (
-        (screen.cp, settings.n_cp_replicates, settings.n_cp_features),
-        (screen.tx, settings.n_tx_replicates, settings.n_genes),
-    )
-    for table, n_replicates, n_features in cases:
-        assert list(table.columns[:5]) == METADATA_COLUMNS
-        assert len(table) == n_replicates * (n_treatments + n_maps * settings.n_control_wells)
-        assert table[PLATE].nunique() == n_replicates * n_maps
-        assert len(feature_columns(table)) == n_features == len(set(feature_columns(table)))
-        assert set(table[feature_columns(table)].dtypes) == {np.dtype(np.float32)}
-        assert np.isfinite(feature_matrix(table)).all()
-    assert len(screen.compounds) == settings.n_compounds
-    assert len(screen.tasks) == settings.n_tasks == screen.activity["task"].nunique()
-    assert screen.tasks["family"].nunique() == 8
-    assert all(name.startswith(simulation.COMPARTMENTS) for name in feature_columns(screen.cp))
-    assert screen.name == ("simulated" if size == "default" else f"simulated-{size}")
-    assert require_valid(screen) is not None
-
-
-def test_default_size_is_the_issues():
-    settings = simulation.simulation_settings("default")
-    assert (settings.n_compounds, settings.n_moas, len(settings.doses)) == (600, 40, 2)
-    assert (settings.n_cp_replicates, settings.n_tx_replicates) == (4, 2)
-    assert 55 <= settings.n_tasks <= 65
-
-
-def test_every_treatment_has_its_replicates_and_every_plate_its_controls(tiny_screen):
-    settings = simulation.simulation_settings("tiny")
-    for table, n_replicates in ((tiny_screen.cp, settings.n_cp_replicates), (tiny_screen.tx, settings.n_tx_replicates)):
-        treated, controls = table[~table[CONTROL]], table[table[CONTROL]]
-        assert set(treated[DOSE]) == set(settings.doses)
-        plates = treated.groupby([COMPOUND, DOSE])[PLATE].agg(["size", "nunique"])
-        assert len(plates) == settings.n_compounds * len(settings.doses)
-        assert (plates == n_replicates).all().all()
-        assert set(treated[COMPOUND]) == set(tiny_screen.compounds[COMPOUND])
-        assert set(controls[COMPOUND]) == {simulation.CONTROL_NAME}
-        assert (controls[DOSE] == 0).all()
-        per_plate = controls.groupby(PLATE).size().reindex(table[PLATE].unique(), fill_value=0)
-        assert (per_plate == settings.n_control_wells).all()
-        assert not table.duplicated([PLATE, WELL]).any()
-        # One plate map: a treatment sits in the same well on all of its replicate plates.
-        assert (treated.groupby([COMPOUND, DOSE])[WELL].nunique() == 1).all()
-
-
-def test_labels_are_missing_as_often_as_asked_and_mechanisms_are_balanced(default_screen):
-    settings = simulation.simulation_settings("default")
-    n_labels = settings.n_compounds * settings.n_tasks
-    share = len(default_screen.activity) / n_labels
-    standard_error = np.sqrt(settings.missing_labels * (1 - settings.missing_labels) / n_labels)
-    assert abs(share - (1 - settings.missing_labels)) < 4 * standard_error
-    assert not default_screen.activity.duplicated([COMPOUND, "task"]).any()
-    active = default_screen.activity.groupby("task")["active"].mean()
-    assert set(default_screen.activity["active"]) == {0, 1}
-    assert active.between(0.07, 0.37).all()
-    assert active.max() - active.min() > 0.1
-    counts = default_screen.compounds["MoA"].explode().value_counts()
-    assert len(counts) == settings.n_moas
-    assert set(counts) == {settings.n_compounds // settings.n_moas}
-
-
-def test_structures_are_real_and_unique(tiny_screen):
-    compounds = tiny_screen.compounds
-    for smiles, key in zip(compounds["SMILES"], compounds["InChIKey14"], strict=True):
-        assert Chem.MolToInchiKey(Chem.MolFromSmiles(smiles))[:14] == key
-        assert len(key) == 14
-    assert compounds["InChIKey14"].is_unique
-    assert compounds["SMILES"].is_unique
-
-
-def test_the_hill_equation_holds():
-    doses = (0.1, 1.0, 3.0, 10.0, 30.0)
-    settings = simulation.simulation_settings("tiny", doses=doses, hill_slope=1.7)
-    truth = simulation.simulate_truth(settings, seed=3)
-    response = truth["response"]
-    assert response.shape == (settings.n_compounds, len(doses))
-    assert (np.diff(response, axis=1) > 0).all()
-    assert ((response > 0) & (response < 1)).all()
-    # Hill's plot: the logit of the response is a line over log dose, with the Hill slope.
-    logit = np.log(response / (1 - response))
-    np.testing.assert_allclose(np.diff(logit, axis=1), 1.7 * np.tile(np.diff(np.log(doses)), (len(response), 1)))
-
-
 def test_without_noise_wells_show_exactly_the_truth():
     quiet = {"tx_noise": 0.0, "cp_noise": 0.0, "plate_strength": 0.0, "tail": 0.0}
     quiet |= {"cp_position": 0.0, "tx_position": 0.0, "cp_handling": 0.0}
@@ -159,28 +66,6 @@ def test_without_noise_wells_show_exactly_the_truth():
                     signal = signal + own_strength * truth[own][row] @ truth[f"{modality}_from_{own}"]
                     expected = (truth[amplitude][row] * truth[response][row, dose] * signal)[: values.shape[1]]
                 np.testing.assert_allclose(values[well], expected, atol=1e-5)
-
-
-def test_inactive_compounds_have_no_effect_and_kill_no_cells(default_screen, default_truth):
-    truth, settings = default_truth, simulation.simulation_settings("default")
-    assert abs((truth["amplitude"] == 0).mean() - settings.inactive_share) < 0.06
-    highest = default_screen.cp[default_screen.cp[DOSE] == 10.0]
-    count = highest.groupby(COMPOUND)[simulation.CELL_COUNT].mean().loc[truth["compound"]].to_numpy()
-    assert np.corrcoef(count, truth["amplitude"])[0, 1] < -0.5
-    control_count = default_screen.cp.loc[default_screen.cp[CONTROL], simulation.CELL_COUNT].mean()
-    assert abs(count[truth["amplitude"] == 0].mean() / control_count - 1) < 0.03
-
-
-def test_plates_differ_until_they_are_normalised(tiny_screen):
-    for table in (tiny_screen.cp, tiny_screen.tx):
-        features = [name for name in feature_columns(table) if name != simulation.CELL_COUNT]
-        normalised, _ = preprocessing.normalise_plates(table)
-        spread = [one[one[CONTROL]].groupby(PLATE)[features].median().std().median() for one in (table, normalised)]
-        assert spread[0] > 0.3
-        assert spread[1] < 1e-6
-    flat = simulation.simulate_screen("tiny", plate_strength=0.0).tx
-    medians = flat[flat[CONTROL]].groupby(PLATE)[feature_columns(flat)].median().std().median()
-    assert medians < spread[0]
 
 
 def readout_auc(screen, truth, latents, kind):
@@ -264,23 +149,6 @@ def test_without_shared_strength_tx_knows_compounds_and_nothing_else(seed):
     assert something["MoA"] > 2
 
 
-def test_without_shared_strength_assays_of_tx_follow_the_strengths_of_tx():
-    settings = simulation.simulation_settings("small", shared_strength=0.0, n_compounds=600)
-    truth = simulation.simulate_truth(settings, seed=0)
-    screen = simulation.simulate_screen("small", seed=0, shared_strength=0.0, n_compounds=600)
-    for name, other, kind in (("tx_amplitude", "amplitude", "tx_only"), ("amplitude", "tx_amplitude", "shared")):
-        families = [family for family, one in simulation.FAMILIES if one == kind]
-        auc = {"own": [], "other": []}
-        for task in screen.tasks.loc[screen.tasks["family"].isin(families), "task"]:
-            label = screen.activity[screen.activity["task"] == task].set_index(COMPOUND)["active"]
-            rows = np.flatnonzero(np.isin(truth["compound"], label.index))
-            label = label.loc[truth["compound"][rows]]
-            auc["own"].append(roc_auc_score(label, truth[name][rows]))
-            auc["other"].append(roc_auc_score(label, truth[other][rows]))
-        assert np.mean(auc["own"]) > 0.6
-        assert abs(np.mean(auc["other"]) - 0.5) < 0.05
-
-
 def test_shared_strength_changes_nothing_but_tx(tiny_screen):
     null = simulation.simulate_screen("tiny", seed=0, shared_strength=0.0)
     pd.testing.assert_frame_equal(null.cp, tiny_screen.cp, check_exact=True)
@@ -312,12 +180,6 @@ def test_what_the_simulator_cannot_do_is_said_in_one_line(arguments, words):
     message = str(error.value)
     assert "\n" not in message
     assert all(word in message for word in words)
-
-
-def test_more_compounds_than_structures_are_refused(monkeypatch):
-    monkeypatch.setattr(simulation, "SUBSTITUENTS", simulation.SUBSTITUENTS[:2])
-    with pytest.raises(ScreenError, match="72 compounds are too many; structures are known for"):
-        simulation.simulate_screen("tiny")
 
 
 # How far a statistic of a preset may lie from the real screen's value: a difference, or a factor for numbers of
@@ -373,30 +235,6 @@ def test_a_preset_resembles_its_real_screen(statistics_of_presets, preset):
         if not near:
             off.append(f"{row.group}, {row.statistic}: {row.here:.3f}, {row.source} {row.reference:g} +- {allowed}")
     assert not off, "\n".join(off)
-
-
-def test_presets_differ_where_their_real_screens_do(statistics_of_presets):
-    medians = {
-        preset: table.set_index(["group", "statistic"])["here"]["CP replicate correlation", "median"]
-        for preset, table in statistics_of_presets.items()
-    }
-    assert medians["lincs"] - medians["cdrp-bio"] > 0.25
-
-
-def test_planted_pairs_share_their_effects_as_strongly_as_asked():
-    for strength in (0.0, 0.2, 1.0):
-        cp, tx = simulation.planted_pairs(4000, 20, 30, strength=strength, seed=5)
-        assert cp.shape == (4000, 20) and tx.shape == (4000, 30) and cp.dtype == tx.dtype == np.float32
-        # Ten effects of random sign: a feature's variance is that of the noise and ten times the effects'.
-        assert cp.var(axis=0).mean() == pytest.approx(1 + 10 * strength**2, rel=0.25)
-        canonical = np.linalg.svd(_whitened(cp).T @ _whitened(tx) / len(cp), compute_uv=False)
-        assert (canonical > 0.5).sum() == {0.0: 0, 0.2: 3, 1.0: 10}[strength]
-        assert (canonical[10:] < 0.25).all()
-
-
-def _whitened(values):
-    u, _, _ = np.linalg.svd(values - values.mean(axis=0), full_matrices=False)
-    return u * np.sqrt(len(values))
 
 
 def test_statistics_are_those_of_numpy_and_deviations_are_counted_in_tolerances():

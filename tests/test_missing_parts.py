@@ -1,0 +1,110 @@
+"""Every part that a screen may lack: all eight notebooks end, and say what can't be told.
+
+The cells run in this process, one notebook after the other, on screens that are small and trained for two epochs.
+"""
+
+import ast
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+
+from cpx_utils import datasets, simulation
+from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, PLATE, WELL, no_outcomes
+from cpx_utils.provenance import stage_records
+
+NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
+QUICK = {
+    "max_epochs": 2, "n_members": 1, "n_derangements": 2, "n_derangements_linear": 2, "n_other_controls": 1,
+    "n_bootstrap": 20, "temperature": [0.3], "input_noise": [1.0], "learning_rate": [0.03], "n_candidates": 1,
+    "n_null": 50, "data_shares": [0.5], "map_methods": [], "min_active": 8, "min_shown": 6, "split_kinds": ["random"],
+}  # fmt: skip
+
+
+def run(folder, dataset="simulated", **parameters):
+    """Run the code of all notebooks; return by notebook what each learned."""
+    for path in NOTEBOOKS:
+        names: dict = {}
+        for cell in nbformat.read(path, as_version=4).cells:
+            if cell.cell_type != "code":
+                continue
+            exec(compile(cell.source, f"{path.name}, cell {cell.id}", "exec"), names)
+            if cell.metadata.get("tags"):
+                declared = {node.target.id for node in ast.parse(cell.source).body}
+                given = {"run_dir": str(folder / "run"), "figures_dir": str(folder / "figures"), "dataset": dataset}
+                names |= {name: value for name, value in (QUICK | given | parameters).items() if name in declared}
+    return {name[:2]: " ".join(record["learned"]) for name, record in stage_records(folder / "run").items()}
+
+
+def no_replicates(screen):
+    tables = (screen.cp, screen.tx)
+    cp, tx = (table[table[CONTROL] | ~table.duplicated([COMPOUND, DOSE])].reset_index(drop=True) for table in tables)
+    return replace(screen, cp=cp, tx=tx)
+
+
+def no_doses(screen):
+    keep = screen.cp[DOSE].isin([0, 1])
+    cp, tx = (table[table[DOSE].isin([0, 1])].assign(**{DOSE: np.nan}) for table in (screen.cp, screen.tx))
+    return replace(screen, cp=cp.reset_index(drop=True), tx=tx.reset_index(drop=True)) if keep.any() else screen
+
+
+def without(screen, **values):
+    return replace(screen, cp=screen.cp.assign(**values), tx=screen.tx.assign(**values))
+
+
+def no_controls(screen):
+    cp, tx = (table[~table[CONTROL]].reset_index(drop=True) for table in (screen.cp, screen.tx))
+    return replace(screen, cp=cp, tx=tx)
+
+
+def no_assays(screen):
+    activity, tasks = no_outcomes()
+    return replace(screen, activity=activity, tasks=tasks)
+
+
+def bare(screen):
+    """One consensus-like profile a compound, nothing else known, as many public screens are."""
+    screen = no_assays(no_controls(no_doses(no_replicates(screen))))
+    compounds = screen.compounds.assign(SMILES="", InChIKey14="", MoA=[[] for _ in screen.compounds.index])
+    return without(replace(screen, compounds=compounds), **{PLATE: "", WELL: ""})
+
+
+def wide(screen):
+    """More features and compounds than any internal threshold, as when no assay tells how to choose among them."""
+    rng = np.random.default_rng(0)
+    tables = []
+    for table in (screen.cp, screen.tx):
+        more = pd.DataFrame(rng.normal(size=(len(table), 420)), columns=[f"Cells_More_{n}" for n in range(420)])
+        tables.append(pd.concat([table, more.astype(np.float32)], axis=1))
+    return bare(replace(screen, cp=tables[0], tx=tables[1]))
+
+
+CASES = {
+    "assays": (no_assays, {}, {"06": "not testable"}),
+    "MoA": (lambda screen: replace(screen, compounds=screen.compounds.assign(MoA=[[] for _ in range(len(
+        screen.compounds))])), {}, {"01": "moa clustering"}),
+    "replicates": (no_replicates, {}, {"01": "replicate clustering"}),
+    "controls": (no_controls, {}, {"08": "not testable"}),
+    "plates": (lambda screen: without(screen, **{PLATE: "", WELL: ""}), {}, {}),
+    "doses": (no_doses, {}, {}),
+    "structures": (lambda screen: replace(screen, compounds=screen.compounds.assign(SMILES="", InChIKey14="")), {}, {}),
+    "everything": (bare, {}, {"05": "eplicate clustering is not testable", "06": "not testable"}),
+    "everything, wide": (wide, {"n_compounds": 430, "n_moas": 20}, {"06": "not testable"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("part", CASES)
+def test_a_screen_that_lacks_a_part_ends_with_all_eight_notebooks(part, tmp_path, monkeypatch):
+    matplotlib.use("agg")
+    change, knobs, said = CASES[part]
+    screen = change(simulation.simulate_screen("tiny", **knobs))
+    monkeypatch.setattr(datasets, "read_screen", lambda *_, **__: screen)
+    learned = run(tmp_path)
+    for number, words in said.items():
+        assert words in learned[number]
+    claims = pd.read_csv(tmp_path / "run" / "tables" / "claims.csv")
+    assert claims.loc[claims["verdict"].notna(), "claim"].tolist() == [1, 2, 3, 4]
