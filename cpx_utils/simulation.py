@@ -10,6 +10,7 @@ Strengths of effects and noise come in `PRESETS`, chosen such that replicates, s
 and the predictability of TX from CP resemble those of real screens (`calibration_targets`).
 """
 
+import tomllib
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -31,56 +32,9 @@ ABSOLUTE_TOLERANCE = 0.08
 R2_TOLERANCE = 0.05
 FACTOR_TOLERANCE = 1.5
 CONTROL_NAME = "DMSO"
-COMPARTMENTS = ("Cells", "Cytoplasm", "Nuclei")
-CHANNELS = ("AGP", "DNA", "ER", "Mito", "RNA")
-CHANNEL_MEASUREMENTS = (
-    "Intensity_MeanIntensity_{}",
-    "Intensity_StdIntensity_{}",
-    "Texture_Contrast_{}_3_0",
-    "Texture_Entropy_{}_5_0",
-    "Texture_Correlation_{}_10_0",
-    "Granularity_1_{}",
-    "Granularity_4_{}",
-    "RadialDistribution_FracAtD_{}_1of4",
-    "RadialDistribution_MeanFrac_{}_2of4",
-    "RadialDistribution_MeanFrac_{}_4of4",
-    "Correlation_K_{}_AGP",
-    "Texture_InfoMeas1_{}_3_0",
-    "Texture_SumEntropy_{}_10_0",
-    "Intensity_LowerQuartileIntensity_{}",
-    "Intensity_MADIntensity_{}",
-    "Granularity_2_{}",
-    "Granularity_8_{}",
-    "Texture_Variance_{}_5_0",
-)
-SHAPE_MEASUREMENTS = tuple(f"AreaShape_{name}" for name in (
-    "Area", "Compactness", "Eccentricity", "Extent", "FormFactor", "MajorAxisLength", "MinorAxisLength", "Perimeter",
-    "Solidity", "Zernike_2_0", "Zernike_4_4", "Zernike_8_2",
-))  # fmt: skip
 CELL_COUNT = "Cells_Number_Object_Number"
-GENE_STEMS = (
-    "ABCC ADAM AKT ATF ATP BCL BIRC CASP CCN CDC CDK CEBP CHEK COL CTNN CXCL CYP DNAJB DUSP EGR EIF FGF FOS FOXO "
-    "GADD GATA GNA GRB HDAC HIF HMGC HSPA IGFBP IKBK IL ITGA JUN KIF KLF LAMP MAPK MCM MMP MYC NFKB NOTCH PAK PCNA "
-    "PDK PIK POLR PPAR PRKC PSM PTPN RAB RAD RPS SERPIN SLC SMAD SOX STAT TCF TGFB TP TUB UBE VEGF WNT XBP ZFP"
-).split()
-# Drug-like skeletons and substituents: their combinations give every compound a real structure, so that InChIKeys,
-# scaffolds and scaffold splits work as on a real screen.
-CORES = (
-    "c1cc({a})ccc1{b}", "c1cc({a})cnc1{b}", "c1nc({a})ncc1{b}", "c1ccc2c(c1{a})ccn2{b}", "c1ccc2nc({a})n({b})c2c1",
-    "C1CCN({a})CC1{b}", "C1CN({a})CCN1{b}", "c1csc({a})c1{b}", "c1coc({a})c1{b}", "c1cc({a})c2ncccc2c1{b}",
-    "C1CC({a})CCC1{b}", "O=c1cc({a})oc2cc({b})ccc12", "C1COCC({a})N1{b}", "c1ccc2sc({a})nc2c1{b}", "c1nc({a})sc1{b}",
-    "O=C1NC(=O)C({a})C1{b}",
-)  # fmt: skip
-# Ring closures in substituents are numbered 9, since a core may still hold ring 1 or 2 open.
-SUBSTITUENTS = (
-    "C", "CC", "C(C)C", "CCO", "CC#N", "CC(F)(F)F", "C(=O)N", "C(=O)OC", "CO", "c9ccccc9", "Cc9ccccc9", "c9ccncc9",
-    "CCN(C)C", "C9CC9", "S(=O)(=O)C", "Cc9ccc(F)cc9", "CCOC", "C(=O)Nc9ccccc9", "C(=O)C9CCCO9", "Cc9ccc(Cl)cc9",
-)  # fmt: skip
-# What the assays of a family read: weights on shared, CP-only and TX-only effects.
-FAMILIES = (
-    ("kinase", "shared"), ("GPCR", "shared"), ("nuclear receptor", "shared"), ("ion channel", "cp_only"),
-    ("protease", "cp_only"), ("epigenetic", "tx_only"), ("transporter", "all"), ("other enzyme", "none"),
-)  # fmt: skip
+# Feature and gene names, skeletons, and what the assays of each family read.
+NAMES = tomllib.loads(Path(__file__).with_name("simulation.toml").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -414,17 +368,18 @@ def _assays(settings: SimulationSettings, truth: dict, rng: np.random.Generator)
         "all": np.hstack(list(expressed.values())),
         "none": rng.normal(size=(settings.n_compounds, 4)),
     }
-    family_direction = {family: rng.normal(size=sources[kind].shape[1]) for family, kind in FAMILIES}
+    families = list(NAMES["families"].items())
+    family_direction = {family: rng.normal(size=sources[kind].shape[1]) for family, kind in families}
     tasks, labels = [], []
     for number in range(settings.n_tasks):
-        family, kind = FAMILIES[number % len(FAMILIES)]
+        family, kind = families[number % len(families)]
         # Assays of a family resemble each other: a common direction and one of their own.
         direction = family_direction[family] + rng.normal(size=len(family_direction[family]))
         readout = sources[kind] @ direction
         readout = readout / readout.std() + settings.task_noise * rng.normal(size=settings.n_compounds)
         active = readout > np.quantile(readout, 1 - rng.uniform(0.12, 0.3))
         measured = rng.random(settings.n_compounds) >= settings.missing_labels
-        name = f"{family} assay {number // len(FAMILIES) + 1:02d}"
+        name = f"{family} assay {number // len(families) + 1:02d}"
         tasks.append({"task": name, "target": "", "family": family, "source": "simulated"})
         labels.append(pd.DataFrame({
             COMPOUND: truth["compound"][measured], "task": name, "active": active[measured].astype(np.int8)
@@ -436,19 +391,19 @@ def _structures(moa: np.ndarray, rng: np.random.Generator) -> tuple[list[str], l
     """SMILES and first InChIKey blocks; compounds of an MoA prefer some skeletons, as chemical series do."""
     from rdkit import Chem
 
-    pool = list(product(range(len(CORES)), SUBSTITUENTS, SUBSTITUENTS))
+    pool = list(product(range(len(NAMES["cores"])), NAMES["substituents"], NAMES["substituents"]))
     order = rng.permutation(len(pool))
-    by_core = {core: [pool[index] for index in order if pool[index][0] == core] for core in range(len(CORES))}
-    preferred = rng.integers(len(CORES), size=(moa.max() + 1, 3))
+    by_core = {core: [pool[index] for index in order if pool[index][0] == core] for core in range(len(NAMES["cores"]))}
+    preferred = rng.integers(len(NAMES["cores"]), size=(moa.max() + 1, 3))
     smiles, keys, seen = [], [], set()
     for group in moa:
-        core = rng.choice(preferred[group]) if rng.random() < 0.7 else rng.integers(len(CORES))
+        core = rng.choice(preferred[group]) if rng.random() < 0.7 else rng.integers(len(NAMES["cores"]))
         while True:
             core = core if by_core[core] else max(by_core, key=lambda name: len(by_core[name]))
             if not by_core[core]:
                 raise ScreenError(f"{len(moa)} compounds are too many; structures are known for {len(seen)}")
             _, a, b = by_core[core].pop()
-            molecule = Chem.MolFromSmiles(CORES[core].format(a=a, b=b))
+            molecule = Chem.MolFromSmiles(NAMES["cores"][core].format(a=a, b=b))
             key = Chem.MolToInchiKey(molecule)[:14]
             if key not in seen:
                 break
@@ -459,18 +414,20 @@ def _structures(moa: np.ndarray, rng: np.random.Generator) -> tuple[list[str], l
 
 
 def _cell_painting_names(n_features: int) -> list[str]:
-    names = [f"{part}_{shape}" for part, shape in product(COMPARTMENTS, SHAPE_MEASUREMENTS)]
+    names = [f"{part}_{shape}" for part, shape in product(NAMES["compartments"], NAMES["shape_measurements"])]
     names += [
         f"{part}_{measurement.format(channel)}"
-        for measurement, part, channel in product(CHANNEL_MEASUREMENTS, COMPARTMENTS, CHANNELS)
+        for measurement, part, channel in product(
+            NAMES["channel_measurements"], NAMES["compartments"], NAMES["channels"]
+        )
     ]
     names += [f"Cells_Neighbors_NumberOfNeighbors_{number}" for number in range(1, n_features - len(names) + 1)]
     return names[:n_features]
 
 
 def _gene_names(n_genes: int) -> list[str]:
-    numbers = range(1, -(-n_genes // len(GENE_STEMS)) + 1)
-    return [f"{stem}{number}" for number, stem in product(numbers, GENE_STEMS)][:n_genes]
+    numbers = range(1, -(-n_genes // len(NAMES["gene_stems"])) + 1)
+    return [f"{stem}{number}" for number, stem in product(numbers, NAMES["gene_stems"])][:n_genes]
 
 
 # --------------------------------------------------------------------------------------- likeness to real screens

@@ -71,7 +71,7 @@ def test_without_noise_wells_show_exactly_the_truth():
 def readout_auc(screen, truth, latents, kind):
     """Mean ROC-AUC of the families of a kind: a direction in the latents, found on one half, judged on the other."""
     aucs = []
-    for family in [name for name, one in simulation.FAMILIES if one == kind]:
+    for family in [name for name, one in simulation.NAMES["families"].items() if one == kind]:
         for task in screen.tasks.loc[screen.tasks["family"] == family, "task"]:
             label = screen.activity[screen.activity["task"] == task].set_index(COMPOUND)["active"]
             label = label.reindex(truth["compound"]).to_numpy(float)
@@ -154,7 +154,7 @@ def test_shared_strength_changes_nothing_but_tx(tiny_screen):
     pd.testing.assert_frame_equal(null.cp, tiny_screen.cp, check_exact=True)
     pd.testing.assert_frame_equal(null.compounds, tiny_screen.compounds)
     assert not np.allclose(feature_matrix(null.tx), feature_matrix(tiny_screen.tx))
-    kinds = dict(simulation.FAMILIES)
+    kinds = simulation.NAMES["families"]
     for task, family in null.tasks[["task", "family"]].itertuples(index=False):
         same = [
             one.activity.loc[one.activity["task"] == task, [COMPOUND, "active"]].reset_index(drop=True)
