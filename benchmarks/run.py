@@ -346,7 +346,7 @@ def dataloader_training(
             batch = cp_batch, tx_batch
             if encoder.input_noise:
                 batch = [one + encoder.input_noise * torch.randn_like(one) for one in batch]
-            loss = info_nce(*network(*batch), network.temperature)
+            loss = info_nce(*network(*batch), encoder.temperature)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -383,8 +383,14 @@ def products_of_a_step(encoder: ContrastiveEncoder, n_pairs: int, n_cp: int, n_t
     network = encoder._network(n_cp, n_tx)
     batch = [torch.randn(n_pairs, n) for n in (n_cp, n_tx)]
     with Products() as products:
-        info_nce(*network(*batch), network.temperature).backward()
+        info_nce(*network(*batch), encoder.temperature).backward()
     return products
+
+
+def network_inputs(encoder: ContrastiveEncoder, cp: np.ndarray, tx: np.ndarray) -> list[torch.Tensor]:
+    """What the heads of a fitted encoder are given."""
+    inputs = (cp - encoder.cp_mean_) @ encoder.cp_components_, (tx - encoder.tx_mean_) @ encoder.tx_components_
+    return [torch.as_tensor(one, dtype=torch.float32) for one in inputs]
 
 
 def training_seconds(make: Callable[[int], ContrastiveEncoder], sets: list[tuple], epochs: int) -> tuple[float, Any]:
@@ -426,7 +432,7 @@ def networks(size: dict) -> list[dict]:
         n_networks = n_sets * n_members
         ours = f"ContrastiveEncoder, {n_networks} networks" if n_networks > 1 else "ContrastiveEncoder, one network"
         scaled = ", scaled up from one network" if n_networks > 1 else ""
-        inputs = [torch.as_tensor(one, dtype=torch.float32) for one in (encoder._cp_inputs(cp), encoder._tx_inputs(tx))]
+        inputs = network_inputs(encoder, cp, tx)
         what = f"contrastive training, {n:,} pairs, {epochs} epochs, batches of {encoder.batch_size}; {form}"
         for n_workers in (0, 2):
             loop = partial(dataloader_training, encoder, inputs[0][:n], inputs[1][:n], epochs, n_workers)
@@ -454,7 +460,7 @@ def ensemble(cp: np.ndarray, tx: np.ndarray, epochs: int) -> list[dict]:
     fast, encoder = training_seconds(
         lambda epochs: ContrastiveEncoder(n_members=3, max_epochs=epochs, **shared), [(cp, tx)], epochs
     )
-    inputs = [torch.as_tensor(one, dtype=torch.float32) for one in (encoder._cp_inputs(cp), encoder._tx_inputs(tx))]
+    inputs = network_inputs(encoder, cp, tx)
     slow, networks = timed(lambda: [dataloader_training(encoder, *inputs, epochs) for _ in range(3)], 2)
     losses = [np.mean([unseen_loss(one, inputs) for one in some]) for some in (encoder.networks_, networks)]
     what = f"contrastive training, {len(cp):,} pairs, {epochs} epochs, three members; the study's form"
@@ -467,7 +473,7 @@ def ensemble(cp: np.ndarray, tx: np.ndarray, epochs: int) -> list[dict]:
 def unseen_loss(network: TwoTower, pairs: list[torch.Tensor]) -> float:
     """InfoNCE of pairs, without noise."""
     with torch.no_grad():
-        return info_nce(*network(*pairs), network.temperature).item()
+        return info_nce(*network(*pairs), ContrastiveEncoder().temperature).item()
 
 
 # --- tables, start-up -------------------------------------------------------------------------------------------

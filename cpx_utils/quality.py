@@ -186,7 +186,7 @@ def predictability(
             cp_scaler, tx_scaler = StandardScaler().fit(cp[train]), StandardScaler().fit(tx[train])
             ridge = RidgeTX().fit(cp_scaler.transform(cp[train]), tx_scaler.transform(tx[train]), train)
             codes = ridge.transform(cp_scaler.transform(cp[test]))  # (n_test, n_components)
-            predicted[test] = tx_scaler.inverse_transform(codes @ ridge.tx_components_ + ridge.tx_mean_)
+            predicted[test] = tx_scaler.inverse_transform(codes @ ridge.tx_projection_.T + ridge.tx_mean_)
             rank = retrieval_rank(codes, ridge.transform_tx(tx_scaler.transform(tx[test])))
             near.extend(nearest_decile(rank, len(test)))
         r2.append(1 - ((tx - predicted) ** 2).sum(axis=0) / ((tx - tx.mean(axis=0)) ** 2).sum(axis=0))

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from cpx_utils.encoders import ContrastiveEncoder
 
@@ -93,7 +92,7 @@ def test_both_ways_to_train_reach_the_same_loss(speed):
     cp, tx = speed.planted_pairs(500, 30, 40)
     encoder = ContrastiveEncoder(n_members=1, max_epochs=60, validation_share=0.0, input_noise=0.5)
     encoder.fit(cp[:400], tx[:400], groups=np.arange(400))
-    inputs = [torch.as_tensor(one, dtype=torch.float32) for one in (encoder._cp_inputs(cp), encoder._tx_inputs(tx))]
+    inputs = speed.network_inputs(encoder, cp, tx)
     network = speed.dataloader_training(encoder, inputs[0][:400], inputs[1][:400], 60)
     losses = [speed.unseen_loss(one, [part[400:] for part in inputs]) for one in (encoder.networks_[0], network)]
     assert losses[0] < 0.8 * np.log(100)
