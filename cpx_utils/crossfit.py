@@ -60,17 +60,13 @@ class PreparedFold:
     ----------
     split, repeat, fold
         Which fold it is; `fold` -1 trains on all compounds and tests on none.
-    cp_wells, cp
-        Metadata and prepared CP profiles (n_wells, n_cp_features) of all compounds' wells and the negative controls.
-    tx_treatments, tx
-        Metadata and prepared TX consensus profiles (n_treatments, n_genes) of all compounds.
-    is_training : array of bool (n_wells,)
-        Wells of training compounds that have a TX partner.
-    is_test : array of bool (n_wells,)
-        Wells of test compounds.
+    cp_wells, cp, tx_treatments, tx
+        Metadata and prepared profiles: CP (n_wells, n_cp_features) of all wells, controls too, and the TX consensus of
+        each treatment (n_treatments, n_genes).
+    is_training, is_test, tx_is_training : array of bool
+        Wells of training compounds that have a TX partner, wells of test compounds, treatments of training compounds.
     partner : array of int (n_wells,)
         Row of `tx` that belongs to each well, -1 for none.
-    tx_is_training : array of bool (n_treatments,)
     groups : array (n_wells,)
         Compound group of each well (first InChIKey block, else the id).
     preparation
@@ -122,8 +118,8 @@ def prepare_folds(
         Whether to yield at last a fold -1 that trains on all compounds, for the encoders that meet new screens.
     regime
         `strict`, the study's own: test compounds are absent from everything that is fitted. `transductive`: their CP
-        (never TX or labels) takes part in what needs no TX: feature selection, scaling, sphering, components,
-        discriminants. A screen that waits for all its plates could do so; a new plate next year could not.
+        (never TX or labels) takes part in what needs no TX. A screen that waits for all its plates could do so; a new
+        plate next year could not.
     **preparation
         Parameters of `FeaturePreparation` for CP. TX is standardised gene by gene and otherwise left as it is.
 
@@ -235,14 +231,10 @@ def _require_own_means(values, training, modality, key):
 def training_tx(prepared: PreparedFold, control: str, seed: int) -> np.ndarray:
     """TX profile that each training well is paired with under a control: float32 (n_training_wells, n_genes).
 
-    Parameters
-    ----------
-    control
-        `true_pairs`; `deranged` (each compound gets all TX profiles of one other training compound, dose by dose, and
-        none its own: what pairing teaches when TX knows nothing); `rows_shuffled` (rows permuted, replicates torn
-        apart); `random_codes` (a random vector a compound); `untrained` (true pairs, for a network at initialisation).
-    seed
-        Number of the draw.
+    `true_pairs`; `deranged` (each compound gets all TX profiles of one other training compound, dose by dose, and none
+    its own: what pairing teaches when TX knows nothing); `rows_shuffled` (rows permuted, replicates torn apart);
+    `random_codes` (a random vector a compound); `untrained` (true pairs, for a network at initialisation). `seed`
+    numbers the draw.
     """
     partner = prepared.partner[prepared.is_training]
     rng = np.random.default_rng([seed, prepared.repeat, prepared.fold + 1, CONTROLS.index(control)])
@@ -289,22 +281,10 @@ def _wells(prepared, rows, tx):
 
 
 def candidates(grid: dict[str, list], n_candidates: int = 0, seed: int = 0) -> list[dict[str, Any]]:
-    """Combinations of a grid's values.
+    """Combinations of a grid's values, the last parameter changing fastest; 0 `n_candidates` takes them all.
 
-    Parameters
-    ----------
-    grid
-        Values to try for each parameter.
-    n_candidates
-        How many combinations to draw where there are more; 0 takes them all, the last parameter changing fastest. They
-        are drawn as a Latin hypercube, so that every value of a parameter is tried equally often, up to one (McKay
-        1979): with several parameters that covers a grid better than fewer values of each would (Bergstra 2012).
-    seed
-        Of the draw.
-
-    Returns
-    -------
-    list of dict
+    Fewer are drawn as a Latin hypercube, so that every value of a parameter is tried equally often, up to one (McKay
+    1979): with several parameters that covers a grid better than fewer values of each would (Bergstra 2012).
     """
     every = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
     if not 0 < n_candidates < len(every):
@@ -320,9 +300,10 @@ def choose(
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Choose among a grid's candidates on a fold's training compounds.
 
-    Where candidates are drawn, one more is tried: of each parameter the value that did best on average over the
-    candidates that have it, as in a fractional factorial design (Box, Hunter & Hunter 1978); the best of each
-    parameter's values seldom meet in one that was drawn.
+    Encoders with TX codes are scored by `retrieval`, the mean rank of the own TX profile among those of the held-out
+    compounds (0 the nearest, 1 the farthest), others by `replicates`, the mean average precision of held-out compounds'
+    replicates. Where candidates are drawn, one more is tried: of each parameter the value that did best on average, as
+    in a fractional factorial design (Box, Hunter & Hunter 1978); the best values seldom meet in one that was drawn.
 
     Parameters
     ----------
@@ -331,28 +312,17 @@ def choose(
     grid, n_candidates
         As for `candidates`. With a single candidate nothing is fitted.
     prepared
-        The fold. Features stay prepared as they are, on all training compounds: scaling and selection know neither
-        pairs nor replicates.
+        The fold. Its features stay as they are: scaling and selection know neither pairs nor replicates.
     seed
-        Of the candidates, and of the split together with the fold's number. All folds try the same candidates.
+        Of the candidates, the same in all folds, and of the split together with the fold's number.
 
     Returns
     -------
     parameters, table
-        Of the best candidate, the first one of equals, and the first one too where nothing can be scored. The table has
-        a row a candidate: `candidate` (in words), `parameters` (as JSON), `score`, `value`, `standard_error`,
-        `n_compounds` (both over held-out training compounds) and `chosen`. Encoders with TX codes are scored by
-        `retrieval`, the mean rank of the own TX profile among those of the held-out compounds (0 the nearest, 1 the
-        farthest), others by `replicates`, the mean average precision of held-out compounds' replicates.
-
-    Raises
-    ------
-    ScreenError
-        When the grid names a parameter that the encoder doesn't have, or when a candidate cannot be fitted.
+        Of the best candidate, the first of equals, also where nothing can be scored; and a row a candidate: `candidate`
+        (in words), `parameters` (as JSON), `score`, `value`, `standard_error`, `n_compounds` (both over held-out
+        training compounds) and `chosen`.
     """
-    unknown = [name for name in grid if name not in encoder.get_params()]
-    if unknown:
-        raise ScreenError(f"{type(encoder).__name__} has no parameter {unknown[0]!r} to choose")
     options, score = candidates(grid, n_candidates, seed), "retrieval" if encoder.cross_modal else "replicates"
     sign = 1 if score == "retrieval" else -1  # the lower, or the higher, the better
     values = _held_out_scores(encoder, options, prepared, seed) if len(options) > 1 else [np.array([])]
@@ -406,8 +376,8 @@ def _held_out_scores(encoder, options, prepared, seed):
 def inner_splits(prepared: PreparedFold, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Split a fold's training wells again, by compound group: boolean rows (n_wells,) to train on and to hold out.
 
-    Of more than `MOST_GROUPS` groups, so many take part, drawn at random. Each of `INNER_SPLITS` parts is held out in
-    turn, until `ENOUGH_SCORES` compounds were.
+    At most `MOST_GROUPS` groups take part. Each of `INNER_SPLITS` parts is held out, until `ENOUGH_SCORES` compounds
+    were.
     """
     names, group = np.unique(prepared.groups[prepared.is_training].astype(str), return_inverse=True)
     rng = np.random.default_rng([seed, prepared.repeat, prepared.fold + 1, len(names)])
@@ -433,16 +403,14 @@ class CrossfitResult:
 
     Attributes
     ----------
-    wells : DataFrame
-        Embeddings of test compounds' wells and of the negative controls: metadata, `KEYS`, z000 ...
-    consensus : DataFrame
-        Embeddings of all compounds, wells averaged: Metadata_Compound, `role` (train, test), `KEYS`, z000 ...
+    wells, consensus : DataFrame
+        Embeddings of wells (test compounds, negative controls: metadata, `KEYS`, z000 ...), and of all compounds, wells
+        averaged (Metadata_Compound, `role` train or test, `KEYS`, z000 ...).
     retrieval : DataFrame
         One row a test compound: `KEYS`, compound, rank (0 = its own TX profile is the nearest), n_candidates.
-    history : DataFrame
-        Training curves of networks: `KEYS`, member, epoch, training, validation.
-    choices : DataFrame
-        `split`, `repeat`, `fold`, `method` and the columns that `choose` gives; empty without a grid.
+    history, choices : DataFrame
+        Training curves of networks (`KEYS`, member, epoch, training, validation); `split`, `repeat`, `fold`, `method`
+        and the columns that `choose` gives, empty without a grid.
     encoders : dict
         Encoders fitted on true pairs (draw 0), by name of the fold.
     n_fits : int
@@ -489,8 +457,8 @@ def crossfit_all(
         Number of draws of each control, such as ``{"true_pairs": 1, "deranged": 3}``; ignored for methods without TX,
         and `untrained` for methods without training steps.
     grids, n_candidates
-        By method, values of parameters to `choose` from in each fold; methods without keep those of their encoder.
-        Every control of the fold inherits the choice, so that only the pairs differ.
+        By method, values of parameters to `choose` from in each fold. Every control inherits the choice, so that only
+        the pairs differ.
     first_seed
         Draw d uses the seed ``1000 * first_seed + d``, so that other seeds share no draw.
     step
@@ -507,7 +475,7 @@ def crossfit_all(
     Raises
     ------
     ScreenError
-        A parameter is out of bounds, or no scheduler answers.
+        A parameter is unknown or out of bounds, or no scheduler answers.
     """
     from tqdm import tqdm
 
@@ -517,6 +485,9 @@ def crossfit_all(
     calls, n_fits = {}, {}
     for method, encoder in encoders.items():
         grid = (grids or {}).get(method)
+        unknown = [name for name in grid or {} if name not in encoder.get_params()]
+        if unknown:
+            raise ScreenError(f"{type(encoder).__name__} has no parameter {unknown[0]!r} to choose")
         for parameters in candidates(grid or {}):
             clone(encoder).set_params(**parameters).check_parameters()
         draws = (
@@ -648,7 +619,7 @@ def _embed(encoder, prepared):
 def cross_modal_codes(
     encoder: Encoder, prepared: PreparedFold, rows: np.ndarray | None = None, codes: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Compounds of a fold in the space that CP and TX share.
+    """Ids, CP codes and TX codes (n_compounds, n_dimensions) of compounds of a fold, both from consensus profiles.
 
     Parameters
     ----------
@@ -658,11 +629,6 @@ def cross_modal_codes(
         The fold, and boolean rows (n_wells,) of wells with a TX partner; None: those of its test compounds.
     codes
         `encoder.transform(prepared.cp)`, where it is known already.
-
-    Returns
-    -------
-    compounds, cp, tx
-        Ids (n_compounds,), and the codes of their CP and TX consensus profiles, each (n_compounds, n_dimensions).
     """
     rows = prepared.is_test & (prepared.partner >= 0) if rows is None else rows
     codes = encoder.transform(prepared.cp[rows]) if codes is None else codes[rows]
@@ -692,22 +658,19 @@ def method_table(
 def retrieval_curves(
     retrieval: pd.DataFrame, n_points: int = 51, *, n_bootstrap: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
-    """Share of test compounds whose own TX profile lies within a share of the ranking, point by point with intervals.
+    """Share of test compounds whose own TX profile lies within a share of the ranking, with 95% intervals.
 
     Parameters
     ----------
     retrieval
-        Method, control, compound, and `rank_share`: rank over (candidates - 1). A compound may have several rows, of
-        repeats and draws; all count.
-    n_points
-        Points between 0 and 1.
-    n_bootstrap, seed
-        Resamples of compounds, the same ones for all curves.
+        Method, control, compound, and `rank_share`: rank over (candidates - 1). All rows of a compound count.
+    n_points, n_bootstrap, seed
+        Points between 0 and 1, and resamples of compounds, the same ones for all curves.
 
     Returns
     -------
     DataFrame
-        `method`, `control`, `rank_share`, `share_of_compounds`, `ci_low`, `ci_high` (95%).
+        `method`, `control`, `rank_share`, `share_of_compounds`, `ci_low`, `ci_high`.
     """
     grid = np.linspace(0, 1, n_points)
     names = np.unique(retrieval["compound"].astype(str))
@@ -730,19 +693,9 @@ def retrieval_curves(
 def oracle_consensus(folds: list[PreparedFold], with_cp: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """What TX itself would give, were it measured for new compounds too: a ceiling, never a competitor.
 
-    `cp_tx` is made for the first fold's kind of split alone: it is wide, and only shown.
-
-    Parameters
-    ----------
-    folds
-        From `prepare_folds`.
-    with_cp
-        Consensus table of a CP method, for `cp_tx`: both side by side, each scaled to the same total variance.
-
-    Returns
-    -------
-    dict
-        Consensus tables `tx` (prepared TX profiles) and `cp_tx`.
+    Consensus tables `tx` (prepared TX profiles) and `cp_tx` (beside those of `with_cp`, the consensus table of a CP
+    method, each scaled to the same total variance; for the first fold's kind of split alone: it is wide, and only
+    shown).
     """
     tables: dict[str, list] = {"tx": [], "cp_tx": []}
     for prepared in folds:
@@ -776,21 +729,10 @@ def save_encoders(result: CrossfitResult, folds: list[PreparedFold], folder) -> 
 
 
 def fewer_pairs(prepared: PreparedFold, share: float, seed: int) -> PreparedFold:
-    """The fold with a random share of its training compounds; larger shares of a seed hold the smaller ones.
+    """The fold with a random share of its training compounds, above 0 and up to 1, at least two.
 
-    Parameters
-    ----------
-    prepared
-        A fold.
-    share
-        Of the training compounds (groups), above 0 and up to 1; at least two compounds stay.
-    seed
-        Of the order in which compounds are taken.
-
-    Returns
-    -------
-    PreparedFold
-        The same wells; `is_training` and `tx_is_training` are True for fewer of them.
+    The same wells; `is_training` and `tx_is_training` are True for fewer. Larger shares of a seed hold the smaller
+    ones.
     """
     if not 0 < share <= 1:
         raise ScreenError(f"a share of the training compounds lies above 0 and up to 1, not at {share:g}")
@@ -818,8 +760,7 @@ def data_size_curve(
     """Replicate mAP, MoA mAP and mean ROC-AUC of unseen compounds by the number of training pairs.
 
     TX is what is expensive, so the question that a screening group asks first is how many compounds need it. Encoders
-    are fitted on a share of a fold's training compounds, and everything else stays: the test compounds, the features,
-    and the labels that assays are learned from.
+    are fitted on a share of a fold's training compounds; test compounds, features and assay labels stay.
 
     Parameters
     ----------

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from itertools import groupby, islice, pairwise
+from itertools import islice, pairwise
 from math import prod
 from pathlib import Path
 from typing import Any, ClassVar
@@ -147,6 +147,9 @@ class Encoder(TransformerMixin, BaseEstimator):
 
     def _restore(self, arrays):
         """Take back what `_arrays` gave."""
+        others = {name for name in arrays if not name.startswith("network.")} ^ {"n_features_in_", *self.learned}
+        if others:
+            raise ValueError(f"{sorted(others)[0]} is missing, or none of its arrays")
         self.n_features_in_ = int(arrays["n_features_in_"][0])
         for name in self.learned:
             setattr(self, name, arrays[name])
@@ -659,13 +662,15 @@ class NetworkEncoder(Encoder):
 
     def _fit_all(self, parts):
         """Fit encoders of this kind; each part is CP, TX and groups of its wells, and a list of encoders."""
+        from cpx_utils.networks import pick_device
+
         alike: dict[str, list] = {}  # by what must be the same for networks to be trained side by side
         for cp, tx, groups, encoders in parts:
             # What many encoders of a part have in common is worked out once.
             basis, tx_components = cache(partial(cp_basis, cp, groups)), cache(partial(whitened_components, tx, groups))
             for encoder in encoders:
                 encoder.check_parameters()
-                encoder.n_features_in_, encoder.device_ = cp.shape[1], _device(encoder.device)
+                encoder.n_features_in_, encoder.device_ = cp.shape[1], pick_device(encoder.device)
                 encoder._fit_inputs(cp, groups, basis, tx_components)
                 inputs = (
                     (cp - encoder.cp_mean_) @ encoder.cp_components_,
@@ -691,9 +696,9 @@ class NetworkEncoder(Encoder):
 
     def _fit_networks(self, encoders, cp, tx, rows, counts, n_validation):
         """Fit encoders that are alike, this one among them, each on its own inputs, wells and held-out compounds."""
-        import torch
+        from cpx_utils.networks import Member, train
 
-        data = [torch.as_tensor(np.concatenate(one), dtype=torch.float32, device=self.device_) for one in (cp, tx)]
+        data = [np.concatenate(one).astype(np.float32) for one in (cp, tx)]
         starts = np.cumsum([0, *(len(one) for one in cp[:-1])])
         watched, final = [], []
         for place, encoder in enumerate(encoders):
@@ -703,104 +708,26 @@ class NetworkEncoder(Encoder):
             for number, rng in enumerate(on_trial.spawn(self.n_members) if n_validation[place] else []):
                 parts = np.split(rng.permutation(len(own[0])), [n_validation[place]])
                 validation, training = (tuple(one[part] for one in own) for part in parts)
-                watched.append(_Member(encoder, number, len(watched), rng, rng, training, validation))
+                watched.append(Member(encoder, number, len(watched), rng, rng, training, validation))
             order = np.random.default_rng(int(at_last.integers(2**31)))
             for number, rng in enumerate(at_last.spawn(self.n_members)):
-                final.append(_Member(encoder, number, place, rng, order, own))
+                final.append(Member(encoder, number, place, rng, order, own))
         # Heads that aren't linear are trained one network at a time.
         together = (lambda members: [members]) if not self.hidden else (lambda members: [[one] for one in members])
         for members in together(watched) if watched else []:
-            self._train(data, members)
+            train(data, members)
         for encoder, own in zip(encoders, counts, strict=True):
             encoder.history_.sort(key=lambda line: (line["member"], line["epoch"]))
-            encoder.best_epoch_ = _best_epoch(encoder.history_) if watched else self._most_epochs(len(own))
+            encoder.best_epoch_ = _best_epoch(encoder.history_) if watched else self.most_epochs(len(own))
         for members in together(final):
-            self._train(data, members)
+            train(data, members)
         networks = iter([member.network for member in final])
         for encoder in encoders:
             encoder.networks_ = list(islice(networks, self.n_members))
 
-    def _most_epochs(self, n_compounds):
+    def most_epochs(self, n_compounds: int) -> int:
         """Epochs within both limits; at least one, unless no training is wanted at all."""
         return min(self.max_epochs, max(1, self.max_steps // -(-n_compounds // self.batch_size)))
-
-    def _train(self, data, members):
-        """Train members together, each for its encoder's `best_epoch_`, or with held-out compounds until it stops.
-
-        A network that has ended leaves, and the others go on faster.
-        """
-        import torch
-
-        from cpx_utils.networks import AdamW, side_by_side, write_back
-
-        device, is_stacked = data[0].device, not self.hidden
-        is_watched = members[0].validation is not None
-        n_compounds = min(len(member.training[0]) for member in members)
-        generators: dict[int, torch.Generator] = {}
-        for member in members:
-            seed = int(member.rng.integers(2**31))
-            member.noise = generators.setdefault(seed, torch.Generator(device=device).manual_seed(seed))
-            member.epochs = self._most_epochs(n_compounds) if is_watched else member.encoder.best_epoch_
-        with torch.random.fork_rng(devices=[]):  # weights and dropout are seeded; the caller's state stays
-            for member in members:
-                torch.manual_seed(int(member.rng.integers(2**31)))
-                member.network = member.encoder._network(*(one.shape[1] for one in data)).to(device)
-            network = side_by_side([one.network for one in members]) if is_stacked else members[0].network
-            rates = [member.encoder.learning_rate for member in members]
-            optimiser = AdamW(network.parameters(), rates, self.weight_decay)
-            present, amounts = members, self._amounts(members, device)
-            watched = _watched_rows(data, members) if is_watched else []
-            for epoch in range(1, max(member.epochs for member in members) + 1):
-                network.train()
-                noise = [member.noise for member in present]
-                for batch in _batches(present, n_compounds, self.batch_size):
-                    inputs = [_rows_of(one, batch) for one in data]
-                    if is_stacked:
-                        self._set_gradients(network, *inputs, amounts, noise)
-                    else:
-                        network.zero_grad()
-                        self._loss(network, *inputs, amounts, noise).sum().backward()
-                    optimiser.step()
-                ended = np.array([epoch == member.epochs for member in present])
-                if is_watched:
-                    ended |= self._note_losses(network.eval(), present, watched, epoch, amounts)
-                if ended.any():
-                    if is_stacked:
-                        write_back(network, [one.network for one in present], np.flatnonzero(ended))
-                    stay = np.flatnonzero(~ended)
-                    if not len(stay):
-                        break
-                    optimiser.keep(stay)
-                    present, watched = (
-                        [present[place] for place in stay],
-                        [[one[stay] for one in some] for some in watched],
-                    )
-                    amounts = self._amounts(present, device)
-        for member in members:
-            member.network.eval()
-
-    def _amounts(self, members, device):
-        """Each of `amounts` by name: a number where all members agree, else a tensor (n_networks, 1, 1)."""
-        import torch
-
-        values = {name: [getattr(member.encoder, name) for member in members] for name in self.amounts}
-        return {
-            name: some[0] if len(set(some)) == 1 else torch.tensor(some, device=device).view(-1, 1, 1)
-            for name, some in values.items()
-        }
-
-    def _note_losses(self, network, members, watched, epoch, amounts):
-        """Note each member's losses in its history; True (n_networks,) of those that have waited long enough."""
-        import torch
-
-        with torch.no_grad():
-            losses = [self._loss(network, *rows, amounts).reshape(-1).tolist() for rows in watched]
-        for member, training, validation in zip(members, *losses, strict=True):
-            line = {"member": member.number, "epoch": epoch, "training": training, "validation": validation}
-            member.encoder.history_.append(line)
-            member.waited = 0 if validation < member.lowest else member.waited + 1
-            member.lowest = min(member.lowest, validation)
-        return np.array([member.waited >= self.patience for member in members])
 
     def _encode(self, part, inputs):
         """Unit-length codes of every member's head `part`, side by side: (n, n_members * n_dimensions)."""
@@ -830,9 +757,11 @@ class NetworkEncoder(Encoder):
     def _restore(self, arrays):
         import torch
 
+        from cpx_utils.networks import pick_device
+
         super()._restore(arrays)
         # What was trained on a GPU must open on a laptop.
-        self.device_ = _device("auto" if self.device == "cuda" else self.device)
+        self.device_ = pick_device("auto" if self.device == "cuda" else self.device)
         states: dict[str, dict] = {}
         for name, value in arrays.items():
             if name.startswith("network."):
@@ -896,32 +825,7 @@ class ContrastiveEncoder(NetworkEncoder):
     def _network(self, n_cp, n_tx):
         from cpx_utils.networks import TwoTower
 
-        return TwoTower(n_cp, n_tx, self.n_dimensions, self.hidden, self.dropout)
-
-    def _loss(self, network, cp, tx, amounts, noise=None):
-        import torch
-
-        from cpx_utils.losses import info_nce, soft_info_nce, soft_targets
-
-        inputs = (cp, tx) if noise is None else [_noisy(one, amounts["input_noise"], noise) for one in (cp, tx)]
-        # By its logarithm, which rounds as in the published tables.
-        temperature = torch.as_tensor(amounts["temperature"], device=cp.device).log().exp()
-        if self.softness:
-            return soft_info_nce(*network(*inputs), temperature, soft_targets(tx, self.softness))
-        return info_nce(*network(*inputs), temperature)
-
-    def _set_gradients(self, network, cp, tx, amounts, noise):
-        import torch
-
-        from cpx_utils.losses import info_nce_gradients, soft_targets
-        from cpx_utils.networks import set_linear_gradients
-
-        with torch.no_grad():
-            target = _each(soft_targets(tx, self.softness), len(noise)) if self.softness else None
-            noisy = [_noisy(one, amounts["input_noise"], noise) for one in (cp, tx)]
-            gradients = info_nce_gradients(*network(*noisy), amounts["temperature"], target)
-            for head, inputs, gradient in zip((network.cp, network.tx), noisy, gradients, strict=True):
-                set_linear_gradients(head, inputs, gradient)
+        return TwoTower(n_cp, n_tx, self.n_dimensions, self.hidden, self.dropout, self.softness)
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -974,102 +878,6 @@ class AutoencoderEncoder(NetworkEncoder):
 
         return BimodalAutoencoder(n_cp, n_tx, self.n_dimensions, self.hidden, self.dropout)
 
-    def _loss(self, network, cp, tx, amounts, noise=None):
-        import torch
-
-        from cpx_utils.losses import reconstruction
-
-        spoiled = cp, tx, torch.ones_like(cp[..., :1]), torch.zeros_like(cp[..., :1])
-        cp_out, tx_out = network(*(spoiled if noise is None else self._spoiled(cp, tx, amounts, noise)))
-        cp_weight = torch.as_tensor(amounts["cp_weight"], device=cp.device).reshape(-1)
-        return cp_weight * reconstruction(cp_out, cp) + reconstruction(tx_out, tx)
-
-    def _spoiled(self, cp, tx, amounts, noise):
-        """What a training step encodes: noisy CP and TX, and which of them are present, each (..., n_pairs, 1)."""
-        noisy = [_noisy(one, amounts["input_noise"], noise) for one in (cp, tx)]
-        draw, tx_dropout = _drawn("uniform_", cp[..., :1], noise), amounts["tx_dropout"]
-        has_tx = (draw >= tx_dropout).float()
-        has_cp = (draw < tx_dropout + (1 - tx_dropout) / 2).float()  # of the rest, half see TX alone
-        return *noisy, has_cp, has_tx
-
-    def _set_gradients(self, network, cp, tx, amounts, noise):
-        *noisy, has_cp, has_tx = self._spoiled(cp, tx, amounts, noise)
-        targets = [_each(one, len(noise)) for one in (cp, tx)]
-        network.set_gradients(noisy, (has_cp, has_tx), targets, (amounts["cp_weight"], 1.0))
-
-
-@dataclass
-class _Member:
-    """One network of an encoder and its training; wells are rows by compound, from `_wells_by_compound`."""
-
-    encoder: NetworkEncoder
-    number: int
-    run: int  # members of one run see the same batches
-    rng: np.random.Generator
-    batches_rng: np.random.Generator
-    training: tuple[np.ndarray, np.ndarray]
-    validation: tuple[np.ndarray, np.ndarray] | None = None
-    noise: Any = None
-    network: Any = None
-    epochs: int = 0
-    lowest: float = np.inf
-    waited: int = 0  # epochs since the lowest loss
-
-
-def _watched_rows(data, members):
-    """CP and TX of training and of held-out compounds, equally many: a loss that depends on their number compares."""
-    n_watched = min(len(member.validation[0]) for member in members)
-    return [
-        [_rows_of(values, [wells[:n_watched, 0] for wells, _ in some]) for values in data]
-        for some in ([member.training for member in members], [member.validation for member in members])
-    ]
-
-
-def _rows_of(values, rows):
-    """Rows of a tensor for each list of them: (n_lists, n, d)."""
-    import torch
-
-    picked = torch.as_tensor(np.concatenate(rows), device=values.device)
-    return values.index_select(0, picked).view(len(rows), -1, values.shape[1])
-
-
-def _drawn(distribution, like, torch_rngs):
-    """Random numbers for each network (n_networks, ...) from its generator; networks of one generator share them."""
-    import torch
-
-    drawn = torch.empty((len(torch_rngs), *like.shape[1:]), dtype=like.dtype, device=like.device)
-    known: dict[torch.Generator, torch.Tensor] = {}
-    for part, torch_rng in zip(drawn, torch_rngs, strict=True):
-        if torch_rng in known:
-            part.copy_(known[torch_rng])
-        else:
-            known[torch_rng] = getattr(part, distribution)(generator=torch_rng)
-    return drawn
-
-
-def _noisy(values, amount, torch_rngs):
-    """Each network's values with noise of its own; without noise the values, still shared by runs of networks."""
-    if isinstance(amount, (int, float)) and not amount:
-        return values
-    return _drawn("normal_", values, torch_rngs).mul_(amount).add_(_each(values, len(torch_rngs)))
-
-
-def _each(values, n_networks):
-    """Values of runs of networks, (n_runs, ...), for each network of a run: (n_networks, ...)."""
-    if len(values) in (1, n_networks):  # one run broadcasts
-        return values
-    return values.repeat_interleave(n_networks // len(values), dim=0)
-
-
-def _device(name):
-    import torch
-
-    if name not in ("auto", "cpu", "cuda"):
-        raise ScreenError(f"no device is called {name!r}; devices are auto, cpu and cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ScreenError("device cuda was asked for and no GPU is there; use auto or cpu")
-    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
-
 
 def _wells_by_compound(groups):
     """Row numbers of each compound's wells (n_compounds, most wells), padded with the first, and how many it has."""
@@ -1077,23 +885,6 @@ def _wells_by_compound(groups):
     _, starts, counts = np.unique(groups[order], return_index=True, return_counts=True)
     place = np.arange(counts.max())
     return order[starts[:, None] + np.where(place < counts[:, None], place, 0)], counts
-
-
-def _batches(members, n_compounds, batch_size):
-    """An epoch's batches: for each a list of the rows of every member, or of every run if all are equally long.
-
-    An epoch shows one random well of every compound, or of `n_compounds` drawn from them.
-    """
-    runs = [list(run) for _, run in groupby(members, key=lambda member: member.run)]
-    batches = []
-    for run in runs:
-        (rows, counts), rng = run[0].training, run[0].batches_rng
-        chosen = rows[np.arange(len(rows)), (rng.random(len(rows)) * counts).astype(int)]
-        rng.shuffle(chosen)
-        batches.append(np.array_split(chosen[:n_compounds], -(-n_compounds // batch_size)))
-    if len({len(run) for run in runs}) > 1:
-        batches = [own for own, run in zip(batches, runs, strict=True) for _ in run]
-    return zip(*batches, strict=True)
 
 
 def _best_epoch(history):
