@@ -66,7 +66,7 @@ class Encoder(TransformerMixin, BaseEstimator):
         groups
             Compound of each row (n_wells,).
         controls
-            Prepared CP profiles of negative-control wells (n_controls, n_cp_features), for sphering; may be empty.
+            Prepared CP profiles of negative controls (n_controls, n_cp_features), for sphering; may be empty.
 
         Raises
         ------
@@ -82,17 +82,8 @@ class Encoder(TransformerMixin, BaseEstimator):
     ) -> list[list["Encoder"]]:
         """Fit a clone on each of several sets of training wells, with each of several choices of parameters.
 
-        Parameters
-        ----------
-        parts
-            The arguments of `fit`.
-        options
-            Parameters for `set_params`; the others stay.
-
-        Returns
-        -------
-        list of lists
-            For each of the options, the fitted encoder of each part.
+        `parts` are arguments of `fit`, `options` parameters for `set_params`. Gives, for each of the options, the
+        fitted encoder of each part.
         """
         return [[clone(self).set_params(**option).fit(**part) for part in parts] for option in options]
 
@@ -158,11 +149,8 @@ class Encoder(TransformerMixin, BaseEstimator):
 def load_encoder(folder: str | Path) -> Encoder:
     """Read an encoder that `save` wrote, and try it on two rows of zeros.
 
-    Raises
-    ------
-    ScreenError
-        The folder holds none: a file is missing or damaged, the method or a parameter is unknown or of another type,
-        arrays don't fit each other or aren't finite.
+    Raises ScreenError where the folder holds none: a file is missing or damaged, the method or a parameter is unknown
+    or of another type, arrays don't fit each other or aren't finite.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
@@ -370,23 +358,9 @@ class RidgeTX(LinearEncoder):
 def _ridge(x, y, part, alphas):
     """The penalty (times n rows) with which ridge regression errs least on parts held out, and its weights on all rows.
 
-    From the scatter of all rows and of each part alone, so that a fit costs an eigendecomposition a part.
-
-    Parameters
-    ----------
-    x
-        Centred rows (n, n_features).
-    y
-        Targets (n, n_targets).
-    part
-        Number of each row's part, from 0 on.
-    alphas
-        Penalties, all above 0.
-
-    Returns
-    -------
-    alpha, weights
-        A number, and (n_features, n_targets).
+    From the scatter of all rows and of each part alone, so that a fit costs an eigendecomposition a part. `x` are
+    centred rows (n, n_features), `y` targets (n, n_targets), `part` the number of each row's part; weights (n_features,
+    n_targets).
     """
     y = y - y.mean(axis=0)
     parts = [part == number for number in np.unique(part)]
@@ -418,7 +392,8 @@ class RegularisedCCA(LinearEncoder):
 
     Directions :math:`a, b` that maximise :math:`a^\top C_{xy} b` with
     :math:`a^\top (C_{xx} + \kappa I) a = b^\top (C_{yy} + \lambda I) b = 1`, on leading components of both modalities;
-    each coordinate is scaled by its canonical correlation, so that uncorrelated directions fade.
+    each coordinate is scaled by its canonical correlation, so that uncorrelated directions fade. Hotelling 1936 (doi
+    10.1093/biomet/28.3-4.321); ridge terms as in Vinod 1976 (doi 10.1016/0304-4076(76)90010-5).
 
     Parameters
     ----------
@@ -430,10 +405,6 @@ class RegularisedCCA(LinearEncoder):
         Of the whitening: 0 gives all components unit variance, 1 keeps their variances up to one factor.
     cp_basis
         What the CP side starts from, as the function `cp_basis` takes it.
-
-    References
-    ----------
-    Hotelling 1936 (doi 10.1093/biomet/28.3-4.321); ridge terms as in Vinod 1976 (doi 10.1016/0304-4076(76)90010-5).
 
     Failure mode: with more components than compounds, correlations of 1 that mean nothing; hence few components and
     the ridge terms.
@@ -464,26 +435,11 @@ class RegularisedCCA(LinearEncoder):
 
 
 def cp_basis(cp: np.ndarray, groups: np.ndarray, name: str, n_components: int) -> np.ndarray:
-    """What the CP side of a TX method starts from, as a linear map of the CP features.
+    """What the CP side of a TX method starts from, as a linear map (n_features, n_basis) of the CP features.
 
-    Parameters
-    ----------
-    cp, groups
-        Training wells (n_wells, n_features) and their compounds.
-    name
-        `discriminants`: those of LDA on identity, in which replicate noise has unit variance; a screen without
-        replicates has none, and its features stay as they are. `pca`: the features as they are.
-    n_components
-        Number of discriminants.
-
-    Returns
-    -------
-    array (n_features, n_basis)
-
-    Raises
-    ------
-    ScreenError
-        For another name.
+    `discriminants`: as many of LDA on identity as asked for, in which replicate noise has unit variance, so that a
+    method stands on what replicates teach already; a screen without replicates has none, and its features stay as they
+    are. `pca`: the features as they are. Raises ScreenError for another name.
     """
     if name not in CP_BASES:
         raise ScreenError(f"cp_basis {name!r} is unknown: choose one of {', '.join(CP_BASES)}")
@@ -572,27 +528,24 @@ class ReplicateCCA(LinearEncoder):
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class NetworkEncoder(Encoder):
-    """What both networks share: leading components as input, the training loop, early stopping, saving.
+    """What both networks share: leading components as input, training, early stopping, saving.
 
-    A step sees one well of each compound, so no compound competes with itself. Training stops when the loss on
-    held-out training compounds no longer improves; then networks are trained again on all training compounds for as
-    many epochs, since with few compounds every one counts. Several members, each with weights, noise and held-out
-    compounds of its own, agree on that number of epochs and put their codes side by side: a few dozen held-out
-    compounds alone would choose it by chance. At last, on all training compounds, they see the same batches.
+    A step sees one well of each compound, so no compound competes with itself. Training stops when the loss on held-out
+    training compounds no longer improves; then networks are trained again on all training compounds for as many epochs,
+    since with few compounds every one counts. Several members, each with weights, noise and held-out compounds of its
+    own, agree on that number and put their codes side by side: a few dozen held-out compounds alone would choose it by
+    chance.
 
     Parameters
     ----------
-    n_members
-        Networks of the ensemble.
-    n_dimensions
-        Length of one member's code.
+    n_members, n_dimensions
+        Networks of the ensemble, and the length of one member's code.
     hidden
         Widths of hidden layers; none makes the heads linear, which serves small screens best.
     n_cp_components, n_tx_components
         Leading principal components that the heads see; at most a third of the number of training compounds.
     cp_basis
-        What the CP components are taken of, as the function `cp_basis` takes it: from `discriminants` the heads start
-        from what replicates teach already.
+        What the CP components are taken of, as the function `cp_basis` takes it.
     whitening_shrinkage
         0 gives all components unit variance; 1 keeps their variances, up to one common factor.
     input_noise
@@ -613,8 +566,7 @@ class NetworkEncoder(Encoder):
     Attributes
     ----------
     history_ : list of dict
-        `member`, `epoch`, `training` and `validation` loss of the training with held-out compounds: of these, and of as
-        many training compounds, both without noise.
+        `member`, `epoch`, `training` and `validation` loss: of the held-out compounds, and of as many others.
     best_epoch_ : int
         The number of epochs chosen.
     """
@@ -712,15 +664,12 @@ class NetworkEncoder(Encoder):
             order = np.random.default_rng(int(at_last.integers(2**31)))
             for number, rng in enumerate(at_last.spawn(self.n_members)):
                 final.append(Member(encoder, number, place, rng, order, own))
-        # Heads that aren't linear are trained one network at a time.
-        together = (lambda members: [members]) if not self.hidden else (lambda members: [[one] for one in members])
-        for members in together(watched) if watched else []:
-            train(data, members)
+        if watched:
+            train(data, watched)
         for encoder, own in zip(encoders, counts, strict=True):
             encoder.history_.sort(key=lambda line: (line["member"], line["epoch"]))
             encoder.best_epoch_ = _best_epoch(encoder.history_) if watched else self.most_epochs(len(own))
-        for members in together(final):
-            train(data, members)
+        train(data, final)
         networks = iter([member.network for member in final])
         for encoder in encoders:
             encoder.networks_ = list(islice(networks, self.n_members))

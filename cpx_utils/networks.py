@@ -278,7 +278,7 @@ class Member:
 def train(profiles: Sequence[np.ndarray], members: list[Member]) -> None:
     """Train members together, each for its encoder's `best_epoch_`, or with held-out compounds until it stops.
 
-    A network that has ended leaves, and the others go on faster. Only linear heads can be trained together.
+    A network that has ended leaves, and the others go on faster. With hidden layers they are trained one by one.
 
     Parameters
     ----------
@@ -288,6 +288,10 @@ def train(profiles: Sequence[np.ndarray], members: list[Member]) -> None:
         They get their `network`; encoders may differ in what `NetworkEncoder.amounts` names and the learning rate.
     """
     encoder = members[0].encoder
+    if encoder.hidden and len(members) > 1:
+        for member in members:
+            train(profiles, [member])
+        return
     device, is_stacked, is_watched = encoder.device_, not encoder.hidden, members[0].validation is not None
     data = [torch.as_tensor(one, device=device) for one in profiles]
     n_compounds = min(len(member.training[0]) for member in members)

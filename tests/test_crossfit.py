@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from cpx_utils import bioactivity, crossfit, splits
-from cpx_utils.encoders import METHODS, LdaIdentity, RawCP, RegularisedCCA, RidgeTX, load_encoder
+from cpx_utils.encoders import METHODS, LdaIdentity, RawCP, RegularisedCCA, RidgeTX
 from cpx_utils.preprocessing import FeaturePreparation
 from cpx_utils.profiles import (
     COMPOUND,
@@ -471,18 +471,6 @@ def test_oracles_are_tx_itself_and_both_blocks_at_equal_weight(results, tiny_fol
 
 
 # ----------------------------------------------------------------------------------------- several methods
-
-
-def test_saved_encoders_embed_a_fold_as_before(results, tiny_folds, tiny_tables, tmp_path):
-    cp = tiny_tables[0]
-    crossfit.save_encoders(results["contrastive"], tiny_folds, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["all", "random-0-0", "random-0-1", "random-0-2"]
-    for fold in tiny_folds:
-        folder = tmp_path / fold.name
-        assert {path.suffix for path in folder.iterdir()} == {".json", ".safetensors"}
-        preparation = FeaturePreparation.load(folder / "preparation.json")
-        codes = load_encoder(folder).transform(preparation.transform(cp))
-        np.testing.assert_array_equal(codes, results["contrastive"].encoders[fold.name].transform(fold.cp))
 
 
 def test_methods_that_a_screen_does_not_allow_are_left_out_with_their_reason(tiny_folds):

@@ -474,12 +474,3 @@ def test_a_missing_gpu_is_said_in_one_line_and_auto_does_without(pairs, fitted, 
     # An encoder that was trained on a GPU opens where there is none.
     on_cpu.set_params(device="cuda").save(tmp_path / "encoder")
     np.testing.assert_array_equal(load_encoder(tmp_path / "encoder").transform(pairs.cp), on_cpu.transform(pairs.cp))
-
-
-@pytest.mark.parametrize("method", NETWORKS)
-def test_without_epochs_the_weights_stay_as_drawn(method, pairs):
-    encoder = pairs.fit(make(method, max_epochs=0))
-    assert encoder.history_ == [] and encoder.best_epoch_ == 0
-    other_tx = pairs.fit(make(method, max_epochs=0), tx=pairs.tx[pairs.training][::-1].copy())
-    np.testing.assert_array_equal(encoder.transform(pairs.cp), other_tx.transform(pairs.cp))
-    assert 0.3 < unseen_rank_share(encoder, pairs) < 0.7
