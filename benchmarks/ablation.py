@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from cpx_utils import clustering, crossfit, preprocessing, splits, tuning
+from cpx_utils import clustering, crossfit, preprocessing, splits
 from cpx_utils.datasets import read_screen
 from cpx_utils.encoders import METHODS, Encoder
 from cpx_utils.metrics import retrieval_scores
@@ -39,30 +39,17 @@ GRIDS = {
     "autoencoder": {"cp_weight": [0.1, 0.3, 1.0]} | SHARED,
 }
 # What changes, by full form; None: the parameters of METHODS, with nothing chosen inside the folds.
+BOTH: dict[str, dict | None] = {
+    "MLP heads": {"hidden": (64,), "dropout": 0.3},
+    "no noise": {"input_noise": 0.0},
+    "one member": {"n_members": 1},
+    "all TX components": {"n_tx_components": 10_000},
+    "PCA inputs": {"cp_basis": "pca"},
+    "no tuning": None,
+}
 CHANGES: dict[str, dict[str, dict | None]] = {
-    "contrastive": {
-        "full form": {},
-        "soft targets": {"softness": 0.5},
-        "SigLIP": {"loss": "siglip"},
-        "CLOOB": {"loss": "cloob"},
-        "VICReg": {"loss": "vicreg"},
-        "Barlow Twins": {"loss": "barlow_twins"},
-        "MLP heads": {"hidden": (64,), "dropout": 0.3},
-        "no noise": {"input_noise": 0.0},
-        "one member": {"n_members": 1},
-        "all TX components": {"n_tx_components": 10_000},
-        "PCA inputs": {"cp_basis": "pca"},
-        "no tuning": None,
-    },
-    "autoencoder": {
-        "full form": {},
-        "MLP heads": {"hidden": (64,), "dropout": 0.3},
-        "no noise": {"input_noise": 0.0},
-        "one member": {"n_members": 1},
-        "all TX components": {"n_tx_components": 10_000},
-        "PCA inputs": {"cp_basis": "pca"},
-        "no tuning": None,
-    },
+    "contrastive": {"full form": {}, "soft targets": {"softness": 0.5}, **BOTH},
+    "autoencoder": {"full form": {}, **BOTH},
 }
 MIN_COMPOUNDS = 20  # a mean over fewer says nothing
 LINEAR = ("ridge_tx", "rcca")  # beside the contrastive encoder, for scale
@@ -110,9 +97,9 @@ def measure_screen(folds: list, compounds: pd.DataFrame, name: str) -> pd.DataFr
     tables = []
     for prepared in tqdm(folds, desc=name):
         for method, changes in CHANGES.items():
-            choice = tuning.choose(METHODS[method](), GRIDS[method], prepared, n_candidates=N_CANDIDATES)
+            chosen, _ = crossfit.choose(METHODS[method](), GRIDS[method], prepared, n_candidates=N_CANDIDATES)
             for form, change in changes.items():
-                table = measure(method, form_encoder(method, change, choice.parameters), prepared, compounds)
+                table = measure(method, form_encoder(method, change, chosen), prepared, compounds)
                 tables.append(table.assign(method=method, form=form))
         for method in LINEAR:
             table = measure(method, METHODS[method](), prepared, compounds)

@@ -2,20 +2,30 @@
 
 This is where the strict regime is kept: everything below is fitted on a fold's training compounds, and the test
 compounds enter through `transform` only. Notebooks 02, 03 and 04 call the same functions with other methods.
+
+Parameters may be chosen from one small grid that is written down, inside each fold: its training compounds are split
+again, every candidate is fitted on one part of them and scored on the other, and the winner is then fitted on all of
+them. A default that was chosen while looking at test compounds would make every test afterwards too kind. Candidates
+are scored on true pairs only, and every control of the fold takes over the choice, so that true and deranged pairs
+differ in nothing but the pairs.
 """
 
 import json
-from collections import deque
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from itertools import product
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from sklearn.base import clone
 
-from cpx_utils import executors, splits, tuning
+from cpx_utils import bioactivity, clustering, splits
+from cpx_utils.claims import interval_table
 from cpx_utils.encoders import Encoder
 from cpx_utils.metrics import retrieval_rank
 from cpx_utils.preprocessing import FeaturePreparation, consensus, pair_rows
@@ -35,7 +45,11 @@ from cpx_utils.profiles import (
 REGIMES = ("strict", "transductive")
 CONTROLS = ("true_pairs", "deranged", "rows_shuffled", "random_codes", "untrained")
 CENTRED = 1e-4  # largest mean of a feature on its own training wells; rounding leaves 1e-7
-_WELL_ARRAYS = ("is_training", "is_test", "partner")  # of a PreparedFold, beside `groups` and `cp`
+DRAWS_ELSEWHERE = 3  # most draws of a control on other kinds of split than the first, which carries the verdicts
+INNER_SPLITS = 3
+MOST_GROUPS = 1500  # compound groups that take part in a choice: that many tell candidates apart, and it stays quick
+ENOUGH_SCORES = 500  # held-out compounds after which no further part is held out: the mean rank is known to 0.01
+ENDPOINTS = {"replicate_map": "compound", "moa_map": "compound", "roc_auc": "task"}  # of the curve, by their unit
 
 
 @dataclass(frozen=True)
@@ -46,17 +60,13 @@ class PreparedFold:
     ----------
     split, repeat, fold
         Which fold it is; `fold` -1 trains on all compounds and tests on none.
-    cp_wells, cp
-        Metadata and prepared CP profiles (n_wells, n_cp_features) of all compounds' wells and the negative controls.
-    tx_treatments, tx
-        Metadata and prepared TX consensus profiles (n_treatments, n_genes) of all compounds.
-    is_training : array of bool (n_wells,)
-        Wells of training compounds that have a TX partner.
-    is_test : array of bool (n_wells,)
-        Wells of test compounds.
+    cp_wells, cp, tx_treatments, tx
+        Metadata and prepared profiles: CP (n_wells, n_cp_features) of all wells, controls too, and the TX consensus of
+        each treatment (n_treatments, n_genes).
+    is_training, is_test, tx_is_training : array of bool
+        Wells of training compounds that have a TX partner, wells of test compounds, treatments of training compounds.
     partner : array of int (n_wells,)
         Row of `tx` that belongs to each well, -1 for none.
-    tx_is_training : array of bool (n_treatments,)
     groups : array (n_wells,)
         Compound group of each well (first InChIKey block, else the id).
     preparation
@@ -79,11 +89,6 @@ class PreparedFold:
     groups: np.ndarray
     preparation: FeaturePreparation
     regime: str = "strict"
-
-    @property
-    def controls(self) -> np.ndarray:
-        """Prepared CP profiles of the negative controls (n_controls, n_cp_features)."""
-        return self.cp[self.cp_wells[CONTROL].to_numpy(bool)]
 
     @property
     def name(self) -> str:
@@ -113,8 +118,8 @@ def prepare_folds(
         Whether to yield at last a fold -1 that trains on all compounds, for the encoders that meet new screens.
     regime
         `strict`, the study's own: test compounds are absent from everything that is fitted. `transductive`: their CP
-        (never TX or labels) takes part in what needs no TX: feature selection, scaling, sphering, components,
-        discriminants. A screen that waits for all its plates could do so; a new plate next year could not.
+        (never TX or labels) takes part in what needs no TX. A screen that waits for all its plates could do so; a new
+        plate next year could not.
     **preparation
         Parameters of `FeaturePreparation` for CP. TX is standardised gene by gene and otherwise left as it is.
 
@@ -139,37 +144,6 @@ def prepare_folds(
         yield _prepare(
             cp, tx, group_of, rows.set_index(COMPOUND)["fold"], (split, int(repeat), -1), preparation, regime
         )
-
-
-def save_fold(prepared: PreparedFold, folder: Path) -> None:
-    """Write a prepared fold into a folder, for workers that cannot be handed it in memory."""
-    wells = prepared.cp_wells.assign(
-        groups=prepared.groups.astype(str), **{name: getattr(prepared, name) for name in _WELL_ARRAYS}
-    )
-    wells.to_parquet(folder / "cp_wells.parquet")
-    prepared.tx_treatments.assign(tx_is_training=prepared.tx_is_training).to_parquet(folder / "tx_treatments.parquet")
-    for name in ("cp", "tx"):
-        np.save(folder / f"{name}.npy", getattr(prepared, name), allow_pickle=False)
-    prepared.preparation.save(folder / "preparation.json")
-    key = {name: getattr(prepared, name) for name in ("split", "repeat", "fold", "regime")}
-    (folder / "fold.json").write_text(json.dumps(key), encoding="utf-8")
-
-
-def load_fold(folder: Path) -> PreparedFold:
-    """Read what `save_fold` wrote; every array and table is equal to the one that was saved."""
-    wells = pd.read_parquet(folder / "cp_wells.parquet")
-    treatments = pd.read_parquet(folder / "tx_treatments.parquet")
-    arrays = {name: wells.pop(name).to_numpy() for name in _WELL_ARRAYS}
-    return PreparedFold(
-        **json.loads((folder / "fold.json").read_text(encoding="utf-8")),
-        groups=wells.pop("groups").to_numpy(object),
-        cp_wells=wells,
-        **arrays,
-        tx_is_training=treatments.pop("tx_is_training").to_numpy(),
-        tx_treatments=treatments,
-        **{name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("cp", "tx")},
-        preparation=FeaturePreparation.load(folder / "preparation.json"),
-    )
 
 
 def fold_sizes(folds: list[PreparedFold]) -> pd.DataFrame:
@@ -257,14 +231,10 @@ def _require_own_means(values, training, modality, key):
 def training_tx(prepared: PreparedFold, control: str, seed: int) -> np.ndarray:
     """TX profile that each training well is paired with under a control: float32 (n_training_wells, n_genes).
 
-    Parameters
-    ----------
-    control
-        `true_pairs`; `deranged` (each compound gets all TX profiles of one other training compound, dose by dose, and
-        none its own: what pairing teaches when TX knows nothing); `rows_shuffled` (rows permuted, replicates torn
-        apart); `random_codes` (a random vector a compound); `untrained` (true pairs, for a network at initialisation).
-    seed
-        Number of the draw.
+    `true_pairs`; `deranged` (each compound gets all TX profiles of one other training compound, dose by dose, and none
+    its own: what pairing teaches when TX knows nothing); `rows_shuffled` (rows permuted, replicates torn apart);
+    `random_codes` (a random vector a compound); `untrained` (true pairs, for a network at initialisation). `seed`
+    numbers the draw.
     """
     partner = prepared.partner[prepared.is_training]
     rng = np.random.default_rng([seed, prepared.repeat, prepared.fold + 1, CONTROLS.index(control)])
@@ -286,22 +256,145 @@ def training_tx(prepared: PreparedFold, control: str, seed: int) -> np.ndarray:
 
 
 def fit_encoder(encoder: Encoder, prepared: PreparedFold, control: str = "true_pairs", seed: int = 0) -> Encoder:
-    """Fit an encoder on a fold's training wells; raises ScreenError where the method can't be fitted.
+    """Fit a clone of an encoder on a fold's training wells; raises ScreenError where the method can't be fitted.
 
     Under the control `untrained` a network sees its inputs scaled and takes no training step.
     """
+    encoder, rows = clone(encoder).name_features(prepared.preparation.features_), prepared.is_training
     if control == "untrained":
-        if not _can_stay_untrained(encoder):
+        if "max_epochs" not in encoder.get_params():
             raise ScreenError(f"{type(encoder).__name__} takes no training steps that could be left out")
         encoder.set_params(max_epochs=0)
     if prepared.regime == "transductive" and not encoder.uses_tx:
-        return tuning.fit_wells(encoder, prepared, prepared.is_training | prepared.is_test)
+        rows = rows | prepared.is_test
     tx = training_tx(prepared, control, seed) if encoder.uses_tx else None
-    return tuning.fit_wells(encoder, prepared, prepared.is_training, tx)
+    return encoder.fit(**_wells(prepared, rows, tx))
 
 
-def _can_stay_untrained(encoder):
-    return "max_epochs" in encoder.get_params()
+def _wells(prepared, rows, tx):
+    """What `Encoder.fit` takes, of some wells of a fold: boolean rows (n_wells,), and their TX (n_rows, n_genes)."""
+    controls = prepared.cp[prepared.cp_wells[CONTROL].to_numpy(bool)]
+    return {"cp": prepared.cp[rows], "tx": tx, "groups": prepared.groups[rows], "controls": controls}
+
+
+# --- choosing parameters inside a fold ----------------------------------------------------------------------
+
+
+def candidates(grid: dict[str, list], n_candidates: int = 0, seed: int = 0) -> list[dict[str, Any]]:
+    """Combinations of a grid's values, the last parameter changing fastest; 0 `n_candidates` takes them all.
+
+    Fewer are drawn as a Latin hypercube, so that every value of a parameter is tried equally often, up to one (McKay
+    1979): with several parameters that covers a grid better than fewer values of each would (Bergstra 2012).
+    """
+    every = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+    if not 0 < n_candidates < len(every):
+        return every
+    rng = np.random.default_rng([seed, n_candidates])
+    columns = [rng.permutation(np.resize(np.arange(len(values)), n_candidates)) for values in grid.values()]
+    drawn = dict.fromkeys(zip(*columns, strict=True))  # the same combination twice is tried once
+    return [{name: grid[name][at] for name, at in zip(grid, places, strict=True)} for places in sorted(drawn)]
+
+
+def choose(
+    encoder: Encoder, grid: dict[str, list], prepared: PreparedFold, n_candidates: int = 0, seed: int = 0
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Choose among a grid's candidates on a fold's training compounds.
+
+    Encoders with TX codes are scored by `retrieval`, the mean rank of the own TX profile among those of the held-out
+    compounds (0 the nearest, 1 the farthest), others by `replicates`, the mean average precision of held-out compounds'
+    replicates. Where candidates are drawn, one more is tried: of each parameter the value that did best on average, as
+    in a fractional factorial design (Box, Hunter & Hunter 1978); the best values seldom meet in one that was drawn.
+
+    Parameters
+    ----------
+    encoder
+        Unfitted; it is cloned for every fit. An ensemble is scored by one of its members.
+    grid, n_candidates
+        As for `candidates`. With a single candidate nothing is fitted.
+    prepared
+        The fold. Its features stay as they are: scaling and selection know neither pairs nor replicates.
+    seed
+        Of the candidates, the same in all folds, and of the split together with the fold's number.
+
+    Returns
+    -------
+    parameters, table
+        Of the best candidate, the first of equals, also where nothing can be scored; and a row a candidate: `candidate`
+        (in words), `parameters` (as JSON), `score`, `value`, `standard_error`, `n_compounds` (both over held-out
+        training compounds) and `chosen`.
+    """
+    options, score = candidates(grid, n_candidates, seed), "retrieval" if encoder.cross_modal else "replicates"
+    sign = 1 if score == "retrieval" else -1  # the lower, or the higher, the better
+    values = _held_out_scores(encoder, options, prepared, seed) if len(options) > 1 else [np.array([])]
+    if 1 < len(options) < len(candidates(grid)):
+        means = pd.Series([sign * np.nanmean(one) if len(one) else np.nan for one in values])
+        best = {}
+        for name in grid:
+            tried = list(dict.fromkeys(one[name] for one in options))
+            of_value = [means[[one[name] == value for one in options]].mean() for value in tried]
+            best[name] = tried[int(np.argmin(np.nan_to_num(of_value, nan=np.inf)))]
+        if best not in options:
+            options.append(best)
+            values += _held_out_scores(encoder, [best], prepared, seed)
+    rows = []
+    for parameters, found in zip(options, values, strict=True):
+        found = found[np.isfinite(found)]
+        mean, error = (found.mean(), found.std(ddof=1) / np.sqrt(len(found))) if len(found) > 1 else (np.nan, np.nan)
+        in_words = [
+            f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in parameters.items()
+        ]
+        rows.append((", ".join(in_words), json.dumps(parameters), score, mean, error, len(found)))
+    columns = ["candidate", "parameters", "score", "value", "standard_error", "n_compounds"]
+    table = pd.DataFrame(rows, columns=columns)
+    winner = int(np.argmin((sign * table["value"]).fillna(np.inf)))
+    return options[winner], table.assign(chosen=np.arange(len(table)) == winner)
+
+
+def _held_out_scores(encoder, options, prepared, seed):
+    """For each of the options one value for each held-out compound, or treatment, of the inner splits."""
+    single = {"n_members": 1} if "n_members" in encoder.get_params() else {}
+    encoder = clone(encoder).set_params(**single).name_features(prepared.preparation.features_)
+    parts, wells = list(inner_splits(prepared, seed)), []
+    for training, _ in parts:
+        wells.append(_wells(prepared, training, prepared.tx[prepared.partner[training]] if encoder.uses_tx else None))
+    is_control, values = prepared.cp_wells[CONTROL].to_numpy(bool), []
+    for fitted in encoder.fit_parts(wells, options):
+        scores = []
+        for one, (_, held_out) in zip(fitted, parts, strict=True):
+            if encoder.cross_modal:
+                _, cp, tx = cross_modal_codes(one, prepared, held_out)
+                scores.append(retrieval_rank(cp, tx) / max(len(cp) - 1, 1))
+            else:
+                rows = held_out | is_control
+                codes = one.transform(prepared.cp[rows])
+                table = clustering.replicate_clustering(prepared.cp_wells[rows].reset_index(drop=True), codes)
+                scores.append(table["replicate_map"].to_numpy())
+        values.append(np.concatenate(scores) if scores else np.array([]))
+    return values
+
+
+def inner_splits(prepared: PreparedFold, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Split a fold's training wells again, by compound group: boolean rows (n_wells,) to train on and to hold out.
+
+    At most `MOST_GROUPS` groups take part. Each of `INNER_SPLITS` parts is held out, until `ENOUGH_SCORES` compounds
+    were.
+    """
+    names, group = np.unique(prepared.groups[prepared.is_training].astype(str), return_inverse=True)
+    rng = np.random.default_rng([seed, prepared.repeat, prepared.fold + 1, len(names)])
+    order = rng.permutation(len(names))
+    part = np.where(order < MOST_GROUPS, order % min(INNER_SPLITS, len(names)), -1)
+    n_scores = 0
+    for number in range(part.max() + 1):
+        training, held_out = (np.zeros(len(prepared.is_training), dtype=bool) for _ in range(2))
+        held_out[prepared.is_training] = part[group] == number
+        training[prepared.is_training] = (part[group] != number) & (part[group] >= 0)
+        yield training, held_out
+        n_scores += prepared.cp_wells[COMPOUND][held_out].nunique()
+        if n_scores >= ENOUGH_SCORES:
+            return
+
+
+# --- fitting --------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -310,208 +403,32 @@ class CrossfitResult:
 
     Attributes
     ----------
-    wells : DataFrame
-        Embeddings of test compounds' wells and of the negative controls: metadata, `KEYS`, z000 ...
-    consensus : DataFrame
-        Embeddings of all compounds, wells averaged: Metadata_Compound, `role` (train, test), `KEYS`, z000 ...
+    wells, consensus : DataFrame
+        Embeddings of wells (test compounds, negative controls: metadata, `KEYS`, z000 ...), and of all compounds, wells
+        averaged (Metadata_Compound, `role` train or test, `KEYS`, z000 ...).
     retrieval : DataFrame
         One row a test compound: `KEYS`, compound, rank (0 = its own TX profile is the nearest), n_candidates.
-    history : DataFrame
-        Training curves of networks: `KEYS`, member, epoch, training, validation.
+    history, choices : DataFrame
+        Training curves of networks (`KEYS`, member, epoch, training, validation); `split`, `repeat`, `fold`, `method`
+        and the columns that `choose` gives, empty without a grid.
     encoders : dict
         Encoders fitted on true pairs (draw 0), by name of the fold.
     n_fits : int
         Number of encoders fitted; those of the choice among parameters don't count.
-    choices : DataFrame
-        `split`, `repeat`, `fold`, `method` and the columns of `tuning.Choice.table`; empty without a grid.
     """
 
     wells: pd.DataFrame
     consensus: pd.DataFrame
     retrieval: pd.DataFrame
     history: pd.DataFrame
+    choices: pd.DataFrame
     encoders: dict[str, Encoder]
     n_fits: int
-    choices: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def n_dimensions(self) -> int:
         """Length of the embedding."""
         return embedding_values(self.consensus.iloc[:0]).shape[1]
-
-
-@dataclass(frozen=True)
-class _Fit:
-    """One encoder to fit: where, on which pairs, with which parameters.
-
-    Attributes
-    ----------
-    order : int
-        Its place among all fits of the method.
-    key : dict
-        `KEYS`.
-    seed : int
-        Of the encoder and of the control's draw.
-    is_kept : bool
-        Whether the fitted encoder itself is wanted.
-    """
-
-    order: int
-    key: dict
-    seed: int
-    is_kept: bool
-
-
-@dataclass(frozen=True)
-class _Submitted:
-    """A method's work, handed over: the choice of each fold by the fold's name, and calls that make several fits."""
-
-    method: str
-    has_grid: bool
-    folds: dict[str, PreparedFold]
-    choices: dict[str, executors.Call]
-    calls: deque[tuple[list[_Fit], str, executors.Call]]
-    n_fits: int
-
-
-def crossfit(
-    method: str,
-    make: Callable[[int], Encoder],
-    folds: list[PreparedFold],
-    *,
-    controls: dict[str, int] | None = None,
-    grid: dict[str, list] | None = None,
-    n_candidates: int = 0,
-    draws_elsewhere: int = 3,
-    first_seed: int = 0,
-    progress: bool = True,
-    executor: executors.Executor | None = None,
-) -> CrossfitResult:
-    """Fit a method on every fold and control, and embed.
-
-    Parameters
-    ----------
-    method
-        Its key, such as `rcca`.
-    make
-        Gives a fresh encoder for a seed.
-    folds
-        From `prepare_folds`.
-    controls
-        Number of draws of each control, such as ``{"true_pairs": 1, "deranged": 3}``; ignored for methods without TX,
-        and `untrained` for methods without training steps.
-    grid
-        Values of parameters to choose from in each fold, on its training compounds and their true pairs
-        (`tuning.choose`: by retrieval where the method has TX codes, else by replicates). Every control of the fold
-        inherits the choice, so that only the pairs differ.
-    n_candidates
-        Combinations of the grid's values to try; 0 tries all.
-    draws_elsewhere
-        Most draws of a control on other kinds of split than the first fold's, which carries the verdicts.
-    first_seed
-        Draw d uses the seed ``1000 * first_seed + d``, so that other seeds share no draw.
-    progress
-        Whether to show a progress bar.
-    executor
-        Where fits are computed; None: where the runner says (`executors.current`). The result is the same.
-
-    Raises
-    ------
-    ScreenError
-        Where the method can't be fitted on this screen.
-    """
-    executor = executor or executors.current()
-    options = {"controls": controls, "grid": grid, "n_candidates": n_candidates}
-    options |= {"draws_elsewhere": draws_elsewhere, "first_seed": first_seed}
-    return _gather(_submit(method, make, _share(folds, executor), executor, **options), progress)
-
-
-def _share(folds, executor):
-    """Each fold with what stands for it among the arguments of a call."""
-    return [(prepared, executor.share(prepared, save_fold, load_fold)) for prepared in folds]
-
-
-def _submit(method, make, folds, executor, *, controls, grid, n_candidates, first_seed, draws_elsewhere=3):
-    """Hand over everything there is to fit of a method; `folds` come from `_share`."""
-    first = make(1000 * first_seed)
-    draws = [(control, seed) for control, n in (controls or {"true_pairs": 1}).items() for seed in range(n)]
-    draws = [draw for draw in draws if draw[0] != "untrained" or _can_stay_untrained(first)]
-    draws = draws if first.uses_tx else [("", 0)]
-    how = {"score": "retrieval" if first.cross_modal else "replicates", "n_candidates": n_candidates}
-    how |= {"seed": first_seed}
-    choices, calls, n_fits = {}, deque(), 0
-    for prepared, shared in folds:
-        together: dict[int, list[_Fit]] = {}  # by seed: the controls of one draw are fitted side by side
-        for control, seed in draws:
-            elsewhere = prepared.split != folds[0][0].split and seed >= draws_elsewhere
-            if elsewhere or (prepared.fold < 0 and (control, seed) not in (("true_pairs", 0), ("", 0))):
-                continue
-            key = dict(zip(KEYS, (prepared.split, prepared.repeat, prepared.fold, seed, method, control), strict=True))
-            is_kept = seed == 0 and control in ("", "true_pairs")
-            together.setdefault(seed, []).append(_Fit(n_fits, key, 1000 * first_seed + seed, is_kept))
-            n_fits += 1
-        if together:
-            choices[prepared.name] = executor.submit(_choose, first, grid or {}, shared, how)
-        for fits in together.values():
-            arguments = make(fits[0].seed), shared, choices[prepared.name], fits
-            calls.append((fits, prepared.name, executor.submit(_fit_and_embed, *arguments)))
-    return _Submitted(method, bool(grid), {one.name: one for one, _ in folds}, choices, calls, n_fits)
-
-
-def _choose(encoder, grid, prepared, how):
-    return tuning.choose(encoder, grid, prepared, **how)
-
-
-def _fit_and_embed(encoder, prepared, choice, fits):
-    """For each of some fits with one seed: its tables by name, and the encoder where it is wanted."""
-    controls = [fit.key["control"] or "true_pairs" for fit in fits]
-    fitted = _fit_controls(encoder.set_params(**choice.parameters), prepared, controls, fits[0].seed)
-    done = []
-    for fit, one in zip(fits, fitted, strict=True):
-        tables = {"history": pd.DataFrame(one.history_)} if hasattr(one, "history_") else {}
-        if prepared.fold >= 0:
-            tables |= dict(zip(("wells", "consensus", "retrieval"), _embed(one, prepared), strict=True))
-        tables = {name: _keyed(table, fit.key) for name, table in tables.items()}
-        done.append((tables, one if fit.is_kept else None))
-    return done
-
-
-def _fit_controls(encoder, prepared, controls, seed):
-    """`fit_encoder` for each of several controls, with networks trained side by side."""
-    paired = [control for control in controls if encoder.side_by_side and control != "untrained"]
-    fitted = {}
-    if len(paired) > 1:
-        encoder = encoder.name_features(prepared.preparation.features_)
-        wells = tuning.training_wells(encoder, prepared, prepared.is_training)
-        parts = [wells | {"tx": training_tx(prepared, control, seed)} for control in paired]
-        fitted = dict(zip(paired, encoder.fit_parts(parts)[0], strict=True))
-    return [fitted.get(one) or fit_encoder(clone(encoder), prepared, one, seed) for one in controls]
-
-
-def _gather(submitted, progress):
-    """Take the results of what was submitted, in its order."""
-    from tqdm import tqdm
-
-    parts: dict[str, dict] = {"wells": {}, "consensus": {}, "retrieval": {}, "history": {}}
-    encoders, choices = {}, []
-    for _ in tqdm(range(len(submitted.calls)), desc=submitted.method, disable=not progress, mininterval=2):
-        # Taken off the queue, so that what nobody wants is gone before the next comes.
-        fits, name, call = submitted.calls.popleft()
-        if submitted.has_grid and name in submitted.choices:
-            table, prepared = submitted.choices.pop(name).result().table, submitted.folds[name]
-            where = {"split": prepared.split, "repeat": prepared.repeat, "fold": prepared.fold}
-            choices.append(pd.DataFrame([where | {"method": submitted.method}] * len(table)).join(table))
-        for fit, (tables, encoder) in zip(fits, call.result(), strict=True):
-            if fit.is_kept:
-                encoders[name] = encoder
-            for kind, table in tables.items():
-                parts[kind][fit.order] = table
-    joined = {
-        name: pd.concat([tables[order] for order in sorted(tables)], ignore_index=True) if tables else pd.DataFrame()
-        for name, tables in parts.items()
-    }
-    choices = pd.concat(choices, ignore_index=True) if choices else pd.DataFrame()
-    return CrossfitResult(**joined, encoders=encoders, n_fits=submitted.n_fits, choices=choices)
 
 
 def crossfit_all(
@@ -524,18 +441,26 @@ def crossfit_all(
     first_seed: int = 0,
     step: Callable = nullcontext,
     progress: bool = True,
-    executor: executors.Executor | None = None,
 ) -> tuple[dict[str, CrossfitResult], dict[str, str]]:
-    """`crossfit` several methods; those that the screen doesn't allow are left out with their reason.
+    """Fit methods on every fold and control, and embed; those that the screen doesn't allow are left out with a reason.
+
+    Fits are computed in this process, or on the Dask cluster that the environment variable CPX_SCHEDULER names, each
+    on one thread. The results are the same.
 
     Parameters
     ----------
     encoders
         An unfitted encoder for each method; it is cloned for every fit, with a seed of its own where it has one.
-    folds, controls, n_candidates, first_seed, executor
-        As for `crossfit`. All methods are handed over before the first result is waited for.
-    grids
-        By method, the `grid` of `crossfit`; methods without one keep the parameters of their encoder.
+    folds
+        From `prepare_folds`.
+    controls
+        Number of draws of each control, such as ``{"true_pairs": 1, "deranged": 3}``; ignored for methods without TX,
+        and `untrained` for methods without training steps.
+    grids, n_candidates
+        By method, values of parameters to `choose` from in each fold. Every control inherits the choice, so that only
+        the pairs differ.
+    first_seed
+        Draw d uses the seed ``1000 * first_seed + d``, so that other seeds share no draw.
     step
         Context manager that is entered with the name of each method's work, such as `Workspace.step`. On a cluster,
         its time is that of waiting for the method.
@@ -546,77 +471,121 @@ def crossfit_all(
     -------
     results, left_out
         By method: what it gives, or why it can't be fitted here.
+
+    Raises
+    ------
+    ScreenError
+        A parameter is unknown or out of bounds, or no scheduler answers.
     """
-    executor = executor or executors.current()
-    shared = _share(folds, executor)
-    submitted = {}
+    from tqdm import tqdm
+
+    client = cluster()
+    executor = client.get_executor(pure=False) if client else Here()
+    shared = client.scatter(folds, hash=False) if client else folds
+    calls, n_fits = {}, {}
     for method, encoder in encoders.items():
-        has_seed = "seed" in encoder.get_params()
-
-        def make(seed, encoder=encoder, has_seed=has_seed):
-            return clone(encoder).set_params(**({"seed": seed} if has_seed else {}))
-
-        options = {"controls": controls, "grid": (grids or {}).get(method), "n_candidates": n_candidates}
-        submitted[method] = _submit(method, make, shared, executor, first_seed=first_seed, **options)
+        grid = (grids or {}).get(method)
+        unknown = [name for name in grid or {} if name not in encoder.get_params()]
+        if unknown:
+            raise ScreenError(f"{type(encoder).__name__} has no parameter {unknown[0]!r} to choose")
+        for parameters in candidates(grid or {}):
+            clone(encoder).set_params(**parameters).check_parameters()
+        draws = (
+            [(control, seed) for control, n in controls.items() for seed in range(n)] if encoder.uses_tx else [("", 0)]
+        )
+        draws = [one for one in draws if one[0] != "untrained" or "max_epochs" in encoder.get_params()]
+        calls[method], n_fits[method] = [], 0
+        for prepared, handed in zip(folds, shared, strict=True):
+            if prepared.fold < 0:
+                own = [draw for draw in draws if draw in (("true_pairs", 0), ("", 0))]
+            elif prepared.split != folds[0].split:
+                own = [draw for draw in draws if draw[1] < DRAWS_ELSEWHERE]
+            else:
+                own = draws
+            call = executor.submit(_fit_fold, method, encoder, handed, own, grid, n_candidates, first_seed)
+            calls[method].append(call)
+            n_fits[method] += len(own)
     results, left_out = {}, {}
     for method in encoders:
         try:
             with step(f"fit {method}"):
-                results[method] = _gather(submitted.pop(method), progress)
+                waiting = tqdm(calls.pop(method), desc=method, disable=not progress, mininterval=2)
+                done = [call.result() for call in waiting]
         except ScreenError as error:
             left_out[method] = str(error)
+            continue
+        tables = {}
+        for name in ("wells", "consensus", "retrieval", "history", "choices"):
+            parts = [table for fold in done for kind, table in fold["tables"] if kind == name]
+            tables[name] = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+        kept = {prepared.name: fold["encoder"] for prepared, fold in zip(folds, done, strict=True) if fold["encoder"]}
+        results[method] = CrossfitResult(**tables, encoders=kept, n_fits=n_fits[method])
     return results, left_out
 
 
-def method_table(
-    results: dict[str, CrossfitResult], left_out: dict[str, str], oracles: dict[str, pd.DataFrame] | None = None
-) -> pd.DataFrame:
-    """Which representations a stage made: method, kind (CP only, with TX, oracle), dimensions, left_out (reason)."""
-    rows = [
-        (method, "with TX" if (result.consensus["control"] != "").any() else "CP only", result.n_dimensions, "")
-        for method, result in results.items()
-    ]
-    rows += [(method, "oracle", embedding_values(table).shape[1], "") for method, table in (oracles or {}).items()]
-    rows += [(method, "", 0, reason) for method, reason in left_out.items()]
-    return pd.DataFrame(rows, columns=["method", "kind", "dimensions", "left_out"])
+class Here:
+    """What stands for an executor where there is no cluster."""
+
+    def submit(self, function: Callable, *arguments: Any) -> Any:
+        """A call with a `result()`, which is computed when it is asked for: no more is held than is wanted."""
+        return SimpleNamespace(result=partial(function, *arguments))
 
 
-def retrieval_curves(
-    retrieval: pd.DataFrame, n_points: int = 51, *, n_bootstrap: int = 1000, seed: int = 0
-) -> pd.DataFrame:
-    """Share of test compounds whose own TX profile lies within a share of the ranking, point by point with intervals.
+@cache
+def cluster() -> Any:
+    """The `distributed.Client` of the scheduler that CPX_SCHEDULER names, such as tcp://192.168.0.1:8786, or None."""
+    address = os.environ.get("CPX_SCHEDULER")
+    if not address:
+        return None
+    try:
+        from distributed import Client
 
-    Parameters
-    ----------
-    retrieval
-        Method, control, compound, and `rank_share`: rank over (candidates - 1). A compound may have several rows, of
-        repeats and draws; all count.
-    n_points
-        Points between 0 and 1.
-    n_bootstrap, seed
-        Resamples of compounds, the same ones for all curves.
+        return Client(address, timeout=5, set_as_default=False)
+    except ImportError:
+        raise ScreenError("a cluster needs Dask: pip install -e '.[dask]' here and on every worker") from None
+    except Exception as error:  # whatever answers at the address may be no scheduler at all
+        raise ScreenError(
+            f"no Dask scheduler answers at {address} ({error}); start one with `dask scheduler`, and give the address "
+            "that it prints"
+        ) from None
 
-    Returns
-    -------
-    DataFrame
-        `method`, `control`, `rank_share`, `share_of_compounds`, `ci_low`, `ci_high` (95%).
-    """
-    grid = np.linspace(0, 1, n_points)
-    names = np.unique(retrieval["compound"].astype(str))
-    times = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=n_bootstrap)
-    tables = []
-    for (method, control), part in retrieval.groupby(["method", "control"], sort=False):
-        compound = np.searchsorted(names, part["compound"].astype(str))
-        found = part["rank_share"].to_numpy()[:, None] <= grid  # (n_rows, n_points)
-        found_by = np.zeros((len(names), n_points))
-        np.add.at(found_by, compound, found)
-        rows_by = np.bincount(compound, minlength=len(names))
-        with np.errstate(invalid="ignore"):  # a resample without any compound of a curve
-            resampled = times @ found_by / (times @ rows_by)[:, None]  # (n_bootstrap, n_points)
-        low, high = np.nanquantile(resampled, [0.025, 0.975], axis=0)
-        curve = {"rank_share": grid, "share_of_compounds": found.mean(axis=0), "ci_low": low, "ci_high": high}
-        tables.append(pd.DataFrame({"method": method, "control": control, **curve}))
-    return pd.concat(tables, ignore_index=True)
+
+def _fit_fold(method, encoder, prepared, draws, grid, n_candidates, first_seed):
+    """Choose a method's parameters on a fold and fit it under each draw: its tables by kind, the encoder to keep."""
+    from threadpoolctl import threadpool_limits
+
+    if encoder.side_by_side:
+        import torch
+
+        torch.set_num_threads(1)  # sums over threads round differently
+    with threadpool_limits(1):
+        seeded = {"seed": 1000 * first_seed} if "seed" in encoder.get_params() else {}
+        parameters, choices = choose(
+            clone(encoder).set_params(**seeded), grid or {}, prepared, n_candidates, first_seed
+        )
+        where = {"split": prepared.split, "repeat": prepared.repeat, "fold": prepared.fold}
+        tables, kept = {}, None
+        for draw in dict.fromkeys(draw for _, draw in draws):
+            seed = 1000 * first_seed + draw
+            one = clone(encoder).set_params(**parameters | dict.fromkeys(seeded, seed))
+            names = {control: control or "true_pairs" for control, number in draws if number == draw}
+            # The controls of a draw are trained side by side, where that is faster.
+            paired, together = [name for name in names.values() if one.side_by_side and name != "untrained"], {}
+            if len(paired) > 1:
+                parts = [_wells(prepared, prepared.is_training, training_tx(prepared, name, seed)) for name in paired]
+                together = dict(zip(paired, one.fit_parts(parts)[0], strict=True))
+            for control, name in names.items():
+                fitted = together.get(name) or fit_encoder(one, prepared, name, seed)
+                made = {"history": pd.DataFrame(fitted.history_)} if hasattr(fitted, "history_") else {}
+                if prepared.fold >= 0:
+                    made |= _embed(fitted, prepared)
+                key = where | {"seed": draw, "method": method, "control": control}
+                tables[control, draw] = [(kind, _keyed(table, key)) for kind, table in made.items()]
+                kept = fitted if draw == 0 and name == "true_pairs" else kept
+    ordered = [table for draw in draws for table in tables[draw]]
+    if grid:
+        ordered.append(("choices", pd.DataFrame([where | {"method": method}] * len(choices)).join(choices)))
+    return {"tables": ordered, "encoder": kept}
 
 
 def _keyed(table, key):
@@ -639,55 +608,94 @@ def _embed(encoder, prepared):
     is_test = metadata[COMPOUND].isin(test).to_numpy()
     role = pd.Series(np.where(is_test, "test", "train"), name="role")
     compounds = pd.concat([metadata[[COMPOUND]], role, embedding_table(averages)], axis=1)
-    return wells, compounds, _retrieval(encoder, prepared, codes)
+    made = {"wells": wells, "consensus": compounds, "retrieval": pd.DataFrame()}
+    if encoder.cross_modal:
+        names, cp, tx = cross_modal_codes(encoder, prepared, codes=codes)
+        ranks = {"compound": names, "rank": retrieval_rank(cp, tx), "n_candidates": len(names)}
+        made["retrieval"] = pd.DataFrame(ranks)
+    return made
 
 
 def cross_modal_codes(
-    encoder: Encoder, prepared: PreparedFold, codes: np.ndarray | None = None
+    encoder: Encoder, prepared: PreparedFold, rows: np.ndarray | None = None, codes: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Test compounds of a fold in the space that CP and TX share.
+    """Ids, CP codes and TX codes (n_compounds, n_dimensions) of compounds of a fold, both from consensus profiles.
 
     Parameters
     ----------
     encoder
         A fitted cross-modal encoder.
-    prepared
-        The fold.
+    prepared, rows
+        The fold, and boolean rows (n_wells,) of wells with a TX partner; None: those of its test compounds.
     codes
         `encoder.transform(prepared.cp)`, where it is known already.
+    """
+    rows = prepared.is_test & (prepared.partner >= 0) if rows is None else rows
+    codes = encoder.transform(prepared.cp[rows]) if codes is None else codes[rows]
+    metadata, cp = consensus(prepared.cp_wells[rows], codes, by="compound")
+    own = prepared.tx_treatments[COMPOUND].isin(metadata[COMPOUND]).to_numpy()
+    treated = prepared.tx_treatments[own].assign(**{CONTROL: False})
+    _, tx = consensus(treated, encoder.transform_tx(prepared.tx[own]), by="compound")
+    return metadata[COMPOUND].to_numpy(), cp, tx
+
+
+# --- what notebooks make of it ----------------------------------------------------------------------------------
+
+
+def method_table(
+    results: dict[str, CrossfitResult], left_out: dict[str, str], oracles: dict[str, pd.DataFrame] | None = None
+) -> pd.DataFrame:
+    """Which representations a stage made: method, kind (CP only, with TX, oracle), dimensions, left_out (reason)."""
+    rows = [
+        (method, "with TX" if (result.consensus["control"] != "").any() else "CP only", result.n_dimensions, "")
+        for method, result in results.items()
+    ]
+    rows += [(method, "oracle", embedding_values(table).shape[1], "") for method, table in (oracles or {}).items()]
+    rows += [(method, "", 0, reason) for method, reason in left_out.items()]
+    return pd.DataFrame(rows, columns=["method", "kind", "dimensions", "left_out"])
+
+
+def retrieval_curves(
+    retrieval: pd.DataFrame, n_points: int = 51, *, n_bootstrap: int = 1000, seed: int = 0
+) -> pd.DataFrame:
+    """Share of test compounds whose own TX profile lies within a share of the ranking, with 95% intervals.
+
+    Parameters
+    ----------
+    retrieval
+        Method, control, compound, and `rank_share`: rank over (candidates - 1). All rows of a compound count.
+    n_points, n_bootstrap, seed
+        Points between 0 and 1, and resamples of compounds, the same ones for all curves.
 
     Returns
     -------
-    compounds, cp, tx
-        Ids (n_test,), and the codes of their CP and TX consensus profiles, each (n_test, n_dimensions).
+    DataFrame
+        `method`, `control`, `rank_share`, `share_of_compounds`, `ci_low`, `ci_high`.
     """
-    rows = prepared.is_test & (prepared.partner >= 0)
-    return tuning.paired_codes(encoder, prepared, rows, None if codes is None else codes[rows])
-
-
-def _retrieval(encoder, prepared, codes):
-    if not encoder.cross_modal:
-        return pd.DataFrame()
-    compounds, cp, tx = cross_modal_codes(encoder, prepared, codes)
-    return pd.DataFrame({"compound": compounds, "rank": retrieval_rank(cp, tx), "n_candidates": len(compounds)})
+    grid = np.linspace(0, 1, n_points)
+    names = np.unique(retrieval["compound"].astype(str))
+    times = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=n_bootstrap)
+    tables = []
+    for (method, control), part in retrieval.groupby(["method", "control"], sort=False):
+        compound = np.searchsorted(names, part["compound"].astype(str))
+        found = part["rank_share"].to_numpy()[:, None] <= grid  # (n_rows, n_points)
+        found_by = np.zeros((len(names), n_points))
+        np.add.at(found_by, compound, found)
+        rows_by = np.bincount(compound, minlength=len(names))
+        with np.errstate(invalid="ignore"):  # a resample without any compound of a curve
+            resampled = times @ found_by / (times @ rows_by)[:, None]  # (n_bootstrap, n_points)
+        low, high = np.nanquantile(resampled, [0.025, 0.975], axis=0)
+        curve = {"rank_share": grid, "share_of_compounds": found.mean(axis=0), "ci_low": low, "ci_high": high}
+        tables.append(pd.DataFrame({"method": method, "control": control, **curve}))
+    return pd.concat(tables, ignore_index=True)
 
 
 def oracle_consensus(folds: list[PreparedFold], with_cp: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """What TX itself would give, were it measured for new compounds too: a ceiling, never a competitor.
 
-    `cp_tx` is made for the first fold's kind of split alone: it is wide, and only shown.
-
-    Parameters
-    ----------
-    folds
-        From `prepare_folds`.
-    with_cp
-        Consensus table of a CP method, for `cp_tx`: both side by side, each scaled to the same total variance.
-
-    Returns
-    -------
-    dict
-        Consensus tables `tx` (prepared TX profiles) and `cp_tx`.
+    Consensus tables `tx` (prepared TX profiles) and `cp_tx` (beside those of `with_cp`, the consensus table of a CP
+    method, each scaled to the same total variance; for the first fold's kind of split alone: it is wide, and only
+    shown).
     """
     tables: dict[str, list] = {"tx": [], "cp_tx": []}
     for prepared in folds:
@@ -715,3 +723,102 @@ def save_encoders(result: CrossfitResult, folds: list[PreparedFold], folder) -> 
     for name, encoder in result.encoders.items():
         encoder.save(folder / name)
         preparations[name].save(folder / name / "preparation.json")
+
+
+# --- how much paired data it takes ------------------------------------------------------------------------------
+
+
+def fewer_pairs(prepared: PreparedFold, share: float, seed: int) -> PreparedFold:
+    """The fold with a random share of its training compounds, above 0 and up to 1, at least two.
+
+    The same wells; `is_training` and `tx_is_training` are True for fewer. Larger shares of a seed hold the smaller
+    ones.
+    """
+    if not 0 < share <= 1:
+        raise ScreenError(f"a share of the training compounds lies above 0 and up to 1, not at {share:g}")
+    names = np.unique(prepared.groups[prepared.is_training].astype(str))
+    order = np.random.default_rng([seed, prepared.repeat, prepared.fold + 1]).permutation(len(names))
+    kept = names[order[: max(2, round(share * len(names)))]]
+    is_training = prepared.is_training & np.isin(prepared.groups.astype(str), kept)
+    partners = np.unique(prepared.partner[is_training])
+    tx_is_training = prepared.tx_is_training & np.isin(np.arange(len(prepared.tx)), partners)
+    return replace(prepared, is_training=is_training, tx_is_training=tx_is_training)
+
+
+def data_size_curve(
+    encoders: dict[str, dict[str, Encoder]],
+    folds: list[PreparedFold],
+    compounds: pd.DataFrame,
+    labels: pd.DataFrame,
+    *,
+    shares: list[float],
+    replicates: bool = True,
+    seed: int = 0,
+    n_bootstrap: int = 500,
+    whole: dict[str, Mapping[str, pd.DataFrame]] | None = None,
+) -> pd.DataFrame:
+    """Replicate mAP, MoA mAP and mean ROC-AUC of unseen compounds by the number of training pairs.
+
+    TX is what is expensive, so the question that a screening group asks first is how many compounds need it. Encoders
+    are fitted on a share of a fold's training compounds; test compounds, features and assay labels stay.
+
+    Parameters
+    ----------
+    encoders
+        By method, an unfitted encoder for each fold's name. Methods with TX are fitted on true and on deranged pairs.
+    folds
+        From `prepare_folds`, each with test compounds.
+    compounds
+        Metadata_Compound, MoA (lists), InChIKey14.
+    labels
+        Of the tasks to predict (n_compounds, n_tasks), from `bioactivity.label_matrix`; may have no columns.
+    shares
+        Of the training compounds that an encoder may see.
+    replicates
+        Whether the screen has replicates to cluster.
+    seed
+        Of the order of compounds and of the derangement.
+    n_bootstrap
+        Resamples of compounds (tasks for ROC-AUC) behind each interval.
+    whole
+        `wells` and `consensus`: embeddings of these folds by method, trained on all compounds (first draws). With them
+        nothing is fitted again for a share of 1, and the curve ends where the study is.
+
+    Returns
+    -------
+    DataFrame
+        `method, control, share, n_compounds` (training compounds, mean over folds), `endpoint, mean, ci_low, ci_high,
+        n_units`. A method that cannot be fitted on so few compounds has no row for that share.
+    """
+    values: dict[str, list] = {name: [] for name in ENDPOINTS}
+    sizes = {}
+    for share in shares:
+        smaller = [fewer_pairs(prepared, share, seed) for prepared in folds]
+        n_compounds = np.mean([len(np.unique(one.groups[one.is_training].astype(str))) for one in smaller])
+        sizes[share] = round(float(n_compounds))
+        for method, by_fold in encoders.items():
+            if share == 1 and whole is not None:
+                made = [(whole["wells"][method], whole["consensus"][method])]
+            else:
+                controls, options = {"true_pairs": 1, "deranged": 1}, {"first_seed": seed, "progress": False}
+                fitted = [crossfit_all({method: by_fold[one.name]}, [one], controls, **options)[0] for one in smaller]
+                made = [(one[method].wells, one[method].consensus) for one in fitted if one]
+            for wells, table in made:
+                if replicates:
+                    values["replicate_map"].append(clustering.replicate_clustering_by_fold(wells).assign(share=share))
+                moa, _ = clustering.moa_clustering_by_fold(table, compounds)
+                values["moa_map"].append(moa.rename(columns={"average_precision": "moa_map"}).assign(share=share))
+                if len(labels.columns):
+                    auc = bioactivity.evaluate_folds(bioactivity.predict_folds(table, labels)).query(
+                        "metric == 'roc_auc'"
+                    )
+                    values["roc_auc"].append(auc.rename(columns={"value": "roc_auc"}).assign(share=share))
+    tables = []
+    for name, unit in ENDPOINTS.items():
+        known = [part for part in values[name] if len(part)]
+        if known:
+            by, drawn = ["method", "control", "share"], {"n_bootstrap": n_bootstrap, "seed": seed}
+            table = interval_table(pd.concat(known), name, unit=unit, by=by, **drawn)
+            tables.append(table.assign(endpoint=name, n_compounds=table["share"].map(sizes)))
+    columns = ["method", "control", "share", "n_compounds", "endpoint", "mean", "ci_low", "ci_high", "n_units"]
+    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)

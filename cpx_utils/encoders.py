@@ -10,7 +10,8 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby, islice, pairwise
+from functools import cache, partial
+from itertools import islice, pairwise
 from math import prod
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,13 +26,11 @@ from sklearn.model_selection import GroupKFold
 from sklearn.utils.validation import check_is_fitted
 
 from cpx_utils.profiles import ScreenError
-from cpx_utils.remember import remembered
 
 CELL_COUNT = r"Number_Object_Number|(^|_)Cells?_?Count(_|$)|(^|_)Count(_|$)"  # how CellProfiler tables call it
 CP_BASES = ("pca", "discriminants")
-CONTRASTIVE_LOSSES = ("info_nce", "siglip", "cloob", "vicreg", "barlow_twins")
 ROWS_AT_ONCE = 4096
-USUAL_DISCRIMINANTS = 128  # fewer are a part of these, so that they can be remembered together
+MIN_CONTROLS = 50  # negative controls; fewer say little of how features vary together
 MAX_FEATURES = 1_000_000  # of a saved encoder: a number beyond that is damage
 LARGEST_WEIGHT = 1e15
 MAX_VALIDATION = 300  # held-out compounds: more would cost time and tell early stopping nothing new
@@ -40,13 +39,14 @@ MAX_VALIDATION = 300  # held-out compounds: more would cost time and tell early 
 class Encoder(TransformerMixin, BaseEstimator):
     """What all representations share: checks, saving and the promise to embed CP alone.
 
-    Subclasses name their learned arrays in `learned`, so that saving needs no code of their own.
+    A subclass brings `_transform(cp)`, and if it learns anything `_fit(cp, tx, groups, controls)`. It names its learned
+    arrays in `learned`, so that saving needs no code of its own.
     """
 
     uses_tx = False
     cross_modal = False  # whether `transform_tx` puts TX profiles into the same space, for retrieval
     side_by_side = False  # whether `fit_parts` is faster than one fit after the other, which needs less memory
-    learned: tuple[str, ...] = ()
+    learned: ClassVar[tuple[str, ...]] = ()
 
     def fit(
         self,
@@ -66,13 +66,14 @@ class Encoder(TransformerMixin, BaseEstimator):
         groups
             Compound of each row (n_wells,).
         controls
-            Prepared CP profiles of negative-control wells (n_controls, n_cp_features), for sphering; may be empty.
+            Prepared CP profiles of negative controls (n_controls, n_cp_features), for sphering; may be empty.
 
         Raises
         ------
         ScreenError
-            When this method cannot be fitted on such data, in words for the reader.
+            When this method cannot be fitted on such data, or a parameter is out of bounds.
         """
+        self.check_parameters()
         self._fit(*self._checked(cp, tx, groups), controls)
         return self
 
@@ -81,19 +82,13 @@ class Encoder(TransformerMixin, BaseEstimator):
     ) -> list[list["Encoder"]]:
         """Fit a clone on each of several sets of training wells, with each of several choices of parameters.
 
-        Parameters
-        ----------
-        parts
-            The arguments of `fit`.
-        options
-            Parameters for `set_params`; the others stay.
-
-        Returns
-        -------
-        list of lists
-            For each of the options, the fitted encoder of each part.
+        `parts` are arguments of `fit`, `options` parameters for `set_params`. Gives, for each of the options, the
+        fitted encoder of each part.
         """
         return [[clone(self).set_params(**option).fit(**part) for part in parts] for option in options]
+
+    def check_parameters(self) -> None:
+        """Refuse parameters that are out of bounds, as ScreenError; `fit` asks, and whoever wants to know before."""
 
     def _checked(self, cp, tx, groups):
         """CP, TX and groups as arrays of the same rows; notes the number of features."""
@@ -105,6 +100,9 @@ class Encoder(TransformerMixin, BaseEstimator):
             raise ScreenError(f"{len(cp)} CP rows and {len(tx)} TX rows are no pairs; both need the same rows")
         self.n_features_in_ = cp.shape[1]
         return cp, tx, np.arange(len(cp)) if groups is None else np.asarray(groups)
+
+    def _fit(self, cp, tx, groups, controls):
+        pass
 
     def name_features(self, names: list[str]) -> "Encoder":
         """Tell the encoder what its CP columns are called, in order; only `CellCount` needs to know."""
@@ -133,11 +131,16 @@ class Encoder(TransformerMixin, BaseEstimator):
         (folder / "encoder.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
         save_file(self._arrays(), folder / "encoder.safetensors")
 
-    def _arrays(self) -> dict[str, np.ndarray]:
+    def _arrays(self):
+        """What was learned, by name."""
         arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in self.learned}
         return {"n_features_in_": np.array([self.n_features_in_])} | arrays
 
-    def _restore(self, arrays: dict[str, np.ndarray]) -> None:
+    def _restore(self, arrays):
+        """Take back what `_arrays` gave."""
+        others = {name for name in arrays if not name.startswith("network.")} ^ {"n_features_in_", *self.learned}
+        if others:
+            raise ValueError(f"{sorted(others)[0]} is missing, or none of its arrays")
         self.n_features_in_ = int(arrays["n_features_in_"][0])
         for name in self.learned:
             setattr(self, name, arrays[name])
@@ -146,11 +149,8 @@ class Encoder(TransformerMixin, BaseEstimator):
 def load_encoder(folder: str | Path) -> Encoder:
     """Read an encoder that `save` wrote, and try it on two rows of zeros.
 
-    Raises
-    ------
-    ScreenError
-        The folder holds none: a file is missing or damaged, the method or a parameter is unknown or of another type,
-        arrays don't fit each other or aren't finite.
+    Raises ScreenError where the folder holds none: a file is missing or damaged, the method or a parameter is unknown
+    or of another type, arrays don't fit each other or aren't finite.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
@@ -167,7 +167,12 @@ def load_encoder(folder: str | Path) -> Encoder:
         encoder._restore(arrays)
         if not 0 < encoder.n_features_in_ <= MAX_FEATURES:
             raise ValueError(f"it was trained on {encoder.n_features_in_} features")
-        _try_on_zeros(encoder)
+        codes = [encoder.transform(np.zeros((2, encoder.n_features_in_)))]
+        if encoder.cross_modal:
+            codes.append(encoder.transform_tx(np.zeros((2, len(encoder.tx_mean_)))))
+        shapes = {code.shape for code in codes}
+        if len(shapes) > 1 or any(code.ndim != 2 or len(code) != 2 for code in codes):
+            raise ValueError(f"it gives embeddings of the shapes {sorted(shapes)} for two profiles")
     except (
         OSError, AttributeError, LookupError, MemoryError, OverflowError, TypeError, ValueError, RuntimeError,
         SafetensorError,
@@ -177,7 +182,7 @@ def load_encoder(folder: str | Path) -> Encoder:
     return encoder
 
 
-def _require_types(parameters: dict, defaults: dict) -> None:
+def _require_types(parameters, defaults):
     """Refuse a parameter of another type than its default's: a list stands for a tuple, a whole number for a float."""
     for name, value in parameters.items():
         if name not in defaults:
@@ -188,112 +193,24 @@ def _require_types(parameters: dict, defaults: dict) -> None:
             raise TypeError(f"parameter {name} is {str(value)[:40]!r}, of another type than {defaults[name]!r}")
 
 
-def _try_on_zeros(encoder: Encoder) -> None:
-    """Embed two rows, of TX too where that is possible: shapes that don't fit show before any profile is embedded."""
-    codes = [encoder.transform(np.zeros((2, encoder.n_features_in_)))]
-    if encoder.cross_modal:
-        codes.append(encoder.transform_tx(np.zeros((2, len(encoder.tx_mean_)))))
-    shapes = {code.shape for code in codes}
-    if len(shapes) > 1 or any(code.ndim != 2 or len(code) != 2 for code in codes):
-        raise ValueError(f"it gives embeddings of the shapes {sorted(shapes)} for two profiles")
-
-
 class RawCP(Encoder):
     """The prepared CP features themselves: what every learned embedding must beat."""
-
-    def _fit(self, cp, tx, groups, controls):
-        self.fitted_ = np.ones(1)
-
-    learned = ("fitted_",)
 
     def _transform(self, cp):
         return cp
 
 
-class SpheredCP(Encoder):
-    r"""ZCA-correlation sphering: directions in which negative controls vary count less.
-
-    .. math:: z = (x - \mu)\, V^{-1/2} P^{-1/2}
-
-    with variances :math:`V` and correlations :math:`P` of the negative controls, or of the training wells where there
-    are too few controls. :math:`P` is shrunk towards the identity as Ledoit and Wolf (2004) propose, since a screen
-    rarely has many more controls than features.
-
-    References
-    ----------
-    Kessy 2018 (doi 10.1080/00031305.2016.1277159), equation for ZCA-cor.
-
-    Failure mode: noise directions that controls hardly show are blown up; the shrinkage limits it.
-    """
-
-    learned = ("mean_", "whitening_")
-
-    def __init__(self, min_controls: int = 50):
-        self.min_controls = min_controls
-
-    def _fit(self, cp, tx, groups, controls):
-        use_controls = controls is not None and len(controls) >= self.min_controls
-        reference = np.asarray(controls if use_controls else cp, dtype=np.float64)
-        self.mean_, self.whitening_ = _sphering(reference)
-
-    def _transform(self, cp):
-        return (cp - self.mean_) @ self.whitening_
-
-
-@remembered(16)
-def _sphering(reference):
-    """Mean (n_features,) and ZCA-correlation whitening (n_features, n_features) of reference wells."""
-    mean, scale = reference.mean(axis=0), reference.std(axis=0)
-    scale = np.where(scale > 1e-6, scale, 1.0)
-    correlation, _ = ledoit_wolf((reference - mean) / scale, assume_centered=True)
-    values, vectors = np.linalg.eigh(correlation)
-    return mean, (vectors / np.sqrt(values)) @ vectors.T / scale[:, None]
-
-
-class PcaCP(Encoder):
-    """Leading principal components of sphered CP.
-
-    Failure mode: the largest variation need not be the one that matters.
-    """
-
-    learned = ("mean_", "projection_")
-
-    def __init__(self, n_components: int = 50, sphere: bool = True):
-        self.n_components = n_components
-        self.sphere = sphere
-
-    def _fit(self, cp, tx, groups, controls):
-        covariance = np.cov(cp.T)
-        sphering = np.eye(len(covariance))
-        if self.sphere:
-            sphering = SpheredCP().fit(cp, controls=controls).whitening_
-        # Of sphered wells, without sphering them one by one.
-        _, vectors = np.linalg.eigh(sphering.T @ covariance @ sphering)
-        leading = vectors[:, ::-1][:, : min(self.n_components, *cp.shape)]
-        self.projection_ = sphering @ leading  # (n_features, n_components)
-        self.mean_ = cp.mean(axis=0) @ self.projection_
-
-    def _transform(self, cp):
-        return cp @ self.projection_ - self.mean_
-
-
+@dataclass(eq=False, repr=False)
 class CellCount(Encoder):
     """The number of cells alone: what toxicity tells, and nothing of what the cells look like.
 
-    Cell counts predict many assays as well as whole profiles do, so a profile has to beat them (Seal 2026).
-
-    Parameters
-    ----------
-    column
-        Which CP feature is the count, where `name_features` doesn't say.
+    Cell counts predict many assays as well as whole profiles do, so a profile has to beat them (Seal 2026). `column`
+    says which CP feature is the count, where `name_features` doesn't.
 
     Failure mode: cosine similarity in one dimension knows two directions only, more cells or fewer.
     """
 
-    learned = ("column_",)
-
-    def __init__(self, column: int = 0):
-        self.column = column
+    column: int = 0
 
     def name_features(self, names):
         """Find the count among the CP features; raises ScreenError where there is none."""
@@ -302,61 +219,100 @@ class CellCount(Encoder):
             raise ScreenError("no CP feature of this screen counts cells (such as Cells_Number_Object_Number)")
         return self.set_params(column=found[0])
 
-    def _fit(self, cp, tx, groups, controls):
-        self.column_ = np.array([self.column])
+    def _transform(self, cp):
+        return cp[:, [self.column]]
+
+
+class LinearEncoder(Encoder):
+    """An embedding that is a linear map of CP, and for cross-modal methods one of TX into the same space."""
+
+    learned = ("mean_", "projection_")
 
     def _transform(self, cp):
-        return cp[:, self.column_]
+        return (cp - self.mean_) @ self.projection_
+
+    def transform_tx(self, tx: np.ndarray) -> np.ndarray:
+        """TX profiles in the space of the embedding: (n, n_genes) -> float32 (n, n_dimensions)."""
+        return ((tx - self.tx_mean_) @ self.tx_projection_).astype(np.float32)
 
 
-class LdaIdentity(Encoder):
+class SpheredCP(LinearEncoder):
+    r"""ZCA-correlation sphering: directions in which negative controls vary count less.
+
+    .. math:: z = (x - \mu)\, V^{-1/2} P^{-1/2}
+
+    with variances :math:`V` and correlations :math:`P` of the negative controls, or of the training wells where there
+    are too few controls. :math:`P` is shrunk towards the identity as Ledoit and Wolf (2004) propose, since a screen
+    rarely has many more controls than features. Kessy 2018 (doi 10.1080/00031305.2016.1277159), ZCA-cor.
+
+    Failure mode: noise directions that controls hardly show are blown up; the shrinkage limits it.
+    """
+
+    def _fit(self, cp, tx, groups, controls):
+        enough = controls is not None and len(controls) >= MIN_CONTROLS
+        reference = np.asarray(controls if enough else cp, dtype=np.float64)
+        self.mean_, scale = reference.mean(axis=0), reference.std(axis=0)
+        scale = np.where(scale > 1e-6, scale, 1.0)
+        correlation, _ = ledoit_wolf((reference - self.mean_) / scale, assume_centered=True)
+        values, vectors = np.linalg.eigh(correlation)
+        self.projection_ = (vectors / np.sqrt(values)) @ vectors.T / scale[:, None]
+
+
+@dataclass(eq=False, repr=False)
+class PcaCP(LinearEncoder):
+    """Leading principal components of sphered CP.
+
+    Failure mode: the largest variation need not be the one that matters.
+    """
+
+    n_components: int = 50
+
+    def _fit(self, cp, tx, groups, controls):
+        sphering = SpheredCP().fit(cp, controls=controls).projection_
+        # Of sphered wells, without sphering them one by one.
+        _, vectors = np.linalg.eigh(sphering.T @ np.cov(cp.T) @ sphering)
+        leading = vectors[:, ::-1][:, : min(self.n_components, *cp.shape)]
+        self.mean_, self.projection_ = cp.mean(axis=0), sphering @ leading
+
+
+@dataclass(eq=False, repr=False)
+class LdaIdentity(LinearEncoder):
     r"""Linear discriminant analysis with the compound as class: what replicates alone teach, without any TX.
 
     Pairing several CP replicates with one TX profile also tells an encoder which wells belong together. This method
     gets exactly that and nothing else, so a TX method has to beat it. The class is the compound and not the treatment
     (compound at a dose), because a treatment sits in one well position on all replicate plates: discriminants of
     treatments learn positions, which a compound with several doses, and so several positions, shows to be noise. Fisher
-    1936 (doi
-    10.1111/j.1469-1809.1936.tb02137.x); within-class covariance shrunk as Ledoit and Wolf (2004) propose.
+    1936 (doi 10.1111/j.1469-1809.1936.tb02137.x); within-class covariance shrunk as Ledoit and Wolf (2004) propose.
 
     Failure mode: without replicates there is nothing to learn, and it says so.
     """
 
-    learned = ("mean_", "projection_")
-
-    def __init__(self, n_components: int = 50):
-        self.n_components = n_components
+    n_components: int = 50
 
     def _fit(self, cp, tx, groups, controls):
         classes, of_well, counts = np.unique(groups, return_inverse=True, return_counts=True)
         if len(classes) < 3 or np.median(counts) < 2:
             raise ScreenError("LDA on compound identity needs replicates, and this screen has one profile a compound")
-        wanted = min(self.n_components, len(classes) - 1)
-        self.projection_ = _discriminants(cp, of_well, max(wanted, USUAL_DISCRIMINANTS))[:, :wanted]
-        self.mean_ = cp.mean(axis=0) @ self.projection_
-
-    def _transform(self, cp):
-        return cp @ self.projection_ - self.mean_
-
-
-@remembered(64)
-def _discriminants(cp, of_well, n_wanted):
-    """Leading linear discriminants of compounds, the strongest first: (n_features, up to n_wanted)."""
-    means, counts = _group_means(cp, of_well), np.bincount(of_well)
-    within, shrinkage = _within_compounds(cp, of_well, means)
-    means = means - cp.mean(axis=0)
-    total = within + (means * counts[:, None]).T @ means / len(cp)
-    within, total = (shrunk_covariance(one, shrinkage) for one in (within, total))
-    # scikit-learn's solver "eigen", whose loop over hundreds of classes takes most of its time.
-    return eigh(total - within, within)[1][:, ::-1][:, :n_wanted].copy()
+        means, within, shrinkage = _within_compounds(cp, of_well)
+        means = means - cp.mean(axis=0)
+        total = within + (means * counts[:, None]).T @ means / len(cp)
+        within, total = (shrunk_covariance(one, shrinkage) for one in (within, total))
+        # scikit-learn's solver "eigen", whose loop over hundreds of classes takes most of its time.
+        strongest = eigh(total - within, within)[1][:, ::-1]
+        self.mean_ = cp.mean(axis=0)
+        self.projection_ = strongest[:, : min(self.n_components, len(classes) - 1)].copy()
 
 
-def _within_compounds(cp, of_well, means):
-    """Covariance (n_features, n_features) of wells around their compound's mean, and its Ledoit-Wolf shrinkage.
+def _within_compounds(cp, of_well):
+    """Means of compounds, covariance (n_features, n_features) of wells around them, its Ledoit-Wolf shrinkage.
 
     Of the pooled deviations: scikit-learn's "auto" shrinks each class by itself, and two replicates not at all. The
     shrinkage is `sklearn.covariance.ledoit_wolf_shrinkage`, which would work out the covariance again, and its square.
     """
+    means = np.zeros((of_well.max() + 1, cp.shape[1]))
+    np.add.at(means, of_well, cp)
+    means = means / np.bincount(of_well)[:, None]
     deviations = cp - means[of_well]
     n_wells, n_features = cp.shape
     within = deviations.T @ deviations / n_wells
@@ -364,129 +320,80 @@ def _within_compounds(cp, of_well, means):
     squared = (within**2).sum()
     beta = (((deviations**2).sum(axis=1) ** 2).sum() / n_wells - squared) / (n_features * n_wells)
     delta = squared / n_features - mean_variance**2
-    return within, min(beta, delta) / delta if beta > 0 < delta else 0.0
+    return means, within, min(beta, delta) / delta if beta > 0 < delta else 0.0
 
 
-def _group_means(values, of_row):
-    """Means of the rows of each group, (n_groups, n_features); `of_row` holds group numbers from 0 on."""
-    means = np.zeros((of_row.max() + 1, values.shape[1]))
-    np.add.at(means, of_row, values)
-    return means / np.bincount(of_row)[:, None]
-
-
-class RidgeTX(Encoder):
+@dataclass(eq=False, repr=False)
+class RidgeTX(LinearEncoder):
     r"""Ridge regression from CP to TX; the embedding is the predicted TX profile.
 
     .. math:: W = (X^\top X + \alpha I)^{-1} X^\top Y
 
     TX is denoised to its leading components first. The penalty is chosen by cross-validation over training compounds,
-    not wells: replicates of a compound share their TX profile and would vouch for each other.
-
-    References
-    ----------
-    Hoerl and Kennard 1970 (doi 10.1080/00401706.1970.10488634).
+    not wells: replicates of a compound share their TX profile and would vouch for each other. Hoerl and Kennard 1970
+    (doi 10.1080/00401706.1970.10488634).
 
     Failure mode: predictions shrink towards the mean profile where CP says little.
     """
 
     uses_tx = True
     cross_modal = True
-    learned = ("mean_", "weights_", "tx_mean_", "tx_components_")
+    learned = ("mean_", "projection_", "tx_mean_", "tx_projection_")
     alphas = np.logspace(-2, 3, 16)  # times the number of rows
+    n_inner_folds = 5
 
-    def __init__(self, n_tx_components: int = 50, n_inner_folds: int = 5):
-        self.n_tx_components = n_tx_components
-        self.n_inner_folds = n_inner_folds
+    n_tx_components: int = 50
 
     def _fit(self, cp, tx, groups, controls):
         pca = leading_components(tx, self.n_tx_components)
-        self.tx_mean_, self.tx_components_ = pca.mean_, pca.components_  # (n_genes,), (n_components, n_genes)
-        scores = pca.transform(tx)  # (n_wells, n_components)
+        self.tx_mean_, self.tx_projection_ = pca.mean_, pca.components_.T  # (n_genes,), (n_genes, n_components)
         part = np.empty(len(cp), dtype=np.int64)
         folds = GroupKFold(min(self.n_inner_folds, len(np.unique(groups)))).split(cp, groups=groups)
         for number, (_, rows) in enumerate(folds):
             part[rows] = number
         self.mean_ = cp.mean(axis=0)
-        errors, weights = _ridge_path(cp - self.mean_, scores, part, self.alphas)
-        best = np.argmin(errors)
-        self.alpha_, self.weights_ = self.alphas[best], weights(best)  # (n_features, n_components)
-
-    def _transform(self, cp):
-        return (cp - self.mean_) @ self.weights_
-
-    def transform_tx(self, tx: np.ndarray) -> np.ndarray:
-        """TX profiles (n, n_genes) in the coordinates of the prediction: float32 (n, n_components)."""
-        return ((tx - self.tx_mean_) @ self.tx_components_.T).astype(np.float32)
+        self.alpha_, self.projection_ = _ridge(cp - self.mean_, pca.transform(tx), part, self.alphas)
 
 
-def _ridge_path(x, y, part, alphas):
-    """Squared error of ridge regression on parts held out, by penalty (times n rows), and its weights on all rows.
+def _ridge(x, y, part, alphas):
+    """The penalty (times n rows) with which ridge regression errs least on parts held out, and its weights on all rows.
 
-    Parameters
-    ----------
-    x
-        Centred rows (n, n_features).
-    y
-        Targets (n, n_targets).
-    part
-        Number of each row's part, from 0 on.
-    alphas
-        Penalties, all above 0.
-
-    Returns
-    -------
-    errors, weights
-        (n_alphas,), and a function of a penalty's number that gives (n_features, n_targets).
+    From the scatter of all rows and of each part alone, so that a fit costs an eigendecomposition a part. `x` are
+    centred rows (n, n_features), `y` targets (n, n_targets), `part` the number of each row's part; weights (n_features,
+    n_targets).
     """
     y = y - y.mean(axis=0)
-    products = [(x[part == number].T @ y[part == number], y[part == number].sum(axis=0)) for number in np.unique(part)]
-    product = sum(one for one, _ in products)  # (n_features, n_targets)
-    spectra = _ridge_spectra(x, part)
+    parts = [part == number for number in np.unique(part)]
+    grams, products = [x[rows].T @ x[rows] for rows in parts], [x[rows].T @ y[rows] for rows in parts]
+    gram, product = sum(grams), sum(products)
     errors = np.zeros(len(alphas))
-    for number, (own, sum_own) in enumerate(products):
-        n_train, mean, values, vectors, scatter = spectra[number]
-        n_own = len(x) - n_train
-        centre = -sum_own / n_train  # mean of the others' targets, since all together have mean 0
-        within = vectors.T @ (product - own - n_train * np.outer(mean, centre))
-        about = vectors.T @ (own - np.outer(mean, sum_own) + np.outer(n_own * mean - x[part == number].sum(0), centre))
-        total = ((y[part == number] - centre) ** 2).sum()
+    for rows, own_gram, own_product in zip(parts, grams, products, strict=True):
+        n_own, sum_x, sum_y = rows.sum(), x[rows].sum(axis=0), y[rows].sum(axis=0)
+        n_train = len(x) - n_own
+        mean, centre = -sum_x / n_train, -sum_y / n_train  # of the rows that stay, since all together have mean 0
+        values, vectors = np.linalg.eigh(gram - own_gram - n_train * np.outer(mean, mean))
+        values, cross = np.maximum(values, 0.0), np.outer(sum_x, mean)
+        # Of the held-out rows around the others' means, in coordinates of the eigenvectors.
+        scatter = vectors.T @ (own_gram - cross - cross.T + n_own * np.outer(mean, mean)) @ vectors
+        within = vectors.T @ (product - own_product - n_train * np.outer(mean, centre))
+        about = vectors.T @ (own_product - np.outer(mean, sum_y) + np.outer(n_own * mean - sum_x, centre))
+        total = ((y[rows] - centre) ** 2).sum()
         for place, alpha in enumerate(alphas):
             weights = within / (values + alpha * n_train)[:, None]
             errors[place] += total - 2 * (about * weights).sum() + ((scatter @ weights) * weights).sum()
-    _, _, values, vectors, _ = spectra[-1]
-    projected = vectors.T @ product
-    return errors, lambda place: vectors @ (projected / (values + alphas[place] * len(x))[:, None])
+    alpha = alphas[np.argmin(errors)]
+    values, vectors = np.linalg.eigh(gram)
+    return alpha, vectors @ (vectors.T @ product / (np.maximum(values, 0.0) + alpha * len(x))[:, None])
 
 
-@remembered(2)
-def _ridge_spectra(x, part):
-    """What ridge regression on centred rows needs of them alone, for each part left out, and last for none.
-
-    The number and mean of the rows that stay, eigenvalues and -vectors of their scatter, and the scatter of the others
-    around that mean, in coordinates of the eigenvectors.
-    """
-    grams = [x[part == number].T @ x[part == number] for number in np.unique(part)]
-    sums = [x[part == number].sum(axis=0) for number in np.unique(part)]
-    nothing = np.zeros_like(grams[0]), np.zeros(x.shape[1]), 0
-    left_out = [*zip(grams, sums, np.bincount(part), strict=True), nothing]
-    total = sum(grams)
-    spectra = []
-    for own, sum_own, n_own in left_out:
-        n_train = len(x) - n_own
-        mean = -sum_own / n_train
-        values, vectors = np.linalg.eigh(total - own - n_train * np.outer(mean, mean))
-        cross = np.outer(sum_own, mean)
-        scatter = own - cross - cross.T + n_own * np.outer(mean, mean)
-        spectra.append((n_train, mean, np.maximum(values, 0.0), vectors, vectors.T @ scatter @ vectors))
-    return tuple(spectra)
-
-
-class RegularisedCCA(Encoder):
+@dataclass(eq=False, repr=False)
+class RegularisedCCA(LinearEncoder):
     r"""Regularised canonical correlation analysis, CP side.
 
     Directions :math:`a, b` that maximise :math:`a^\top C_{xy} b` with
     :math:`a^\top (C_{xx} + \kappa I) a = b^\top (C_{yy} + \lambda I) b = 1`, on leading components of both modalities;
-    each coordinate is scaled by its canonical correlation, so that uncorrelated directions fade.
+    each coordinate is scaled by its canonical correlation, so that uncorrelated directions fade. Hotelling 1936 (doi
+    10.1093/biomet/28.3-4.321); ridge terms as in Vinod 1976 (doi 10.1016/0304-4076(76)90010-5).
 
     Parameters
     ----------
@@ -497,12 +404,7 @@ class RegularisedCCA(Encoder):
     shrinkage
         Of the whitening: 0 gives all components unit variance, 1 keeps their variances up to one factor.
     cp_basis
-        What the CP side starts from: `discriminants` of LDA on identity, so that it stands on what replicates teach
-        already (features, where the screen has no replicates), or `pca` of the features.
-
-    References
-    ----------
-    Hotelling 1936 (doi 10.1093/biomet/28.3-4.321); ridge terms as in Vinod 1976 (doi 10.1016/0304-4076(76)90010-5).
+        What the CP side starts from, as the function `cp_basis` takes it.
 
     Failure mode: with more components than compounds, correlations of 1 that mean nothing; hence few components and
     the ridge terms.
@@ -512,65 +414,32 @@ class RegularisedCCA(Encoder):
     cross_modal = True
     learned = ("mean_", "projection_", "tx_mean_", "tx_projection_", "correlations_")
 
-    def __init__(
-        self,
-        n_dimensions: int = 32,
-        n_cp_components: int = 60,
-        n_tx_components: int = 60,
-        shrinkage: float = 0.3,
-        cp_basis: str = "discriminants",
-    ):
-        self.n_dimensions = n_dimensions
-        self.n_cp_components = n_cp_components
-        self.n_tx_components = n_tx_components
-        self.shrinkage = shrinkage
-        self.cp_basis = cp_basis
+    n_dimensions: int = 32
+    n_cp_components: int = 60
+    n_tx_components: int = 60
+    shrinkage: float = 0.3
+    cp_basis: str = "discriminants"
 
     def _fit(self, cp, tx, groups, controls):
         basis = cp_basis(cp, groups, self.cp_basis, self.n_cp_components)  # (n_features, n_basis)
-        limit = component_limit(groups)
         codes = cp @ basis  # (n_wells, n_basis)
-        cp_pca = leading_components(codes, min(self.n_cp_components, limit))
-        tx_pca = leading_components(tx, min(self.n_tx_components, limit))
-        from_basis = _whitening(cp_pca, self.shrinkage)  # (n_basis, n_cp_components)
-        tx_white = _whitening(tx_pca, self.shrinkage)  # (n_genes, n_tx_components)
-        self.mean_, self.tx_mean_ = cp.mean(axis=0), tx_pca.mean_
-        cross = ((codes - cp_pca.mean_) @ from_basis).T @ ((tx - self.tx_mean_) @ tx_white) / (len(cp) - 1)
+        codes_mean, from_basis = whitened_components(codes, groups, self.n_cp_components, self.shrinkage)
+        self.tx_mean_, tx_white = whitened_components(tx, groups, self.n_tx_components, self.shrinkage)
+        self.mean_ = cp.mean(axis=0)
+        cross = ((codes - codes_mean) @ from_basis).T @ ((tx - self.tx_mean_) @ tx_white) / (len(cp) - 1)
         left, correlations, right = np.linalg.svd(cross, full_matrices=False)
         kept = slice(0, self.n_dimensions)
         self.correlations_ = correlations[kept]
         self.projection_ = basis @ from_basis @ left[:, kept] * self.correlations_  # (n_features, n_dimensions)
         self.tx_projection_ = tx_white @ right[kept].T * self.correlations_  # (n_genes, n_dimensions)
 
-    def _transform(self, cp):
-        return (cp - self.mean_) @ self.projection_
-
-    def transform_tx(self, tx: np.ndarray) -> np.ndarray:
-        """Canonical variates of TX profiles: (n, n_genes) -> float32 (n, n_dimensions)."""
-        return ((tx - self.tx_mean_) @ self.tx_projection_).astype(np.float32)
-
 
 def cp_basis(cp: np.ndarray, groups: np.ndarray, name: str, n_components: int) -> np.ndarray:
-    """What the CP side of a TX method starts from, as a linear map of the CP features.
+    """What the CP side of a TX method starts from, as a linear map (n_features, n_basis) of the CP features.
 
-    Parameters
-    ----------
-    cp, groups
-        Training wells (n_wells, n_features) and their compounds.
-    name
-        `discriminants`: those of LDA on identity, in which replicate noise has unit variance; a screen without
-        replicates has none, and its features stay as they are. `pca`: the features as they are.
-    n_components
-        Number of discriminants.
-
-    Returns
-    -------
-    array (n_features, n_basis)
-
-    Raises
-    ------
-    ScreenError
-        For another name.
+    `discriminants`: as many of LDA on identity as asked for, in which replicate noise has unit variance, so that a
+    method stands on what replicates teach already; a screen without replicates has none, and its features stay as they
+    are. `pca`: the features as they are. Raises ScreenError for another name.
     """
     if name not in CP_BASES:
         raise ScreenError(f"cp_basis {name!r} is unknown: choose one of {', '.join(CP_BASES)}")
@@ -582,7 +451,6 @@ def cp_basis(cp: np.ndarray, groups: np.ndarray, name: str, n_components: int) -
     return np.eye(cp.shape[1])
 
 
-@remembered(128)
 def leading_components(values: np.ndarray, n_wanted: int) -> PCA:
     """Leading principal components of (n, n_features) values, as many as there can be."""
     # From the covariance where rows are many: the same components, several times faster.
@@ -590,18 +458,20 @@ def leading_components(values: np.ndarray, n_wanted: int) -> PCA:
     return PCA(min(n_wanted, *values.shape), svd_solver=solver).fit(values)
 
 
-def component_limit(groups: np.ndarray) -> int:
-    """A third of the number of training compounds: with more components, chance alone correlates them."""
-    return max(2, len(np.unique(groups)) // 3)
+def whitened_components(values, groups, n_wanted, shrinkage) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (n_features,) of the rows, and the map (n_features, n_components) to leading components of unit variance.
 
-
-def _whitening(pca, shrinkage):
-    """Map to components of unit variance, with a ridge of `shrinkage` times their mean variance."""
+    At most a third as many as compounds: with more, chance alone correlates them with anything. `shrinkage` adds a
+    ridge of so many times the mean variance; at 1 components keep their variances, up to one common factor.
+    """
+    limit = max(2, len(np.unique(groups)) // 3)
+    pca = leading_components(values, min(n_wanted, limit))
     variance = pca.explained_variance_
-    return pca.components_.T / np.sqrt((1 - shrinkage) * variance + shrinkage * variance.mean())
+    return pca.mean_, pca.components_.T / np.sqrt((1 - shrinkage) * variance + shrinkage * variance.mean())
 
 
-class ReplicateCCA(Encoder):
+@dataclass(eq=False, repr=False)
+class ReplicateCCA(LinearEncoder):
     r"""Directions on which the wells of a compound agree with each other and with their TX profiles.
 
     With CP whitened by the covariance within compounds, :math:`B` the covariance between compounds and :math:`C` the
@@ -627,28 +497,27 @@ class ReplicateCCA(Encoder):
     """
 
     uses_tx = True
-    learned = ("mean_", "projection_")
 
-    def __init__(
-        self,
-        n_dimensions: int = 20,
-        replicate_weight: float = 0.3,
-        n_tx_components: int = 60,
-        shrinkage: float = 0.3,
-    ):
-        self.n_dimensions = n_dimensions
-        self.replicate_weight = replicate_weight
-        self.n_tx_components = n_tx_components
-        self.shrinkage = shrinkage
+    n_dimensions: int = 20
+    replicate_weight: float = 0.3
+    n_tx_components: int = 60
+    shrinkage: float = 0.3
 
     def _fit(self, cp, tx, groups, controls):
         _, of_well, counts = np.unique(groups, return_inverse=True, return_counts=True)
         if np.median(counts) < 2:
             raise ScreenError("CCA with replicates needs replicates, and this screen has one profile a compound")
-        whitening, between = _between_compounds(cp, of_well)
+        means, within, shrinkage = _within_compounds(cp, of_well)
+        within = shrunk_covariance(within * len(cp) / (len(cp) - len(means)), shrinkage)
+        values, vectors = np.linalg.eigh(within)
+        whitening = vectors / np.sqrt(values)  # (n_features, n_features)
         self.mean_ = cp.mean(axis=0)
-        tx_pca = leading_components(tx, min(self.n_tx_components, component_limit(groups)))
-        tx_codes = (tx - tx_pca.mean_) @ _whitening(tx_pca, self.shrinkage)  # (n_wells, n_tx_components)
+        whitened = (means - self.mean_) @ whitening
+        # Noise of the means is subtracted, so that only what compounds differ in is left.
+        between = whitened.T @ whitened / len(means) - np.eye(len(values)) / counts.mean()
+        between = between / np.linalg.norm(between, 2)
+        tx_mean, tx_white = whitened_components(tx, groups, self.n_tx_components, self.shrinkage)
+        tx_codes = (tx - tx_mean) @ tx_white  # (n_wells, n_tx_components)
         cross = whitening.T @ ((cp - self.mean_).T @ tx_codes) / len(cp)  # (n_features, n_tx_components)
         weight = self.replicate_weight
         joint = weight * between + (1 - weight) * cross @ cross.T / np.linalg.norm(cross, 2) ** 2
@@ -656,47 +525,27 @@ class ReplicateCCA(Encoder):
         leading = eigh(joint, subset_by_index=[max(last + 1 - self.n_dimensions, 0), last])[1][:, ::-1]
         self.projection_ = whitening @ leading
 
-    def _transform(self, cp):
-        return (cp - self.mean_) @ self.projection_
-
-
-@remembered(6)
-def _between_compounds(cp, of_well):
-    """Whitening by the covariance within compounds; their covariance then, of norm 1: (n_features, n_features)."""
-    means, counts = _group_means(cp, of_well), np.bincount(of_well)  # (n_compounds, n_features)
-    within, shrinkage = _within_compounds(cp, of_well, means)
-    within = shrunk_covariance(within * len(cp) / (len(cp) - len(means)), shrinkage)
-    values, vectors = np.linalg.eigh(within)
-    whitening = vectors / np.sqrt(values)
-    whitened = (means - cp.mean(axis=0)) @ whitening
-    # Noise of the means is subtracted, so that only what compounds differ in is left.
-    between = whitened.T @ whitened / len(means) - np.eye(len(values)) / counts.mean()
-    return whitening, between / np.linalg.norm(between, 2)
-
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class NetworkEncoder(Encoder):
-    """What both networks share: leading components as input, the training loop, early stopping, saving.
+    """What both networks share: leading components as input, training, early stopping, saving.
 
-    A step sees one well of each compound, so no compound competes with itself. Training stops when the loss on
-    held-out training compounds no longer improves; then networks are trained again on all training compounds for as
-    many epochs, since with few compounds every one counts. Several members, each with weights, noise and held-out
-    compounds of its own, agree on that number of epochs and put their codes side by side: a few dozen held-out
-    compounds alone would choose it by chance. At last, on all training compounds, they see the same batches.
+    A step sees one well of each compound, so no compound competes with itself. Training stops when the loss on held-out
+    training compounds no longer improves; then networks are trained again on all training compounds for as many epochs,
+    since with few compounds every one counts. Several members, each with weights, noise and held-out compounds of its
+    own, agree on that number and put their codes side by side: a few dozen held-out compounds alone would choose it by
+    chance.
 
     Parameters
     ----------
-    n_members
-        Networks of the ensemble.
-    n_dimensions
-        Length of one member's code.
+    n_members, n_dimensions
+        Networks of the ensemble, and the length of one member's code.
     hidden
         Widths of hidden layers; none makes the heads linear, which serves small screens best.
     n_cp_components, n_tx_components
         Leading principal components that the heads see; at most a third of the number of training compounds.
     cp_basis
-        What the CP components are taken of: `discriminants` of LDA on identity, so that the heads start from what
-        replicates teach already (features, where the screen has no replicates), or `pca` of the features.
+        What the CP components are taken of, as the function `cp_basis` takes it.
     whitening_shrinkage
         0 gives all components unit variance; 1 keeps their variances, up to one common factor.
     input_noise
@@ -717,16 +566,17 @@ class NetworkEncoder(Encoder):
     Attributes
     ----------
     history_ : list of dict
-        `member`, `epoch`, `training` and `validation` loss of the training with held-out compounds.
+        `member`, `epoch`, `training` and `validation` loss: of the held-out compounds, and of as many others.
     best_epoch_ : int
         The number of epochs chosen.
     """
 
-    uses_tx: ClassVar[bool] = True
-    cross_modal: ClassVar[bool] = True
-    side_by_side: ClassVar[bool] = True
-    learned: ClassVar[tuple[str, ...]] = ("cp_mean_", "cp_components_", "tx_mean_", "tx_components_")
-    amounts: ClassVar[tuple[str, ...]] = ("input_noise",)  # what may differ among networks side by side
+    uses_tx = True
+    cross_modal = True
+    side_by_side = True
+    learned = ("cp_mean_", "cp_components_", "tx_mean_", "tx_components_")
+    amounts = ("input_noise",)  # what may differ among networks side by side, beside the learning rate
+    heads = ("cp", "tx")  # the parts of a network that make codes of CP and of TX
 
     n_members: int = 3
     n_dimensions: int = 32
@@ -748,7 +598,7 @@ class NetworkEncoder(Encoder):
     seed: int = 0
 
     def _fit(self, cp, tx, groups, controls):
-        self._fit_networks([self], [self._training_set(cp, tx, groups)])
+        self._fit_all([(cp, tx, groups, [self])])
 
     def fit_parts(self, parts, options=({},)):
         """As `Encoder.fit_parts`, with many networks trained side by side where heads are linear.
@@ -758,185 +608,77 @@ class NetworkEncoder(Encoder):
         a later epoch.
         """
         fitted = [[clone(self).set_params(**option) for _ in parts] for option in options]
-        alike: dict[str, list] = {}
-        for part, *encoders in zip(parts, *fitted, strict=True):
-            wells = encoders[0]._checked(part["cp"], part["tx"], part["groups"])
+        wells = [clone(self)._checked(part["cp"], part["tx"], part["groups"]) for part in parts]
+        self._fit_all([(*some, encoders) for some, *encoders in zip(wells, *fitted, strict=True)])
+        return fitted
+
+    def _fit_all(self, parts):
+        """Fit encoders of this kind; each part is CP, TX and groups of its wells, and a list of encoders."""
+        from cpx_utils.networks import pick_device
+
+        alike: dict[str, list] = {}  # by what must be the same for networks to be trained side by side
+        for cp, tx, groups, encoders in parts:
+            # What many encoders of a part have in common is worked out once.
+            basis, tx_components = cache(partial(cp_basis, cp, groups)), cache(partial(whitened_components, tx, groups))
             for encoder in encoders:
-                encoder.n_features_in_ = encoders[0].n_features_in_
-                training_set = encoder._training_set(*wells)
-                alike.setdefault(encoder._common_settings(training_set), []).append((encoder, training_set))
+                encoder.check_parameters()
+                encoder.n_features_in_, encoder.device_ = cp.shape[1], pick_device(encoder.device)
+                encoder._fit_inputs(cp, groups, basis, tx_components)
+                inputs = (
+                    (cp - encoder.cp_mean_) @ encoder.cp_components_,
+                    (tx - encoder.tx_mean_) @ encoder.tx_components_,
+                )
+                rows, counts = _wells_by_compound(groups)
+                n_validation = min(round(encoder.validation_share * len(counts)), MAX_VALIDATION)
+                n_validation = n_validation if n_validation >= 2 and encoder.max_epochs > 0 else 0
+                own = {"learning_rate", *encoder.amounts}
+                settings = {name: value for name, value in encoder.get_params().items() if name not in own}
+                # Without noise none is drawn, and what is drawn after it differs.
+                key = settings, [one.shape[1] for one in inputs], n_validation > 0, encoder.input_noise > 0
+                alike.setdefault(repr(key), []).append((encoder, *inputs, rows, counts, n_validation))
         for some in alike.values():
             some.sort(key=lambda one: one[0].learning_rate)  # networks of one rate are moved by one call
             some[0][0]._fit_networks(*zip(*some, strict=True))
-        return fitted
 
-    def _training_set(self, cp, tx, groups):
-        """What networks are trained on: components of CP and TX, and each compound's rows (`_wells_by_compound`)."""
-        self.device_ = _device(self.device)
-        self._fit_inputs(cp, tx, groups)
-        return self._cp_inputs(cp), self._tx_inputs(tx), *_wells_by_compound(groups)
+    def _fit_inputs(self, cp, groups, basis, tx_components):
+        basis = basis(self.cp_basis, self.n_cp_components)  # (n_features, n_basis)
+        _, from_basis = whitened_components(cp @ basis, groups, self.n_cp_components, self.whitening_shrinkage)
+        self.cp_mean_, self.cp_components_ = cp.mean(axis=0), basis @ from_basis  # (n_features, n_cp_components)
+        self.tx_mean_, self.tx_components_ = tx_components(self.n_tx_components, self.whitening_shrinkage)
 
-    def _common_settings(self, training_set):
-        """What must be the same for networks to be trained side by side, in words."""
-        cp, tx, _, counts = training_set
-        own = {"learning_rate", *self.amounts}
-        settings = {name: value for name, value in self.get_params().items() if name not in own}
-        sizes = cp.shape[1], tx.shape[1], self._n_validation(len(counts)) > 0
-        draws = self.input_noise > 0  # without noise none is drawn, and what is drawn after it differs
-        return repr((settings, sizes, draws, self._has_closed_gradients()))
+    def _fit_networks(self, encoders, cp, tx, rows, counts, n_validation):
+        """Fit encoders that are alike, this one among them, each on its own inputs, wells and held-out compounds."""
+        from cpx_utils.networks import Member, train
 
-    def _fit_networks(self, encoders, training_sets):
-        """Fit encoders of the same `_common_settings`, this one among them, each on its own `_training_set`."""
-        import torch
-
-        *inputs, rows, counts = zip(*training_sets, strict=True)
-        data = [torch.as_tensor(np.concatenate(some), dtype=torch.float32, device=self.device_) for some in inputs]
-        starts = np.cumsum([0, *(len(cp) for cp in inputs[0][:-1])])
-        compounds = [(own + start, n) for own, n, start in zip(rows, counts, starts, strict=True)]
+        data = [np.concatenate(one).astype(np.float32) for one in (cp, tx)]
+        starts = np.cumsum([0, *(len(one) for one in cp[:-1])])
         watched, final = [], []
-        for encoder, own in zip(encoders, compounds, strict=True):
-            encoder.history_, n_validation = [], self._n_validation(len(own[0]))
+        for place, encoder in enumerate(encoders):
+            encoder.history_, own = [], (rows[place] + starts[place], counts[place])
             # A generator for each training, so that none depends on when another member's stopped.
             on_trial, at_last = np.random.default_rng(self.seed).spawn(2)
-            for number, rng in enumerate(on_trial.spawn(self.n_members) if n_validation else []):
-                parts = np.split(rng.permutation(len(own[0])), [n_validation])
+            for number, rng in enumerate(on_trial.spawn(self.n_members) if n_validation[place] else []):
+                parts = np.split(rng.permutation(len(own[0])), [n_validation[place]])
                 validation, training = (tuple(one[part] for one in own) for part in parts)
-                watched.append(_Member(encoder, number, rng, training, validation))
-            order = int(at_last.integers(2**31))
-            final += [
-                _Member(encoder, number, rng, own, order=order)
-                for number, rng in enumerate(at_last.spawn(self.n_members))
-            ]
+                watched.append(Member(encoder, number, len(watched), rng, rng, training, validation))
+            order = np.random.default_rng(int(at_last.integers(2**31)))
+            for number, rng in enumerate(at_last.spawn(self.n_members)):
+                final.append(Member(encoder, number, place, rng, order, own))
         if watched:
-            self._train_all(data, watched)
-        for encoder, own in zip(encoders, compounds, strict=True):
+            train(data, watched)
+        for encoder, own in zip(encoders, counts, strict=True):
             encoder.history_.sort(key=lambda line: (line["member"], line["epoch"]))
-            encoder.best_epoch_ = _best_epoch(encoder.history_) if watched else self._most_epochs(len(own[0]))
-        networks = iter(self._train_all(data, final))
+            encoder.best_epoch_ = _best_epoch(encoder.history_) if watched else self.most_epochs(len(own))
+        train(data, final)
+        networks = iter([member.network for member in final])
         for encoder in encoders:
             encoder.networks_ = list(islice(networks, self.n_members))
 
-    def _n_validation(self, n_compounds):
-        """Training compounds held out to find the number of epochs; none where there is nothing to find."""
-        n_validation = min(round(self.validation_share * n_compounds), MAX_VALIDATION)
-        return n_validation if n_validation >= 2 and self.max_epochs > 0 else 0
-
-    def _most_epochs(self, n_compounds):
+    def most_epochs(self, n_compounds: int) -> int:
         """Epochs within both limits; at least one, unless no training is wanted at all."""
         return min(self.max_epochs, max(1, self.max_steps // -(-n_compounds // self.batch_size)))
 
-    def _fit_inputs(self, cp, tx, groups):
-        basis = cp_basis(cp, groups, self.cp_basis, self.n_cp_components)  # (n_features, n_basis)
-        limit = component_limit(groups)
-        cp_pca = leading_components(cp @ basis, min(self.n_cp_components, limit))
-        tx_pca = leading_components(tx, min(self.n_tx_components, limit))
-        self.cp_mean_, self.tx_mean_ = cp.mean(axis=0), tx_pca.mean_
-        self.cp_components_ = basis @ _whitening(cp_pca, self.whitening_shrinkage)  # (n_features, n_cp_components)
-        self.tx_components_ = _whitening(tx_pca, self.whitening_shrinkage)  # (n_genes, n_tx_components)
-
-    def _cp_inputs(self, cp):
-        return (cp - self.cp_mean_) @ self.cp_components_
-
-    def _tx_inputs(self, tx):
-        return (tx - self.tx_mean_) @ self.tx_components_
-
-    def _has_closed_gradients(self):
-        """Whether `_closed_gradients` sets the gradients of a step, without automatic differentiation.
-
-        On a few hundred compounds a step is so short that the bookkeeping of automatic differentiation takes longer
-        than the products themselves. Networks side by side have no weight in common, so each gets its own gradient.
-        """
-        return not self.hidden
-
-    def _train_all(self, data, members):
-        """Train a network for each member: side by side where heads are linear, else one after the other."""
-        if self._has_closed_gradients():
-            return self._train(data, members)
-        return [network for member in members for network in member.encoder._train(data, [member])]
-
-    def _train(self, data, members):
-        """Train members together, each for its encoder's `best_epoch_`, or with held-out compounds until it stops.
-
-        A network that has ended leaves, and the others go on faster.
-        """
-        import torch
-
-        from cpx_utils.networks import AdamW, keep, side_by_side, write_back
-
-        cp, tx = data
-        is_stacked = self._has_closed_gradients()
-        watch = _Watch(data, members, is_stacked) if members[0].validation is not None else None
-        n_compounds = min(len(member.training[0]) for member in members)
-        most = self._most_epochs(n_compounds)
-        generators: dict[int, torch.Generator] = {}
-        orders: dict[tuple[int, int], np.random.Generator] = {}
-        for member in members:
-            number = int(member.rng.integers(2**31))
-            member.noise = generators.setdefault(number, torch.Generator(device=cp.device).manual_seed(number))
-            member.epochs = most if watch else member.encoder.best_epoch_
-            member.batches_rng = member.rng
-            if member.order is not None:
-                key = id(member.encoder), member.order
-                member.batches_rng = orders.setdefault(key, np.random.default_rng(member.order))
-        with torch.random.fork_rng(devices=[]):  # weights and dropout are seeded; the caller's state stays
-            for member in members:
-                torch.manual_seed(int(member.rng.integers(2**31)))
-                member.network = member.encoder._network(cp.shape[1], tx.shape[1]).to(cp.device)
-            network = side_by_side([one.network for one in members]) if is_stacked else members[0].network
-            rates = [member.encoder.learning_rate for member in members]
-            optimiser = AdamW(network.parameters(), rates, self.weight_decay)
-            set_gradients = self._closed_gradients if is_stacked else self._automatic_gradients
-            present, amounts = members, self._amounts(members, cp.device)
-            for epoch in range(1, max(member.epochs for member in members) + 1):
-                network.train()
-                noise = [member.noise for member in present]
-                for batch in self._batches_of(present, n_compounds):
-                    set_gradients(network, *(_rows_of(one, batch, is_stacked) for one in data), noise, amounts)
-                    optimiser.step()
-                ended = np.array([epoch == member.epochs for member in present])
-                if watch:
-                    ended |= watch.note(network.eval(), epoch, amounts)
-                if ended.all():
-                    break
-                if ended.any():
-                    write_back(network, [one.network for one in present], np.flatnonzero(ended))
-                    stay = np.flatnonzero(~ended)
-                    present = [present[place] for place in stay]
-                    keep(network, optimiser, stay)
-                    amounts = self._amounts(present, cp.device)
-                    if watch:
-                        watch.keep(stay)
-        if is_stacked:
-            write_back(network, [one.network for one in present], range(len(present)))
-        return [member.network.eval() for member in members]
-
-    def _batches_of(self, members, n_compounds):
-        """An epoch's batches: for each a list of the rows of every member, or of every run of members that share them.
-
-        Runs count only where all are equally long.
-        """
-        runs = [list(run) for _, run in groupby(members, key=lambda member: id(member.batches_rng))]
-        batches = [_batches(*run[0].training, n_compounds, self.batch_size, run[0].batches_rng) for run in runs]
-        if len({len(run) for run in runs}) > 1:
-            batches = [own for own, run in zip(batches, runs, strict=True) for _ in run]
-        return zip(*batches, strict=True)
-
-    def _amounts(self, members, device):
-        """Each of `amounts` by name: a number where all members agree, else a tensor (n_networks, 1, 1)."""
-        import torch
-
-        values = {name: [getattr(member.encoder, name) for member in members] for name in self.amounts}
-        return {
-            name: some[0] if len(set(some)) == 1 else torch.tensor(some, device=device).view(-1, 1, 1)
-            for name, some in values.items()
-        }
-
-    def _automatic_gradients(self, network, cp, tx, torch_rngs, amounts):
-        """Set the gradients of one step by automatic differentiation."""
-        network.zero_grad()
-        self._loss(network, cp, tx, torch_rngs, amounts).backward()
-
-    def _encode(self, part: str, inputs: np.ndarray) -> np.ndarray:
+    def _encode(self, part, inputs):
         """Unit-length codes of every member's head `part`, side by side: (n, n_members * n_dimensions)."""
         import torch
 
@@ -945,6 +687,13 @@ class NetworkEncoder(Encoder):
             codes = [getattr(network, part)(inputs) for network in self.networks_]
             codes = [torch.nn.functional.normalize(code, dim=1) for code in codes]
         return torch.cat(codes, dim=1).cpu().numpy()
+
+    def _transform(self, cp):
+        return self._encode(self.heads[0], (cp - self.cp_mean_) @ self.cp_components_)
+
+    def transform_tx(self, tx: np.ndarray) -> np.ndarray:
+        """Codes of TX profiles alone: (n, n_genes) -> float32 (n, n_members * n_dimensions)."""
+        return self._encode(self.heads[1], (tx - self.tx_mean_) @ self.tx_components_)
 
     def _arrays(self):
         state = {
@@ -957,25 +706,24 @@ class NetworkEncoder(Encoder):
     def _restore(self, arrays):
         import torch
 
+        from cpx_utils.networks import pick_device
+
         super()._restore(arrays)
         # What was trained on a GPU must open on a laptop.
-        self.device_ = _device("auto" if self.device == "cuda" else self.device)
-        self.networks_ = []
+        self.device_ = pick_device("auto" if self.device == "cuda" else self.device)
+        states: dict[str, dict] = {}
+        for name, value in arrays.items():
+            if name.startswith("network."):
+                _, member, weight = name.split(".", 2)
+                states.setdefault(member, {})[weight] = torch.as_tensor(value)
         largest = max(values.size for values in arrays.values())
         widths = [*self.hidden, self.n_dimensions]
-        members = {name.split(".")[1] for name in arrays if name.startswith("network.")}
-        if len(members) != self.n_members or min(widths) < 1 or max(map(prod, pairwise([1, *widths]))) > largest:
+        if len(states) != self.n_members or min(widths) < 1 or max(map(prod, pairwise([1, *widths]))) > largest:
             raise ValueError("its networks are of other sizes than its parameters say")
+        self.networks_ = []
         for member in range(self.n_members):
-            prefix = f"network.{member}."
             network = self._network(self.cp_components_.shape[1], self.tx_components_.shape[1])
-            network.load_state_dict(
-                {
-                    name.removeprefix(prefix): torch.as_tensor(value)
-                    for name, value in arrays.items()
-                    if name.startswith(prefix)
-                }
-            )
+            network.load_state_dict(states[str(member)])
             self.networks_.append(network.to(self.device_).eval())
 
 
@@ -990,16 +738,11 @@ class ContrastiveEncoder(NetworkEncoder):
 
     Parameters
     ----------
-    loss
-        `info_nce` (above), `siglip`, `cloob`, `vicreg` or `barlow_twins`, as in `cpx_utils.losses`.
     softness
-        Share of the answer that goes to similar TX profiles instead of the own one (`losses.soft_targets`); only for
-        `info_nce`, and 0 is the equation above.
+        Share of the answer that goes to similar TX profiles instead of the own one (`losses.soft_targets`); 0 is the
+        equation above.
     temperature
-        :math:`\tau`; the lower, the sharper a profile must win against all others. `vicreg` and `barlow_twins` have
-        none.
-    learn_temperature
-        Whether :math:`\tau` is trained along, from `temperature` on.
+        :math:`\tau`, from 0.025 to 10; the lower, the sharper a profile must win against all others.
 
     Notes
     -----
@@ -1010,71 +753,28 @@ class ContrastiveEncoder(NetworkEncoder):
     with one TX profile teach replicates even where TX says nothing, which is what the deranged control shows.
     """
 
-    amounts: ClassVar[tuple[str, ...]] = ("input_noise", "temperature")
+    amounts = ("input_noise", "temperature")
 
-    loss: str = "info_nce"
     softness: float = 0.0
     temperature: float = 0.3
-    learn_temperature: bool = False
+
+    def check_parameters(self):
+        """Refuse a softness or temperature out of bounds, as ScreenError."""
+        from cpx_utils.losses import TEMPERATURES
+
+        name, (low, high) = type(self).__name__, TEMPERATURES
+        if not 0 <= self.softness <= 1:
+            raise ScreenError(f"{name}: softness is {self.softness:g}; it is a share of the answer, from 0 to 1")
+        if not low <= self.temperature <= high:
+            raise ScreenError(
+                f"{name}: temperature is {self.temperature:g}; cosine similarities are divided by it, and it must lie "
+                f"from {low:g} (a profile must win clearly) to {high:g} (hardly any difference counts)"
+            )
 
     def _network(self, n_cp, n_tx):
         from cpx_utils.networks import TwoTower
 
-        if self.loss not in CONTRASTIVE_LOSSES:
-            raise ScreenError(f"loss {self.loss!r} is unknown: choose one of {', '.join(CONTRASTIVE_LOSSES)}")
-        if not 0 <= self.softness <= 1:
-            raise ScreenError(f"softness is {self.softness:g}; it is a share of the answer, from 0 to 1")
-        if self.softness and self.loss != "info_nce":
-            raise ScreenError(f"softness softens the targets of info_nce, and {self.loss} has none: set it to 0")
-        if not self.temperature > 0:
-            raise ScreenError(f"temperature is {self.temperature:g}; it divides similarities and must be above 0")
-        return TwoTower(
-            n_cp, n_tx, self.n_dimensions, self.hidden, self.dropout, self.temperature, self.learn_temperature
-        )
-
-    def _has_closed_gradients(self):
-        from cpx_utils.losses import LOWEST_SAFE_TEMPERATURE
-
-        linear = not self.hidden and not self.learn_temperature
-        return linear and self.loss == "info_nce" and LOWEST_SAFE_TEMPERATURE <= self.temperature <= 10
-
-    def _loss(self, network, cp, tx, torch_rngs, amounts):
-        codes = network(*(_noisy(one, amounts["input_noise"], torch_rngs) for one in (cp, tx)))
-        return self._pair_loss(network, *codes, tx)
-
-    def _closed_gradients(self, network, cp, tx, torch_rngs, amounts):
-        import torch
-
-        from cpx_utils.losses import info_nce_gradients, soft_targets
-        from cpx_utils.networks import set_linear_gradients
-
-        with torch.no_grad():
-            target = _each(soft_targets(tx, self.softness), len(torch_rngs)) if self.softness else None
-            noisy = [_noisy(one, amounts["input_noise"], torch_rngs) for one in (cp, tx)]
-            gradients = info_nce_gradients(*network(*noisy), amounts["temperature"], target)
-            for head, inputs, gradient in zip((network.cp, network.tx), noisy, gradients, strict=True):
-                set_linear_gradients(head, inputs, gradient)
-
-    def _validation_loss(self, network, cp, tx, amounts):
-        return self._pair_loss(network, *network(cp, tx), tx)
-
-    def _pair_loss(self, network, cp_codes, tx_codes, tx):
-        from cpx_utils import losses
-
-        if self.softness:
-            target = losses.soft_targets(tx, self.softness)
-            return losses.soft_info_nce(cp_codes, tx_codes, network.temperature, target)
-        function = getattr(losses, self.loss)
-        if self.loss in ("vicreg", "barlow_twins"):
-            return function(cp_codes, tx_codes)
-        return function(cp_codes, tx_codes, network.temperature)
-
-    def _transform(self, cp):
-        return self._encode("cp", self._cp_inputs(cp))
-
-    def transform_tx(self, tx: np.ndarray) -> np.ndarray:
-        """TX profiles in the shared space: (n, n_genes) -> float32 (n, n_dimensions)."""
-        return self._encode("tx", self._tx_inputs(tx))
+        return TwoTower(n_cp, n_tx, self.n_dimensions, self.hidden, self.dropout, self.softness)
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -1116,7 +816,8 @@ class AutoencoderEncoder(NetworkEncoder):
     little more than principal components.
     """
 
-    amounts: ClassVar[tuple[str, ...]] = ("input_noise", "tx_dropout", "cp_weight")
+    amounts = ("input_noise", "tx_dropout", "cp_weight")
+    heads = ("encode_cp", "encode_tx")
 
     tx_dropout: float = 0.5
     cp_weight: float = 0.3
@@ -1126,152 +827,6 @@ class AutoencoderEncoder(NetworkEncoder):
 
         return BimodalAutoencoder(n_cp, n_tx, self.n_dimensions, self.hidden, self.dropout)
 
-    def _loss(self, network, cp, tx, torch_rngs, amounts):
-        from cpx_utils.losses import reconstruction
-
-        cp_out, tx_out = network(*self._spoiled(cp, tx, torch_rngs, amounts))
-        return amounts["cp_weight"] * reconstruction(cp_out, cp) + reconstruction(tx_out, tx)
-
-    def _spoiled(self, cp, tx, torch_rngs, amounts):
-        """What a training step encodes: noisy CP and TX, and which of them are present, each (..., n_pairs, 1)."""
-        noisy = [_noisy(one, amounts["input_noise"], torch_rngs) for one in (cp, tx)]
-        draw, tx_dropout = _drawn("uniform_", cp[..., :1], torch_rngs), amounts["tx_dropout"]
-        has_tx = (draw >= tx_dropout).float()
-        has_cp = (draw < tx_dropout + (1 - tx_dropout) / 2).float()  # of the rest, half see TX alone
-        return *noisy, has_cp, has_tx
-
-    def _closed_gradients(self, network, cp, tx, torch_rngs, amounts):
-        *noisy, has_cp, has_tx = self._spoiled(cp, tx, torch_rngs, amounts)
-        targets = [_each(one, len(torch_rngs)) for one in (cp, tx)]
-        network.set_reconstruction_gradients(noisy, (has_cp, has_tx), targets, (amounts["cp_weight"], 1.0))
-
-    def _validation_loss(self, network, cp, tx, amounts):
-        import torch
-
-        from cpx_utils.losses import reconstruction
-
-        yes, no = torch.ones_like(cp[..., :1]), torch.zeros_like(cp[..., :1])
-        cp_out, tx_out = network(cp, tx, yes, no)
-        cp_weight = torch.as_tensor(amounts["cp_weight"], device=cp.device).reshape(-1)
-        return cp_weight * reconstruction(cp_out, cp) + reconstruction(tx_out, tx)
-
-    def _transform(self, cp):
-        return self._encode("encode_cp", self._cp_inputs(cp))
-
-    def transform_tx(self, tx: np.ndarray) -> np.ndarray:
-        """Codes of TX profiles alone: (n, n_genes) -> float32 (n, n_dimensions)."""
-        return self._encode("encode_tx", self._tx_inputs(tx))
-
-
-@dataclass
-class _Member:
-    """One network of an encoder: the wells of its compounds as `_wells_by_compound` gives them, and its training."""
-
-    encoder: NetworkEncoder
-    number: int
-    rng: np.random.Generator
-    training: tuple[np.ndarray, np.ndarray]
-    validation: tuple[np.ndarray, np.ndarray] | None = None
-    order: int | None = None  # seed of batches that all members of the encoder share; without one `rng` draws them
-    batches_rng: np.random.Generator | None = None
-    noise: Any = None
-    epochs: int = 0
-    network: Any = None
-
-
-class _Watch:
-    """The loss of held-out compounds after each epoch, and which networks still wait for a new lowest one.
-
-    Beside it, in `history_`, stands the loss of as many training compounds, without noise or dropout either: a loss
-    that depends on the number of compounds is only comparable between equal numbers.
-    """
-
-    def __init__(self, data, members, is_stacked):
-        n_watched = min(len(member.validation[0]) for member in members)
-        self._members = members
-        self._rows = {
-            name: [
-                _rows_of(values, [getattr(member, name)[0][:n_watched, 0] for member in members], is_stacked)
-                for values in data
-            ]
-            for name in ("training", "validation")
-        }
-        self._lowest = np.full(len(members), np.inf)
-        self._waited = np.zeros(len(members), dtype=int)
-
-    def note(self, network, epoch, amounts):
-        """Note each network's losses; a boolean array (n_networks,), True of those that have waited long enough."""
-        import torch
-
-        encoder = self._members[0].encoder
-        with torch.no_grad():
-            losses = {name: encoder._validation_loss(network, *rows, amounts) for name, rows in self._rows.items()}
-        losses = {name: values.reshape(-1).cpu().numpy().astype(float) for name, values in losses.items()}
-        for place, member in enumerate(self._members):
-            line = {name: float(values[place]) for name, values in losses.items()}
-            member.encoder.history_.append({"member": member.number, "epoch": epoch, **line})
-        better = losses["validation"] < self._lowest
-        self._lowest = np.where(better, losses["validation"], self._lowest)
-        self._waited = np.where(better, 0, self._waited + 1)
-        return self._waited >= encoder.patience
-
-    def keep(self, places):
-        """Go on with the networks at these places."""
-        self._members = [self._members[place] for place in places]
-        self._rows = {name: [values[places] for values in rows] for name, rows in self._rows.items()}
-        self._lowest, self._waited = self._lowest[places], self._waited[places]
-
-
-def _rows_of(values, rows, is_stacked):
-    """Rows of a tensor for each list of them, stacked: (n_lists, n, d); or those of a single list (n, d)."""
-    import torch
-
-    picked = torch.as_tensor(np.concatenate(rows), device=values.device)
-    found = values.index_select(0, picked)
-    return found.view(len(rows), -1, values.shape[1]) if is_stacked else found
-
-
-def _drawn(distribution, like, torch_rngs):
-    """Random numbers for each network from its generator, which networks of one seed share, and what it gives.
-
-    Of the shape of `like`; where that is stacked, (n_networks, ...), with all networks in front.
-    """
-    import torch
-
-    shape = (len(torch_rngs), *like.shape[1:]) if like.ndim == 3 else like.shape
-    drawn = torch.empty(shape, dtype=like.dtype, device=like.device)
-    known: dict[torch.Generator, torch.Tensor] = {}
-    for part, torch_rng in zip([drawn] if len(torch_rngs) == 1 else drawn, torch_rngs, strict=True):
-        if torch_rng in known:
-            part.copy_(known[torch_rng])
-        else:
-            known[torch_rng] = getattr(part, distribution)(generator=torch_rng)
-    return drawn
-
-
-def _noisy(values, amount, torch_rngs):
-    """Each network's values with noise of its own; without noise the values, still shared by runs of networks."""
-    if isinstance(amount, (int, float)) and not amount:
-        return values
-    return _drawn("normal_", values, torch_rngs).mul_(amount).add_(_each(values, len(torch_rngs)))
-
-
-def _each(values, n_networks):
-    """Values of runs of networks, (n_runs, ...), for each network of a run: (n_networks, ...)."""
-    if values.ndim < 3 or len(values) in (1, n_networks):  # one run broadcasts
-        return values
-    return values.repeat_interleave(n_networks // len(values), dim=0)
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name not in ("auto", "cpu", "cuda"):
-        raise ScreenError(f"no device is called {name!r}; devices are auto, cpu and cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ScreenError("device cuda was asked for and no GPU is there; use auto or cpu")
-    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
-
 
 def _wells_by_compound(groups):
     """Row numbers of each compound's wells (n_compounds, most wells), padded with the first, and how many it has."""
@@ -1279,13 +834,6 @@ def _wells_by_compound(groups):
     _, starts, counts = np.unique(groups[order], return_index=True, return_counts=True)
     place = np.arange(counts.max())
     return order[starts[:, None] + np.where(place < counts[:, None], place, 0)], counts
-
-
-def _batches(rows, counts, n_compounds, batch_size, rng):
-    """Row numbers of an epoch in batches: one random well of every compound, or of `n_compounds` drawn from them."""
-    chosen = rows[np.arange(len(rows)), (rng.random(len(rows)) * counts).astype(int)]
-    rng.shuffle(chosen)
-    return np.array_split(chosen[:n_compounds], -(-n_compounds // batch_size))
 
 
 def _best_epoch(history):

@@ -848,7 +848,7 @@ def parameter_choices(table: pd.DataFrame, *, xlabel: str, title: str) -> StudyF
     ----------
     table : DataFrame
         ``split, repeat, fold, method, candidate, value, chosen``; a candidate is written as in
-        `cpx_utils.tuning.in_words`. Each dot is a fold's mean over the candidates with that value of the parameter;
+        `cpx_utils.crossfit.choose`. Each dot is a fold's mean over the candidates with that value of the parameter;
         above stands how many folds chose it.
     xlabel : str
         What candidates were scored by.

@@ -1,13 +1,14 @@
 """The strict regime: what test compounds are cannot reach anything that is fitted; and what the controls are."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from cpx_utils import crossfit, preprocessing, simulation, splits, tuning
-from cpx_utils.encoders import METHODS, LdaIdentity, RawCP, RidgeTX, load_encoder
+from cpx_utils import bioactivity, crossfit, splits
+from cpx_utils.encoders import METHODS, LdaIdentity, RawCP, RegularisedCCA, RidgeTX
 from cpx_utils.preprocessing import FeaturePreparation
 from cpx_utils.profiles import (
     COMPOUND,
@@ -17,7 +18,6 @@ from cpx_utils.profiles import (
     METADATA_COLUMNS,
     ScreenError,
     compound_groups,
-    embedding_table,
     embedding_values,
     feature_columns,
 )
@@ -29,13 +29,12 @@ NETWORKS = [method for method, encoder in METHODS.items() if "max_epochs" in enc
 FOLD = 1  # the fold whose test compounds are spoiled
 
 
-def maker(method):
-    quick = QUICK if method in NETWORKS else {}
-    return lambda seed: METHODS[method](**quick, **({"seed": seed} if quick else {}))
+def make(method):
+    return METHODS[method](**(QUICK if method in NETWORKS else {}))
 
 
-def run(method, folds, controls=DRAWS):
-    return crossfit.crossfit(method, maker(method), folds, controls=controls, progress=False)
+def run(method, folds, controls=DRAWS, **options):
+    return crossfit.crossfit_all({method: make(method)}, folds, controls, progress=False, **options)[0][method]
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +63,7 @@ def spoiled_fold(tiny_tables, cp=False, tx=False):
 
 @pytest.fixture(scope="module")
 def spoiled(tiny_tables):
-    return {name: spoiled_fold(tiny_tables, cp="cp" in name, tx="tx" in name) for name in ("cp", "tx", "cp and tx")}
+    return {name: spoiled_fold(tiny_tables, cp="cp" in name, tx="tx" in name) for name in ("tx", "cp and tx")}
 
 
 def same_rows(one, other, rows):
@@ -92,7 +91,6 @@ def test_folds_hold_every_compound_once_and_no_test_compound_in_training(tiny_fo
         assert (fold.partner[fold.cp_wells[CONTROL]] == -1).all()
         keys = compound_groups(compounds)
         assert (fold.groups[fold.is_training] == keys.loc[names[fold.is_training]].to_numpy()).all()
-        np.testing.assert_array_equal(fold.controls, fold.cp[fold.cp_wells[CONTROL]])
 
 
 def test_features_are_prepared_on_training_wells_alone(tiny_folds, tiny_tables):
@@ -113,21 +111,6 @@ def test_features_are_prepared_on_training_wells_alone(tiny_folds, tiny_tables):
         np.testing.assert_allclose(fold.tx[row], ((wells - mean) / deviation).mean(), rtol=1e-3, atol=1e-4)
 
 
-def test_preparation_parameters_reach_the_preparation(tiny_tables):
-    fold = next(crossfit.prepare_folds(*tiny_tables, max_correlation=0.5, tame_tails=False))
-    assert fold.preparation.get_params() == {"max_missing": 0.05, "max_correlation": 0.5, "tame_tails": False}
-    assert fold.cp.shape[1] < 60
-
-
-def test_compounds_without_a_fold_take_no_part_in_training(tiny_tables):
-    cp, tx, compounds, folds = tiny_tables
-    left_out = folds.loc[folds["fold"] == 2, COMPOUND].iloc[:3]
-    fold = next(crossfit.prepare_folds(cp, tx, compounds, folds[~folds[COMPOUND].isin(left_out)]))
-    wells = fold.cp_wells[COMPOUND].isin(left_out).to_numpy()
-    assert not (fold.is_training | fold.is_test)[wells].any()
-    assert not fold.tx_is_training[fold.tx_treatments[COMPOUND].isin(left_out)].any()
-
-
 def test_doses_that_never_agree_are_said_in_one_line(tiny_tables):
     cp, tx, compounds, folds = tiny_tables
     tx = tx.assign(**{DOSE: tx[DOSE] * 1.5})
@@ -137,21 +120,6 @@ def test_doses_that_never_agree_are_said_in_one_line(tiny_tables):
 
 
 # ------------------------------------------------------------------------------------------- strict regime
-
-
-@pytest.mark.parametrize("what", ["cp", "tx", "cp and tx"])
-def test_garbage_in_test_compounds_leaves_preparation_and_training_pairs_alone(what, tiny_folds, spoiled):
-    clean, dirty = tiny_folds[FOLD], spoiled[what]
-    assert clean.preparation.features_ == dirty.preparation.features_
-    for name in ("median_", "mean_", "scale_"):
-        np.testing.assert_array_equal(getattr(clean.preparation, name), getattr(dirty.preparation, name))
-    np.testing.assert_array_equal(clean.cp[~clean.is_test], dirty.cp[~dirty.is_test])
-    np.testing.assert_array_equal(clean.tx[clean.tx_is_training], dirty.tx[dirty.tx_is_training])
-    assert ("cp" in what) != np.array_equal(clean.cp, dirty.cp)
-    assert ("tx" in what) != np.array_equal(clean.tx, dirty.tx)
-    for control in crossfit.CONTROLS:
-        pairs = [crossfit.training_tx(one, control, 3) for one in (clean, dirty)]
-        np.testing.assert_array_equal(*pairs)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -181,23 +149,12 @@ def test_tx_of_test_compounds_changes_no_embedding(method, tiny_folds, spoiled, 
             pd.testing.assert_frame_equal(clean, getattr(dirty, name), check_exact=True)
 
 
-def test_tx_of_test_compounds_does_change_their_retrieval(results, spoiled):
-    clean = results["ridge_tx"].retrieval
-    clean = clean[clean["fold"] == FOLD].reset_index(drop=True)
-    assert not clean["rank"].equals(run("ridge_tx", [spoiled["tx"]]).retrieval["rank"])
-
-
 # ------------------------------------------------------------------------------------------------ controls
 
 
 def labelled_tx(fold):
     """The fold with TX profiles that say which treatment they are of."""
     return replace(fold, tx=np.arange(len(fold.tx), dtype=np.float32)[:, None] * np.ones((1, 3), np.float32))
-
-
-def test_true_pairs_are_the_wells_own(tiny_folds):
-    fold = tiny_folds[0]
-    np.testing.assert_array_equal(crossfit.training_tx(fold, "true_pairs", 0), fold.tx[fold.partner[fold.is_training]])
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -246,12 +203,9 @@ def test_random_codes_are_one_vector_a_compound(tiny_folds):
     compound = fold.cp_wells.loc[fold.is_training, COMPOUND].to_numpy()
     assert codes.shape == (fold.is_training.sum(), fold.tx.shape[1])
     assert codes.dtype == np.float32
-    first = {name: codes[compound == name][0] for name in np.unique(compound)}
-    for name, code in first.items():
-        assert (codes[compound == name] == code).all()
-    assert len(np.unique(np.array(list(first.values())), axis=0)) == len(first)
-    assert abs(codes.mean()) < 0.1
-    assert abs(codes.std() - 1) < 0.1
+    for name in np.unique(compound):
+        assert (codes[compound == name] == codes[compound == name][0]).all()
+    assert len(np.unique(codes, axis=0)) == len(np.unique(compound))
     other_tx = replace(fold, tx=np.zeros_like(fold.tx))
     np.testing.assert_array_equal(crossfit.training_tx(other_tx, "random_codes", 0), codes)
 
@@ -285,22 +239,15 @@ def test_untrained_networks_took_no_step_and_differ_by_draw(method, tiny_folds):
         codes.append(encoder.transform(fold.cp))
     np.testing.assert_array_equal(codes[0], codes[1])
     assert not np.allclose(codes[0], codes[2])
-    trained = crossfit.fit_encoder(METHODS[method](**QUICK), fold).transform(fold.cp)
-    assert not np.allclose(codes[0], trained)
-
-
-def test_methods_without_training_steps_have_no_untrained_control(tiny_folds):
-    with pytest.raises(ScreenError, match="RidgeTX takes no training steps"):
-        crossfit.fit_encoder(RidgeTX(), tiny_folds[0], "untrained")
-    draws = {"true_pairs": 1, "deranged": 1, "rows_shuffled": 1, "random_codes": 1, "untrained": 1}
-    for method, left in (("ridge_tx", 4), ("contrastive", 5)):
-        result = run(method, tiny_folds[:1], controls=draws)
-        assert list(dict.fromkeys(result.consensus["control"])) == list(draws)[:left]
-        assert result.n_fits == left
+    given = METHODS[method](**QUICK)
+    crossfit.fit_encoder(given, fold, "untrained")
+    assert given.max_epochs == QUICK["max_epochs"] and not hasattr(given, "networks_")  # the caller's stays as it was
+    assert not np.allclose(codes[0], crossfit.fit_encoder(given, fold).transform(fold.cp))
 
 
 # ------------------------------------------------------------------------------- choices inside the folds
 
+GRID = {"n_tx_components": [2, 20], "shrinkage": [0.1, 0.9]}
 GRIDS = {
     "rcca": {"n_tx_components": [2, 20], "shrinkage": [0.3]},
     "lda_identity": {"n_components": [1, 10]},
@@ -310,46 +257,96 @@ GRIDS = {
 
 @pytest.fixture(scope="module")
 def tuned(tiny_folds):
-    encoders = {method: METHODS[method](**(QUICK if method in NETWORKS else {})) for method in GRIDS}
+    encoders = {method: make(method) for method in GRIDS}
     options = {"grids": GRIDS, "progress": False}
     return crossfit.crossfit_all(encoders, tiny_folds[:2], {"true_pairs": 1, "deranged": 1}, **options)[0]
 
 
 @pytest.mark.parametrize("method", GRIDS)
-def test_each_fold_chooses_for_itself_and_its_controls_inherit(method, tuned, tiny_folds):
+def test_each_fold_chooses_for_itself_and_its_controls_inherit(method, tuned, spoiled, tiny_folds):
     result = tuned[method]
-    columns = ["split", "repeat", "fold", "method", *tuning.CHOICE_COLUMNS]
-    assert list(result.choices.columns) == columns
-    assert len(result.choices) == 2 * 2
-    assert (result.choices.groupby("fold")["chosen"].sum() == 1).all()
-    assert set(result.choices["score"]) == {"replicates" if method == "lda_identity" else "retrieval"}
     for fold in tiny_folds[:2]:
-        plain = METHODS[method](**(QUICK if method in NETWORKS else {}))
-        score = "retrieval" if plain.cross_modal else "replicates"
-        choice = tuning.choose(plain, GRIDS[method], fold, score=score)
+        parameters, table = crossfit.choose(make(method), GRIDS[method], fold)
         rows = result.choices.query("fold == @fold.fold").reset_index(drop=True)
-        pd.testing.assert_frame_equal(rows[tuning.CHOICE_COLUMNS], choice.table)
-        assert choice.parameters.items() <= result.encoders[fold.name].get_params().items()
-        for control in ("true_pairs", "deranged") if plain.uses_tx else ("",):
-            given = METHODS[method](**(QUICK if method in NETWORKS else {})).set_params(**choice.parameters)
-            codes = crossfit.fit_encoder(given, fold, control or "true_pairs").transform(fold.cp)
-            centred = codes - codes[fold.cp_wells[CONTROL]].mean(axis=0)
-            kept = result.wells.query("fold == @fold.fold and control == @control")
-            shown = fold.is_test | fold.cp_wells[CONTROL].to_numpy()
-            np.testing.assert_allclose(embedding_values(kept), centred[shown], rtol=1e-4, atol=1e-5)
+        assert list(rows.columns) == ["split", "repeat", "fold", "method", *table.columns]
+        pd.testing.assert_frame_equal(rows[list(table.columns)], table)
+        assert json.loads(table.loc[table["chosen"], "parameters"].item()) == parameters
+        assert parameters.items() <= result.encoders[fold.name].get_params().items()
+    dirty = run(method, [spoiled["cp and tx"]], {"true_pairs": 1}, grids=GRIDS).choices
+    clean = result.choices.query("fold == @FOLD").reset_index(drop=True)
+    pd.testing.assert_frame_equal(clean, dirty, check_exact=True)
 
 
-@pytest.mark.parametrize("method", GRIDS)
-def test_garbage_in_test_compounds_changes_no_choice(method, tuned, spoiled):
-    encoders = {method: METHODS[method](**(QUICK if method in NETWORKS else {}))}
-    options = {"grids": GRIDS, "progress": False}
-    dirty = crossfit.crossfit_all(encoders, [spoiled["cp and tx"]], {"true_pairs": 1}, **options)[0][method]
-    clean = tuned[method].choices.query("fold == @FOLD").reset_index(drop=True)
-    pd.testing.assert_frame_equal(clean, dirty.choices, check_exact=True)
+def test_candidates_are_all_combinations_or_try_every_value_equally_often():
+    assert crossfit.candidates(GRID) == [
+        {"n_tx_components": n, "shrinkage": shrinkage} for n in (2, 20) for shrinkage in (0.1, 0.9)
+    ]
+    assert crossfit.candidates({}) == [{}]
+    grid = {"temperature": [0.1, 0.3, 1.0], "input_noise": [0.5, 1.0, 2.0], "more": list(range(100))}
+    assert crossfit.candidates(grid, 9, seed=3) == crossfit.candidates(grid, 9, seed=3)
+    assert crossfit.candidates(grid, 9, seed=3) != crossfit.candidates(grid, 9, seed=4)
+    for n in (1, 6, 9):
+        for name in ("temperature", "input_noise"):
+            counts = [sum(one[name] == value for one in crossfit.candidates(grid, n)) for value in grid[name]]
+            assert sum(counts) == n and max(counts) - min(counts) <= 1
 
 
-def test_without_a_grid_there_are_no_choices(results):
-    assert all(len(result.choices) == 0 for result in results.values())
+def test_training_compounds_are_held_out_once_whole_groups_at_a_time(tiny_folds, monkeypatch):
+    fold = tiny_folds[1]
+    groups = fold.groups.copy()
+    names = np.unique(groups[fold.is_training].astype(str))
+    groups[np.isin(groups.astype(str), names[:6])] = "one large group"
+    fold = replace(fold, groups=groups)
+    parts = list(crossfit.inner_splits(fold, 0))
+    assert len(parts) == 3
+    np.testing.assert_array_equal(np.sum([held_out for _, held_out in parts], axis=0), fold.is_training.astype(int))
+    for training, held_out in parts:
+        np.testing.assert_array_equal(training | held_out, fold.is_training)
+        assert not set(groups[training]) & set(groups[held_out])
+    n_held_out = [fold.cp_wells[COMPOUND][rows].nunique() for _, rows in parts]
+    for enough, n_parts in ((1, 1), (n_held_out[0], 1), (n_held_out[0] + 1, 2)):
+        monkeypatch.setattr(crossfit, "ENOUGH_SCORES", enough)
+        assert len(list(crossfit.inner_splits(fold, 0))) == n_parts
+    monkeypatch.setattr(crossfit, "MOST_GROUPS", 20)
+    ((training, held_out), *_) = crossfit.inner_splits(fold, 0)
+    assert len(set(groups[training | held_out])) == 20
+
+
+def test_retrieval_scores_equal_a_loop_and_the_lowest_wins(tiny_folds):
+    fold = tiny_folds[0]
+    parameters, table = crossfit.choose(RegularisedCCA(), GRID, fold)
+    values = []
+    for candidate in crossfit.candidates(GRID):
+        shares = []
+        for training, held_out in crossfit.inner_splits(fold, 0):
+            own_tx = fold.tx[fold.partner[training]]
+            encoder = RegularisedCCA(**candidate).fit(fold.cp[training], own_tx, groups=fold.groups[training])
+            ranks = naive_ranks(encoder, fold, held_out)
+            shares += [rank / (len(ranks) - 1) for rank in ranks.values()]
+        values.append((np.mean(shares), np.std(shares, ddof=1) / np.sqrt(len(shares)), len(shares)))
+    np.testing.assert_allclose(table[["value", "standard_error", "n_compounds"]], values, rtol=1e-9)
+    best = int(np.argmin([value for value, _, _ in values]))
+    assert table["chosen"].tolist() == [number == best for number in range(4)]
+    assert parameters == crossfit.candidates(GRID)[best]
+
+
+def test_what_cannot_be_is_refused_in_one_line_before_anything_is_fitted(tiny_folds, tiny_tables, monkeypatch):
+    monkeypatch.setattr(METHODS["contrastive"], "_fit", None)
+    for grid, message in (
+        ({"temperature": [0.3, 20.0]}, "ContrastiveEncoder: temperature is 20; .* must lie from 0.025"),
+        ({"temperature": [0.001]}, "temperature is 0.001"),
+        ({"depth": [1, 2]}, "ContrastiveEncoder has no parameter 'depth' to choose"),
+    ):
+        with pytest.raises(ScreenError, match=message) as error:
+            run("contrastive", tiny_folds, grids={"contrastive": grid})
+        assert "\n" not in str(error.value)
+    with pytest.raises(ScreenError, match="RidgeTX takes no training steps"):
+        crossfit.fit_encoder(RidgeTX(), tiny_folds[0], "untrained")
+    with pytest.raises(ScreenError, match="regime 'loose' is unknown: choose one of strict, transductive"):
+        next(iter(crossfit.prepare_folds(*tiny_tables, regime="loose")))
+    for share in (0, 1.01):
+        with pytest.raises(ScreenError, match="lies above 0 and up to 1"):
+            crossfit.fewer_pairs(tiny_folds[0], share, seed=0)
 
 
 # -------------------------------------------------------------------------------------------------- tables
@@ -418,69 +415,35 @@ def test_without_controls_embeddings_are_centred_on_the_training_wells(tiny_fold
     np.testing.assert_allclose(embedding_values(result.wells), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", [method for method in TX_METHODS if METHODS[method].cross_modal])
-def test_retrieval_ranks_equal_a_loop(method, results, tiny_folds):
-    result, fold = results[method], tiny_folds[0]
-    encoder = result.encoders[fold.name]
-    cp, tx = encoder.transform(fold.cp).astype(float), encoder.transform_tx(fold.tx).astype(float)
-    test = sorted(set(fold.cp_wells.loc[fold.is_test, COMPOUND]))
+def naive_ranks(encoder, fold, rows):
+    """How many TX profiles are nearer to a compound's CP profile than its own, by compound, of those in some wells."""
+    names = sorted(set(fold.cp_wells.loc[rows, COMPOUND]))
 
     def mean_over_doses(table, codes, compound):
-        rows = (table[COMPOUND] == compound).to_numpy()
-        doses = table.loc[rows, DOSE].to_numpy()
-        return np.mean([codes[rows][doses == dose].mean(axis=0) for dose in np.unique(doses)], axis=0)
+        own = (table[COMPOUND] == compound).to_numpy()
+        doses = table.loc[own, DOSE].to_numpy()
+        return np.mean([codes[own][doses == dose].mean(axis=0) for dose in np.unique(doses)], axis=0)
 
-    query = {one: mean_over_doses(fold.cp_wells, cp, one) for one in test}
-    target = {one: mean_over_doses(fold.tx_treatments, tx, one) for one in test}
-    retrieval = result.retrieval.query("fold == 0 and control == 'true_pairs'").set_index("compound")
-    assert retrieval.index.tolist() == test
-    assert (retrieval["n_candidates"] == len(test)).all()
-    for one in test:
+    cp, tx = encoder.transform(fold.cp).astype(float), encoder.transform_tx(fold.tx).astype(float)
+    query = {one: mean_over_doses(fold.cp_wells, cp, one) for one in names}
+    target = {one: mean_over_doses(fold.tx_treatments, tx, one) for one in names}
+    ranks = {}
+    for one in names:
         cosine = {
             other: query[one] @ profile / np.linalg.norm(query[one]) / np.linalg.norm(profile)
             for other, profile in target.items()
         }
-        assert retrieval.loc[one, "rank"] == sum(value > cosine[one] for value in cosine.values())
+        ranks[one] = sum(value > cosine[one] for value in cosine.values())
+    return ranks
 
 
-def test_true_pairs_are_found_more_often_than_deranged_ones():
-    # Effects as weak as in real screens are lost on 48 training compounds, so here both modalities show them plainly.
-    screen = simulation.simulate_screen("tiny", seed=0, cp_shared=0.6, shared_strength=2.0)
-    tables = [preprocessing.normalise_plates(table)[0] for table in (screen.cp, screen.tx)]
-    folds = splits.compound_folds(screen.compounds, n_folds=3, seed=0)
-    result = run("ridge_tx", list(crossfit.prepare_folds(*tables, screen.compounds, folds)))
-    ranks = result.retrieval.groupby("control")["rank"].mean()
-    assert ranks["true_pairs"] < ranks["deranged"] - 3
-    assert abs(ranks["deranged"] - 11.5) < 2.5  # chance among 24
-
-
-def test_other_first_seeds_share_no_draw(tiny_folds):
-    def codes(first_seed):
-        result = crossfit.crossfit(
-            "ridge_tx", maker("ridge_tx"), tiny_folds[:1], controls=DRAWS, first_seed=first_seed, progress=False
-        )
-        return {key: embedding_values(part) for key, part in result.consensus.groupby(["control", "seed"])}
-
-    first, second = codes(0), codes(1)
-    assert first.keys() == second.keys()
-    np.testing.assert_array_equal(first["true_pairs", 0], second["true_pairs", 0])
-    deranged = [one["deranged", seed] for one in (first, second) for seed in (0, 1)]
-    for i in range(4):
-        for j in range(i):
-            assert not np.allclose(deranged[i], deranged[j])
-
-
-def test_folds_of_unequal_length_stay_apart(tiny_folds):
-    folds = [replace(tiny_folds[0], cp=tiny_folds[0].cp[:, :50]), tiny_folds[1]]
-    result = run("raw_cp", folds)
-    assert result.n_dimensions == 60
-    for number, width in ((0, 50), (1, 60)):
-        for table in (result.wells, result.consensus):
-            values = embedding_values(table[table["fold"] == number])
-            assert values.shape[1] == width
-            assert np.isfinite(values).all()
-    oracle = crossfit.oracle_consensus(folds, result.consensus)["cp_tx"]
-    assert embedding_values(oracle[oracle["fold"] == 0]).shape[1] == 50 + tiny_folds[0].tx.shape[1]
+@pytest.mark.parametrize("method", [method for method in TX_METHODS if METHODS[method].cross_modal])
+def test_retrieval_ranks_equal_a_loop(method, results, tiny_folds):
+    fold = tiny_folds[0]
+    expected = naive_ranks(results[method].encoders[fold.name], fold, fold.is_test)
+    retrieval = results[method].retrieval.query("fold == 0 and control == 'true_pairs'").set_index("compound")
+    assert retrieval["rank"].to_dict() == expected
+    assert (retrieval["n_candidates"] == len(expected)).all()
 
 
 def test_oracles_are_tx_itself_and_both_blocks_at_equal_weight(results, tiny_folds):
@@ -510,18 +473,6 @@ def test_oracles_are_tx_itself_and_both_blocks_at_equal_weight(results, tiny_fol
 # ----------------------------------------------------------------------------------------- several methods
 
 
-def test_saved_encoders_embed_a_fold_as_before(results, tiny_folds, tiny_tables, tmp_path):
-    cp = tiny_tables[0]
-    crossfit.save_encoders(results["contrastive"], tiny_folds, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["all", "random-0-0", "random-0-1", "random-0-2"]
-    for fold in tiny_folds:
-        folder = tmp_path / fold.name
-        assert {path.suffix for path in folder.iterdir()} == {".json", ".safetensors"}
-        preparation = FeaturePreparation.load(folder / "preparation.json")
-        codes = load_encoder(folder).transform(preparation.transform(cp))
-        np.testing.assert_array_equal(codes, results["contrastive"].encoders[fold.name].transform(fold.cp))
-
-
 def test_methods_that_a_screen_does_not_allow_are_left_out_with_their_reason(tiny_folds):
     fold = tiny_folds[0]
     first = ~pd.Series(fold.groups).duplicated().to_numpy() | fold.cp_wells[CONTROL].to_numpy()
@@ -530,19 +481,27 @@ def test_methods_that_a_screen_does_not_allow_are_left_out_with_their_reason(tin
     results, left_out = crossfit.crossfit_all(encoders, [single], {"true_pairs": 1, "deranged": 1})
     assert list(results) == ["raw_cp", "ridge_tx"]
     assert "needs replicates" in left_out["lda_identity"]
-    assert not hasattr(encoders["ridge_tx"], "weights_")  # the ones passed in stay unfitted
+    assert not hasattr(encoders["ridge_tx"], "projection_")  # the ones passed in stay unfitted
     table = crossfit.method_table(results, left_out).set_index("method")
     assert table["kind"].tolist() == ["CP only", "with TX", ""]
     assert table["dimensions"].tolist() == [60, 4, 0]
     assert table.loc["lda_identity", "left_out"] == left_out["lda_identity"]
 
 
-def test_seeds_reach_networks_and_pass_other_methods_by(tiny_folds):
-    encoders = {"contrastive": METHODS["contrastive"](**QUICK), "rcca": METHODS["rcca"]()}
-    results, _ = crossfit.crossfit_all(encoders, tiny_folds[:1], {"true_pairs": 2})
-    for method, differ in (("contrastive", True), ("rcca", False)):
-        one, two = (embedding_values(part) for _, part in results[method].consensus.groupby("seed"))
-        assert np.allclose(one, two) != differ
+def test_draws_differ_by_seed_and_first_seed_and_reach_networks(tiny_folds):
+    draws = {"true_pairs": 2, "deranged": 2, "rows_shuffled": 1, "random_codes": 1, "untrained": 1}
+    codes = {}
+    for method, n_fits in (("rcca", 6), ("contrastive", 7)):
+        for first_seed in (0, 1):
+            result = run(method, tiny_folds[:1], draws, first_seed=first_seed)
+            assert result.n_fits == n_fits
+            for key, part in result.consensus.groupby(["control", "seed"]):
+                codes[method, first_seed, *key] = embedding_values(part)
+    true = [(one, 0, "true_pairs", seed) for one in ("rcca", "contrastive") for seed in (0, 1)]
+    np.testing.assert_array_equal(codes[true[0]], codes[true[1]])
+    assert not np.allclose(codes[true[2]], codes[true[3]])
+    deranged = [codes["rcca", first_seed, "deranged", seed] for first_seed in (0, 1) for seed in (0, 1)]
+    assert not any(np.allclose(deranged[i], deranged[j]) for i in range(4) for j in range(i))
 
 
 def test_retrieval_curves_are_the_share_found_so_far():
@@ -559,19 +518,7 @@ def test_retrieval_curves_are_the_share_found_so_far():
         np.testing.assert_allclose(part["share_of_compounds"], expected)
         assert part["share_of_compounds"].iloc[-1] == 1
         assert part["ci_low"].iloc[-1] == part["ci_high"].iloc[-1] == 1
-        # Scattered by the bootstrap of compounds, which a loop repeats.
-        by_compound = (mine[:10, None] <= part["rank_share"].to_numpy()) / 2
-        by_compound = by_compound + (mine[10:, None] <= part["rank_share"].to_numpy()) / 2
-        draws = [by_compound[rng.integers(0, 10, 10)].mean(axis=0) for _ in range(4000)]
-        low, high = np.quantile(draws, [0.025, 0.975], axis=0)
-        np.testing.assert_allclose(part["ci_low"], low, atol=0.051)  # shares come in steps of 1 / 20
-        np.testing.assert_allclose(part["ci_high"], high, atol=0.051)
-
-
-def test_embedding_columns_are_read_back_in_order():
-    values = np.random.default_rng(0).normal(size=(4, 1003)).astype(np.float32)
-    table = embedding_table(values).assign(**{COMPOUND: "a", "zone": 1.0})
-    np.testing.assert_array_equal(embedding_values(table), values)
+        assert (part["ci_low"] <= expected).all() and (expected <= part["ci_high"]).all()
 
 
 # --- the transductive regime ---------------------------------------------------------------------------------
@@ -602,6 +549,79 @@ def test_the_transductive_regime_sees_the_cp_of_test_compounds_and_never_their_t
     np.testing.assert_array_equal(*codes)
 
 
-def test_an_unknown_regime_is_refused(tiny_tables):
-    with pytest.raises(ScreenError, match="regime 'loose' is unknown: choose one of strict, transductive"):
-        next(iter(crossfit.prepare_folds(*tiny_tables, regime="loose")))
+# --- how much paired data it takes ------------------------------------------------------------------------------
+
+
+def test_a_share_of_the_compounds_stays_with_all_its_wells(tiny_folds):
+    fold = tiny_folds[0]
+    smaller = [crossfit.fewer_pairs(fold, share, seed=3) for share in (0.1, 0.5, 1.0)]
+    kept = [set(one.groups[one.is_training]) for one in smaller]
+    assert [len(names) for names in kept] == [5, 24, 48] and kept[0] < kept[1] < kept[2]
+    for one, names in zip(smaller, kept, strict=True):
+        assert (one.is_training == (fold.is_training & np.isin(fold.groups.astype(str), list(names)))).all()
+        paired = set(one.tx_treatments.loc[one.tx_is_training, COMPOUND])
+        assert paired == set(one.cp_wells.loc[one.is_training, COMPOUND])
+        assert all(getattr(one, name) is getattr(fold, name) for name in ("cp", "tx", "is_test", "partner"))
+    other = crossfit.fewer_pairs(fold, 0.5, seed=4)
+    assert set(other.groups[other.is_training]) != kept[1]
+
+
+def test_the_data_size_curve_ends_where_the_study_is(tiny_folds, tiny_screen, monkeypatch):
+    folds, compounds = tiny_folds[:3], tiny_screen.compounds
+    encoders = {"rcca": RegularisedCCA(), "lda_identity": LdaIdentity()}
+    by_fold = {name: {fold.name: one for fold in folds} for name, one in encoders.items()}
+    names = compounds[COMPOUND].to_numpy()
+    labels, _ = bioactivity.label_matrix(tiny_screen.activity, tiny_screen.tasks, names, min_active=8, min_inactive=8)
+    options = {"n_bootstrap": 100}
+    table = crossfit.data_size_curve(by_fold, folds, compounds, labels, shares=[0.25, 1.0], **options)
+    assert set(table["endpoint"]) == set(crossfit.ENDPOINTS) and len(table) == 3 * 2 * 3
+    assert table.groupby("share")["n_compounds"].first().to_dict() == {0.25: 12, 1.0: 48}
+    assert (table["ci_low"] <= table["mean"]).all() and (table["mean"] <= table["ci_high"]).all()
+    results, _ = crossfit.crossfit_all(encoders, folds, {"true_pairs": 1, "deranged": 1}, progress=False)
+    whole = {kind: {name: getattr(one, kind) for name, one in results.items()} for kind in ("wells", "consensus")}
+    monkeypatch.setattr(crossfit, "crossfit_all", None)
+    again = crossfit.data_size_curve(by_fold, folds, compounds, labels, shares=[1.0], whole=whole, **options)
+    keys = ["method", "control", "endpoint"]
+    expected = table[table["share"] == 1].sort_values(keys).reset_index(drop=True)
+    pd.testing.assert_frame_equal(again.sort_values(keys).reset_index(drop=True), expected)
+    nothing, bare = pd.DataFrame(index=names), compounds.assign(MoA=[[] for _ in names])
+    lacking = {"shares": [1.0], "whole": whole, "replicates": False, **options}
+    assert len(crossfit.data_size_curve(by_fold, folds, bare, nothing, **lacking)) == 0
+    assert set(crossfit.data_size_curve(by_fold, folds, compounds, nothing, **lacking)["endpoint"]) == {"moa_map"}
+
+
+# --- on a cluster ------------------------------------------------------------------------------------------------
+
+
+def test_a_dask_cluster_gives_the_same_bytes(tiny_folds, tmp_path, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    encoders = {name: make(name) for name in ("rcca", "contrastive", "cell_count")}
+    options = {"grids": {"rcca": GRIDS["rcca"], "contrastive": GRIDS["contrastive"]}, "progress": False}
+    settings = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    folds, made = tiny_folds[2:], {}
+    with distributed.LocalCluster(**settings, local_directory=str(tmp_path)) as cluster:
+        for place, address in (("here", ""), ("there", cluster.scheduler_address)):
+            monkeypatch.setenv("CPX_SCHEDULER", address)
+            crossfit.cluster.cache_clear()
+            results, left_out = crossfit.crossfit_all(encoders, folds, DRAWS, **options)
+            tables = [
+                getattr(result, name).to_csv()
+                for result in results.values()
+                for name in ("wells", "consensus", "retrieval", "history", "choices")
+            ]
+            for method, result in results.items():
+                crossfit.save_encoders(result, folds, tmp_path / place / method)
+            saved = {path.relative_to(tmp_path / place): path.read_bytes() for path in (tmp_path / place).rglob("*.*")}
+            made[place] = list(results), left_out, tables, saved
+        crossfit.cluster().close()
+        crossfit.cluster.cache_clear()
+    assert made["here"] == made["there"] and len(made["here"][3]) > 10
+
+
+def test_a_scheduler_that_does_not_answer_is_said_in_one_line(tiny_folds, monkeypatch):
+    pytest.importorskip("distributed")
+    crossfit.cluster.cache_clear()
+    monkeypatch.setenv("CPX_SCHEDULER", "tcp://127.0.0.1:9")
+    with pytest.raises(ScreenError, match=r"no Dask scheduler answers at tcp://127.0.0.1:9 .* start one with") as error:
+        run("raw_cp", tiny_folds[:1])
+    assert "\n" not in str(error.value)

@@ -28,7 +28,6 @@ from cpx_utils import (
     quality,
     simulation,
     splits,
-    tuning,
 )
 from cpx_utils.encoders import (
     AutoencoderEncoder,
@@ -140,7 +139,7 @@ def test_02_1_one_derangement_leaves_true_pairs_alone_and_widens_the_control(sma
 
 def test_02_2_no_fold_lets_cca_keep_the_variances(small):
     for prepared in small.folds:
-        table = tuning.choose(RegularisedCCA(), {"shrinkage": [0.0, 0.3, 1.0]}, prepared).table
+        _, table = crossfit.choose(RegularisedCCA(), {"shrinkage": [0.0, 0.3, 1.0]}, prepared)
         none, some, all_of_it = table["value"]
         assert all_of_it > max(none, some) + 0.02 and abs(none - some) < 0.03
         assert not table["chosen"].iloc[2]
@@ -148,7 +147,7 @@ def test_02_2_no_fold_lets_cca_keep_the_variances(small):
 
 def test_02_3_in_one_dimension_a_cosine_tells_two_heaps_apart_and_no_more(small):
     for encoder, name in ((LdaIdentity(), "n_components"), (ReplicateCCA(), "n_dimensions")):
-        one, twenty = tuning.choose(encoder, {name: [1, 20]}, small.folds[0], score="replicates").table["value"]
+        one, twenty = crossfit.choose(encoder, {name: [1, 20]}, small.folds[0])[1]["value"]
         assert one < 0.03 and twenty > 0.2
     counts = CellCount().fit(small.folds[0].cp).transform(small.folds[0].cp[:50])
     assert set(cosine_similarity(counts, counts).round(6).ravel()) == {-1.0, 1.0}
