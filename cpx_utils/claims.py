@@ -11,137 +11,93 @@ endpoint:
 3. ``moa_map``: mean average precision of mechanisms of action;
 4. ``family_auc``: ROC-AUC, averaged over the tasks of a target family, then over families.
 
-What varies in the bootstrap. *Compounds*: one resample of compounds serves all methods, endpoints and draws,
-so differences are paired. *Draws*: the derangements, and the seeds of networks, are resampled within each
-fold. *Pairing*: against the deranged control, the true pairing itself counts as one draw: had TX carried
-nothing, it would be just another derangement, with a luck of its own that no resampling of compounds shows.
-Its spread is that of the deranged draws. *Tasks*, for claims 1 and 4, within families. Intervals are
-percentile intervals (Efron and Tibshirani 1993); resampling compounds and tasks as crossed factors is
-conservative (Owen 2007, doi 10.1214/07-AOAS122).
+What varies in the bootstrap. *Compounds*, whole groups of one structure at a time: one resample serves all methods,
+endpoints and draws, so differences are paired. *Draws*: the derangements, and the seeds of networks, are resampled
+within each fold. *Pairing*: against the deranged control, the true pairing itself counts as one draw: had TX carried
+nothing, it would be just another derangement, with a luck of its own that no resampling of compounds shows. Its spread
+is that of the deranged draws; a single draw shows none, so nothing is judged against it. *Tasks*, for claims 1 and 4,
+within families. Intervals are percentile intervals (Efron and Tibshirani 1993); resampling compounds and tasks as
+crossed factors is conservative (Owen 2007, doi 10.1214/07-AOAS122).
+
+Last come published numbers on the same screens, and which of them may stand beside a run's own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from cpx_utils.bioactivity import PredictionFold, Predictions, dense_predictions, tx_strong_cp_weak
-from cpx_utils.metrics import benjamini_hochberg, retrieval_scores
+from cpx_utils.bioactivity import Predictions, dense_predictions, tx_strong_cp_weak
+from cpx_utils.metrics import benjamini_hochberg
+from cpx_utils.profiles import CLAIM_TEXTS, CP_ONLY, MIN_TASKS_PER_FAMILY, UNITS, ScreenError
 from cpx_utils.splits import halves
 
 ENDPOINTS = {1: "tx_strong_tasks", 2: "replicate_map", 3: "moa_map", 4: "family_auc"}
-CLAIM_TEXTS = {
-    1: "where TX excels and CP does not, the learned embedding predicts bioactivity better than CP",
-    2: "learned embeddings cluster CP replicates better",
-    3: "learned embeddings cluster mechanisms of action better",
-    4: "learned embeddings improve bioactivity tasks by target family",
-}
-UNITS = {
-    "tx_strong_tasks": "ROC-AUC",
-    "replicate_map": "mAP",
-    "moa_map": "mAP",
-    "family_auc": "ROC-AUC",
-}
-VERDICTS = ("supported", "explained without TX", "not supported", "inconclusive", "not testable")
-CP_ONLY = ("raw_cp", "sphered_cp", "pca_cp", "cell_count", "lda_identity")
 SMALLEST_EFFECTS = {"tx_strong_tasks": 0.01, "replicate_map": 0.02, "moa_map": 0.02, "family_auc": 0.01}
-MIN_TASKS_PER_FAMILY = 3
-CLAIM_COLUMNS = [
-    "screen",
-    "claim",
-    "endpoint",
-    "method",
-    "reference",
-    "effect",
-    "ci_low",
-    "ci_high",
-    "p_adjusted",
-    "verdict",
-    "p_value",
-    "detectable",
-    "n_units",
-    "value_method",
-    "value_reference",
-    "role",
-    "reason",
-    "would_change",
-    "deranged_effect",
-    "deranged_low",
-    "deranged_high",
-]
+CLAIM_COLUMNS = (
+    "screen claim endpoint method reference effect ci_low ci_high p_adjusted verdict p_value detectable n_units "
+    "value_method value_reference role reason would_change deranged_effect deranged_low deranged_high"
+).split()
 # Two-sided 5% and 80% power: 1.96 + 0.84 standard errors.
 DETECTABLE_IN_STANDARD_ERRORS = 2.8
+N_HALVINGS = 5  # of the compounds, to choose TX-strong, CP-weak tasks
+MIN_CHOSEN_TASKS = 3
+NAMES = {
+    "raw": "raw CP",
+    "best": "the best CP-only method",
+    "lda": "lda_identity",
+    "deranged": "its own deranged control",
+}
+NOTHING_PUBLISHED = "No published value of the same quantity on the same screen and split."
 
 
 # --------------------------------------------------------------------------------------------------
-# Comparisons and multiplicity
+# Comparisons and verdicts
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A difference with its 95% interval, bootstrap standard error and two-sided p."""
+    """A difference with its 95% interval, what could have been detected (80% power), and a two-sided p."""
 
     effect: float
     ci_low: float
     ci_high: float
-    standard_error: float
+    detectable: float
     p_value: float
 
     @property
-    def detectable(self) -> float:
-        """Smallest difference that such a study finds with 80% power: 2.8 standard errors."""
-        return DETECTABLE_IN_STANDARD_ERRORS * self.standard_error
-
-    @property
     def p_in_favour(self) -> float:
-        """The two-sided p where the effect is positive, else 1: a significant loss is no evidence for a
-        gain."""
-        return self.p_value if self.effect > 0 else 1.0
+        """The two-sided p where the effect is positive, else 1: a significant loss is no evidence for a gain."""
+        return self.p_value if self.effect > 0 and not np.isnan(self.p_value) else 1.0
 
 
-def summarise_bootstrap(distribution: np.ndarray, *, level: float = 0.95) -> Comparison:
+def summarise_bootstrap(distribution: np.ndarray) -> Comparison:
     """Interval and p of a bootstrapped difference.
 
     Parameters
     ----------
     distribution : array (1 + n_bootstrap,)
         First the estimate itself, then its bootstrap replicates. Undefined replicates (NaN) are left out.
-    level : float
-        Coverage of the interval.
 
     Returns
     -------
     Comparison
         Percentile interval; p is twice the share of replicates on the far side of 0, with 1 added above and
-        below so that it is never 0 (Davison and Hinkley 1997).
+        below so that it is never 0 (Davison and Hinkley 1997). NaN with fewer than two replicates.
     """
     estimate = float(distribution[0])
     replicates = distribution[1:][~np.isnan(distribution[1:])]
     if np.isnan(estimate) or len(replicates) < 2:
         return Comparison(estimate, np.nan, np.nan, np.nan, np.nan)
-    low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(replicates, [0.025, 0.975])
     below, above = (replicates <= 0).sum(), (replicates >= 0).sum()
     p_value = min(1.0, 2.0 * (1 + min(below, above)) / (len(replicates) + 1))
-    return Comparison(estimate, float(low), float(high), float(replicates.std(ddof=1)), float(p_value))
-
-
-def holm(p_values: np.ndarray) -> np.ndarray:
-    """Holm's step-down adjustment (1979); NaN stays NaN and does not count."""
-    from statsmodels.stats.multitest import multipletests
-
-    p_values = np.asarray(p_values, dtype=float)
-    adjusted = np.full(p_values.shape, np.nan)
-    known = ~np.isnan(p_values)
-    if known.any():
-        adjusted[known] = multipletests(p_values[known], method="holm")[1]
-    return adjusted
-
-
-# --------------------------------------------------------------------------------------------------
-# Verdicts
+    detectable = DETECTABLE_IN_STANDARD_ERRORS * float(replicates.std(ddof=1))
+    return Comparison(estimate, float(low), float(high), detectable, float(p_value))
 
 
 @dataclass(frozen=True)
@@ -151,11 +107,6 @@ class Verdict:
     verdict: str
     deciding: str
     reason: str
-
-
-def claim_p_value(best: Comparison, deranged: Comparison) -> float:
-    """Larger of the two p: both comparisons must hold for the claim (intersection-union; Berger 1982)."""
-    return max(best.p_in_favour, deranged.p_in_favour)
 
 
 def verdict(
@@ -183,19 +134,16 @@ def verdict(
         Method minus reference, under the keys ``raw`` (raw CP), ``best`` (best CP-only method), ``lda``
         (lda_identity; may be left out) and ``deranged`` (the same method on deranged pairs).
     p_adjusted : float
-        Holm-adjusted :func:`claim_p_value`.
+        Larger p of ``best`` and ``deranged``, since both must hold (intersection-union; Berger 1982), after Holm.
     smallest_effect : float
         The smallest gain that would matter, in the endpoint's units.
     alpha : float
     not_testable : str
         Why the claim cannot be tested on this screen; "" if it can.
-
-    Returns
-    -------
-    Verdict
     """
     if not_testable:
         return Verdict("not testable", "", not_testable)
+    seen = "; differences from {:.3f} up would have been detected with 80% power"
     needed = {key: comparisons[key] for key in ("best", "deranged")}
     hardest = max(needed, key=lambda key: (needed[key].p_in_favour, -needed[key].ci_low))
     wins = all(one.ci_low > 0 for one in needed.values())
@@ -205,7 +153,7 @@ def verdict(
     explaining = {key: comparisons[key] for key in ("deranged", "best", "lda") if key in comparisons}
     unbeaten = {key: one for key, one in explaining.items() if not one.ci_low > 0}
     if raw.ci_low > 0 and unbeaten:
-        least = min(unbeaten, key=lambda key: unbeaten[key].effect / max(unbeaten[key].standard_error, 1e-12))
+        least = min(unbeaten, key=lambda key: unbeaten[key].effect / max(unbeaten[key].detectable, 1e-12))
         high = unbeaten[least].ci_high
         rest = f"a gain of up to {high:.3f} over it is not excluded" if high > 0 else "it is worse than that"
         return Verdict("explained without TX", least, f"better than raw CP but not than {NAMES[least]}; {rest}")
@@ -215,16 +163,9 @@ def verdict(
             key = next(iter(excluded))
             why = f"not better than raw CP, and a gain of {smallest_effect:g} over {NAMES[key]} is excluded"
             return Verdict("not supported", key, why)
-        return Verdict("inconclusive", "raw", _detectable_sentence("not clearly better than raw CP", raw))
-    return Verdict("inconclusive", hardest, _detectable_sentence("does not survive Holm's correction", needed[hardest]))
-
-
-NAMES = {
-    "raw": "raw CP",
-    "best": "the best CP-only method",
-    "lda": "lda_identity",
-    "deranged": "its own deranged control",
-}
+        return Verdict("inconclusive", "raw", "not clearly better than raw CP" + seen.format(raw.detectable))
+    why = "does not survive Holm's correction" + seen.format(needed[hardest].detectable)
+    return Verdict("inconclusive", hardest, why)
 
 
 def would_change(ruled: Verdict, comparisons: Mapping[str, Comparison]) -> str:
@@ -259,28 +200,14 @@ def would_change(ruled: Verdict, comparisons: Mapping[str, Comparison]) -> str:
     return f"{max(times, 1.0):.1f} times the compounds, if the gain over {NAMES[key]} stays {one.effect:+.3f}"
 
 
-def _detectable_sentence(what: str, one: Comparison) -> str:
-    return f"{what}; differences from {one.detectable:.3f} up would have been detected with 80% power"
-
-
 # --------------------------------------------------------------------------------------------------
 # Bootstrap
 
 
-@dataclass(frozen=True)
-class CompoundResample:
-    """How often each compound occurs in each bootstrap resample; row 0 is the data themselves."""
-
-    compounds: pd.Index
-    weights: np.ndarray  # (1 + n_bootstrap, n_compounds) float32
-    groups: pd.Series  # of each compound, by its name
-
-    def of(self, compounds: Iterable) -> np.ndarray:
-        """Weights of the given compounds, (1 + n_bootstrap, n)."""
-        at = self.compounds.get_indexer(pd.Index(np.asarray(compounds, dtype=object).astype(str)))
-        if (at < 0).any():
-            raise ValueError("a compound is missing from the bootstrap's list of compounds")
-        return self.weights[:, at]
+def _drawn(n: int, n_bootstrap: int, rng: np.random.Generator) -> np.ndarray:
+    """How often each of n things is drawn with replacement, (1 + n_bootstrap, n); row 0 is the data: each once."""
+    draws = rng.multinomial(n, np.full(n, 1.0 / n), size=n_bootstrap) if n else np.zeros((n_bootstrap, 0))
+    return np.vstack([np.ones((1, n)), draws])
 
 
 def resample_compounds(
@@ -288,29 +215,29 @@ def resample_compounds(
     *,
     n_bootstrap: int,
     rng: np.random.Generator,
-    groups: Mapping | pd.Series | None = None,
-) -> CompoundResample:
-    """Draw compounds with replacement.
+    groups: pd.Series | None = None,
+) -> pd.DataFrame:
+    """Draw groups of compounds with replacement.
 
     Parameters
     ----------
     compounds : iterable of str
     n_bootstrap : int
     rng : numpy.random.Generator
-    groups : mapping or Series from compound to group, optional
-        What is resampled (InChIKey blocks): compounds of a group come and go together. Default: the compound.
+    groups : Series of groups by compound, optional
+        What is resampled (:func:`profiles.compound_groups`): compounds of a group come and go together. Default, and
+        for compounds that it lacks: the compound.
 
     Returns
     -------
-    CompoundResample
+    DataFrame (1 + n_bootstrap, n_compounds)
+        How often each compound (column) occurs in each resample, float32; row 0 is the data themselves.
     """
     names = pd.Index(sorted({str(name) for name in compounds}))
     labels = names if groups is None else pd.Index([str(groups.get(name, name)) for name in names])
     code, distinct = pd.factorize(labels, sort=True)
-    n = len(distinct)
-    drawn = rng.multinomial(n, np.full(n, 1.0 / max(n, 1)), size=n_bootstrap) if n else np.zeros((n_bootstrap, 0))
-    weights = np.vstack([np.ones((1, n)), drawn]).astype(np.float32)
-    return CompoundResample(names, weights[:, code], pd.Series(labels, index=names))
+    weights = _drawn(len(distinct), n_bootstrap, rng).astype(np.float32)
+    return pd.DataFrame(weights[:, code], columns=names)
 
 
 @dataclass
@@ -318,8 +245,8 @@ class EndpointBootstrap:
     """An endpoint's estimate (row 0) and bootstrap values, by (method, control).
 
     ``values[(method, control)]`` and ``pairing[method]`` are arrays (1 + n_bootstrap,); ``pairing`` is what
-    the luck of one pairing adds to a method, estimated from its deranged draws. ``families`` holds the same
-    by target family.
+    the luck of one pairing adds to a method, estimated from its deranged draws: NaN where there is one only, which
+    shows no luck. ``families`` holds the same by target family.
     """
 
     endpoint: str
@@ -329,21 +256,21 @@ class EndpointBootstrap:
     families: dict[str, EndpointBootstrap] = field(default_factory=dict)
     not_testable: str = ""
 
-    def key(self, method: str) -> tuple[str, str] | None:
-        """Where a method's own values are: on true pairs, or without control for methods without TX."""
-        return next((key for key in ((method, "true_pairs"), (method, "")) if key in self.values), None)
+    def difference(self, one: tuple[str, str], other: tuple[str, str]) -> np.ndarray:
+        """One (method, control) minus another, (1 + n_bootstrap,).
 
-    def difference(self, method: str, reference: tuple[str, str]) -> np.ndarray:
-        """Method minus reference, (1 + n_bootstrap,); against a method's deranged control the pairing's luck
-        is added."""
-        own = self.values[self.key(method)]
-        difference = own - self.values[reference]
-        if reference == (method, "deranged"):
-            difference = difference + self.pairing.get(method, 0.0)
+        Between a method and its own deranged control the pairing's luck is added. Replicates are NaN, and nothing is
+        judged, where either side is a deranged control of a single draw.
+        """
+        difference = self.values[one] - self.values[other]
+        is_own_control = other == (one[0], "deranged")
+        for method in {method for method, control in (one, other) if control == "deranged"}:
+            luck = self.pairing[method]
+            difference = difference + (luck if is_own_control else 0.0 * luck)  # 0 times NaN stays NaN
         return difference
 
 
-class _Columns:
+class _Fits:
     """Fitted models of an endpoint (method, control, seed) and how they are resampled within one fold."""
 
     def __init__(self, columns: pd.DataFrame):
@@ -353,52 +280,40 @@ class _Columns:
         self.paired = sorted({method for method, control in self.groups if control == "deranged"})
 
     def combine(self, values: np.ndarray, present: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Average draws with their bootstrap weights: (B, n_columns) or (B, t, n_columns) -> (..., n_groups +
-        n_paired).
+        """Average draws with their bootstrap weights: (B, ..., n_columns) -> (B, ..., n_groups + n_paired).
 
-        The last ``n_paired`` are the luck of one pairing: a deranged draw's deviation from the mean of the
-        draws, scaled so that its variance is unbiased.
+        The last ``n_paired`` are the luck of one pairing: a deranged draw's deviation from the mean of the draws,
+        scaled so that its variance is unbiased; NaN from one draw, which has no deviation to show.
         """
-        coefficients = self._coefficients(len(values), present, rng)
-        if values.ndim == 2:
-            return np.stack([np.einsum("bk,bk->b", values[:, at], c) for at, c in coefficients], axis=-1)
-        return np.stack([np.einsum("btk,bk->bt", values[:, :, at], c) for at, c in coefficients], axis=-1)
-
-    def _coefficients(
-        self, n_rows: int, present: np.ndarray, rng: np.random.Generator
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        n_rows = len(values)
         coefficients, pairing = [], []
         for (method, control), members in zip(self.groups, self.members, strict=True):
             at = members[present[members]]
             if not len(at):
                 raise ValueError(f"{method} ({control or 'no control'}) is missing from a fold that others have")
             k = len(at)
-            weights = np.full((n_rows, k), 1.0 / k)
-            if k > 1:
-                weights[1:] = rng.multinomial(k, np.full(k, 1.0 / k), size=n_rows - 1) / k
-            coefficients.append((at, weights))
+            coefficients.append((at, _drawn(k, n_rows - 1, rng) / k))
             if control == "deranged":
                 luck = np.zeros((n_rows, k))
+                luck[1:] = np.nan
                 if k > 1:
-                    luck[np.arange(1, n_rows), rng.integers(k, size=n_rows - 1)] = 1.0
-                    luck[1:] = (luck[1:] - 1.0 / k) * np.sqrt(k / (k - 1))
+                    luck[1:] = -1.0 / k
+                    luck[np.arange(1, n_rows), rng.integers(k, size=n_rows - 1)] += 1.0
+                    luck[1:] *= np.sqrt(k / (k - 1))
                 pairing.append((at, luck))
-        return coefficients + pairing
+        combined = [np.einsum("b...k,bk->b...", values[..., at], c) for at, c in coefficients + pairing]
+        return np.stack(combined, axis=-1)
 
-    def split(self, combined: np.ndarray) -> tuple[dict[tuple[str, str], np.ndarray], dict[str, np.ndarray]]:
-        """Last axis of :meth:`combine` -> values by (method, control), pairing luck by method."""
+    def endpoint(self, name: str, combined: np.ndarray, n_units: int) -> EndpointBootstrap:
+        """What :meth:`combine` made (B, n_groups + n_paired), as an endpoint."""
         n = len(self.groups)
-        values = {group: combined[..., i] for i, group in enumerate(self.groups)}
-        return values, {method: combined[..., n + i] for i, method in enumerate(self.paired)}
+        values = {group: combined[:, i] for i, group in enumerate(self.groups)}
+        pairing = {method: combined[:, n + i] for i, method in enumerate(self.paired)}
+        return EndpointBootstrap(name, values, pairing, n_units)
 
 
 def bootstrap_compound_endpoint(
-    table: pd.DataFrame,
-    value: str,
-    resample: CompoundResample,
-    rng: np.random.Generator,
-    *,
-    endpoint: str = "",
+    table: pd.DataFrame, value: str, resample: pd.DataFrame, rng: np.random.Generator, *, endpoint: str = ""
 ) -> EndpointBootstrap:
     """Bootstrap the mean of a value measured for each compound (claims 2 and 3).
 
@@ -410,10 +325,12 @@ def bootstrap_compound_endpoint(
         dropped.
     value : str
         Column.
-    resample : CompoundResample
+    resample : DataFrame
+        From :func:`resample_compounds`.
     rng : numpy.random.Generator
         Resamples draws.
     endpoint : str
+        Its name; default: the column's.
 
     Returns
     -------
@@ -427,7 +344,7 @@ def bootstrap_compound_endpoint(
     table = table.assign(**{name: 0 for name in ("repeat", "fold", "seed") if name not in table})
     keys = ["method", "control", "seed"]
     column = table.groupby(keys, sort=True, observed=True).ngroup().to_numpy()
-    columns = _Columns(table[keys].iloc[np.unique(column, return_index=True)[1]])
+    fits = _Fits(table[keys].iloc[np.unique(column, return_index=True)[1]])
     n_columns = column.max(initial=-1) + 1
     fold_of = table.groupby(["repeat", "fold"], sort=True, observed=True).ngroup().to_numpy()
     compound, names = pd.factorize(table["compound"], sort=True)
@@ -442,15 +359,14 @@ def bootstrap_compound_endpoint(
         present = counts.any(0)
         most = counts.max(1)
         kept = (most > 0) & (counts[:, present] == most[:, None]).all(1)
-        weights = resample.of(names[kept]).astype(float)  # (1 + B, n_kept)
-        numerator = numerator + columns.combine(weights @ totals[kept], present, rng)
+        weights = resample[names[kept].astype(str)].to_numpy(dtype=float)  # (1 + n_bootstrap, n_kept)
+        numerator = numerator + fits.combine(weights @ totals[kept], present, rng)
         denominator = denominator + weights @ most[kept]
         used |= kept
     if not used.any():
         return EndpointBootstrap(endpoint or value, {}, {}, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        values, pairing = columns.split(numerator / denominator[:, None])
-    return EndpointBootstrap(endpoint or value, values, pairing, int(used.sum()))
+        return fits.endpoint(endpoint or value, numerator / denominator[:, None], int(used.sum()))
 
 
 def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray, *, block: int = 256) -> np.ndarray:
@@ -494,145 +410,91 @@ def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray, *,
     return result
 
 
-def _fold_auc(
-    one: PredictionFold,
-    tasks: np.ndarray,
-    weights: np.ndarray,
-    columns: _Columns,
-    coefficients_seed: int,
-    keep: np.ndarray,
-) -> np.ndarray:
-    """Bootstrapped AUC (1 + B, n_tasks, n_groups + n_paired) of some tasks on the kept compounds of one
-    fold."""
-    kept = keep[one.rows]
-    rows = one.rows[kept]
-    auc = np.full((len(weights), len(tasks), len(one.present)), np.nan)
-    for i, task in enumerate(tasks):
-        labels = one.labels[kept, task]
-        known = np.flatnonzero(~np.isnan(labels))
-        scores = one.scores[kept, task][known][:, one.present]
-        auc[:, i, one.present] = weighted_auc(labels[known], scores, weights[:, rows[known]])
-    # The same draws for every task of a fold: a draw is one embedding, and its luck is shared by all tasks.
-    return columns.combine(auc, one.present, np.random.default_rng(coefficients_seed))
-
-
 def _task_auc(
     dense: Predictions,
     tasks: np.ndarray,
     weights: np.ndarray,
-    columns: _Columns,
+    fits: _Fits,
     seed: int,
-    keep: np.ndarray | None = None,
+    measured_on: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Mean over folds of the bootstrapped AUC within a fold, (1 + B, n_tasks, n_groups + n_paired); NaN if
-    undefined."""
-    keep = np.ones(len(dense.compounds), dtype=bool) if keep is None else keep
+    """Mean over folds of some tasks' bootstrapped AUC within a fold, (1 + n_bootstrap, n_tasks, n_groups + n_paired).
+
+    `measured_on` (n_compounds,) restricts it to some compounds. NaN where no fold measures a task.
+    """
     total, count = 0.0, 0.0
     for number, one in enumerate(dense.folds):
-        values = _fold_auc(one, tasks, weights, columns, seed + number, keep)
+        kept = slice(None) if measured_on is None else measured_on[one.rows]
+        rows, labels, scores = one.rows[kept], one.labels[kept], one.scores[kept]
+        auc = np.full((len(weights), len(tasks), len(one.present)), np.nan)
+        for i, task in enumerate(tasks):
+            known = np.flatnonzero(~np.isnan(labels[:, task]))
+            of_models = scores[known, task][:, one.present]
+            auc[:, i, one.present] = weighted_auc(labels[known, task], of_models, weights[:, rows[known]])
+        # The same draws for every task of a fold: a draw is one embedding, and its luck is shared by all tasks.
+        values = fits.combine(auc, one.present, np.random.default_rng(seed + number))
         total = total + np.nan_to_num(values)
         count = count + ~np.isnan(values)
     with np.errstate(invalid="ignore", divide="ignore"):
         return total / count
 
 
-def _task_weights(n_tasks: int, n_rows: int, rng: np.random.Generator, resample: bool) -> np.ndarray:
-    """How often each task counts, (n_rows, n_tasks); row 0 and no resampling: once."""
-    weights = np.ones((n_rows, n_tasks))
-    if resample and n_tasks > 1:
-        weights[1:] = rng.multinomial(n_tasks, np.full(n_tasks, 1.0 / n_tasks), size=n_rows - 1)
-    return weights
-
-
-def _weighted_task_sum(auc: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sum over tasks of weight x AUC, and of the weights of tasks whose AUC is defined: (rows, groups)
-    each."""
-    return (
-        np.einsum("bt,btg->bg", weights, np.nan_to_num(auc)),
-        np.einsum("bt,btg->bg", weights, (~np.isnan(auc)).astype(float)),
-    )
-
-
 def bootstrap_family_auc(
-    predictions: pd.DataFrame | Predictions,
-    tasks: pd.DataFrame,
-    resample: CompoundResample,
-    rng: np.random.Generator,
-    *,
-    resample_tasks: bool = True,
-    min_tasks: int = MIN_TASKS_PER_FAMILY,
-    unknown: str = "other",
+    dense: Predictions, tasks: pd.DataFrame, resample: pd.DataFrame, rng: np.random.Generator
 ) -> EndpointBootstrap:
     """Bootstrap the mean ROC-AUC of each target family, and its mean over testable families (claim 4).
 
     Parameters
     ----------
-    predictions : DataFrame or Predictions
+    dense : Predictions
     tasks : DataFrame
         ``task, family``.
-    resample : CompoundResample
+    resample : DataFrame
+        From :func:`resample_compounds`.
     rng : numpy.random.Generator
         Resamples draws, and tasks within families.
-    resample_tasks : bool
-        False: the tasks are the population, not a sample of it.
-    min_tasks : int
-        Families of fewer measured tasks are kept in ``families`` but not in the mean.
-    unknown : str
-        The name that stands for no known family: kept, not in the mean.
 
     Returns
     -------
     EndpointBootstrap
-        ``n_units``: number of families in the mean; ``families``: one EndpointBootstrap a family, ``n_units``
-        its tasks.
+        ``n_units``: number of families in the mean: those of `MIN_TASKS_PER_FAMILY` measured tasks, without "other",
+        which is no family. ``families``: one EndpointBootstrap each, all of them, ``n_units`` its tasks.
     """
-    dense = predictions if isinstance(predictions, Predictions) else dense_predictions(predictions)
-    columns = _Columns(dense.columns)
-    weights = resample.of(dense.compounds)
-    family_of = tasks.set_index(tasks["task"].astype(str))["family"].fillna(unknown).astype(str)
-    families = family_of.reindex(pd.Index(dense.tasks.astype(str))).fillna(unknown).to_numpy(dtype=object)
+    fits = _Fits(dense.columns)
+    weights = resample[dense.compounds.astype(str)].to_numpy()
+    family_of = tasks.set_index(tasks["task"].astype(str))["family"].fillna("other").astype(str)
+    family_of_task = family_of.reindex(pd.Index(dense.tasks.astype(str))).fillna("other").to_numpy(dtype=object)
     seed = int(rng.integers(2**31))
-    result = EndpointBootstrap("family_auc", {}, {}, 0)
-    means = []
-    for family in sorted(set(families)):
-        auc = _task_auc(dense, np.flatnonzero(families == family), weights, columns, seed)
-        measured = ~np.isnan(auc[0]).any(1)
-        auc = auc[:, measured]
+    families, means = {}, []
+    for family in sorted(set(family_of_task)):
+        auc = _task_auc(dense, np.flatnonzero(family_of_task == family), weights, fits, seed)
+        auc = auc[:, ~np.isnan(auc[0]).any(1)]
         n_tasks = auc.shape[1]
         if not n_tasks:
             continue
-        total, count = _weighted_task_sum(auc, _task_weights(n_tasks, len(weights), rng, resample_tasks))
+        times = _drawn(n_tasks, len(weights) - 1, rng)
+        total = np.einsum("bt,btg->bg", times, np.nan_to_num(auc))
         with np.errstate(invalid="ignore", divide="ignore"):
-            mean = total / count
-        result.families[family] = EndpointBootstrap(f"family_auc:{family}", *columns.split(mean), n_tasks)
-        if n_tasks >= min_tasks and family != unknown:
+            mean = total / np.einsum("bt,btg->bg", times, (~np.isnan(auc)).astype(float))
+        families[family] = fits.endpoint(f"family_auc:{family}", mean, n_tasks)
+        if n_tasks >= MIN_TASKS_PER_FAMILY and family != "other":
             means.append(mean)
-    if means:
-        result.values, result.pairing = columns.split(np.mean(means, axis=0))
-        result.n_units = len(means)
-    return result
-
-
-@dataclass(frozen=True)
-class TaskChoice:
-    """How TX-strong, CP-weak tasks are chosen: thresholds, number of random halvings and their seed."""
-
-    tx_min: float = 0.65
-    margin: float = 0.05
-    n_halvings: int = 5
-    seed: int = 0
-    min_tasks: int = 3
-    cp_method: str = "raw_cp"
-    tx_method: str = "tx"
+    if not means:
+        return EndpointBootstrap("family_auc", {}, {}, 0, families)
+    endpoint = fits.endpoint("family_auc", np.mean(means, axis=0), len(means))
+    endpoint.families = families
+    return endpoint
 
 
 def bootstrap_tx_strong_auc(
-    predictions: pd.DataFrame | Predictions,
-    resample: CompoundResample,
+    dense: Predictions,
+    resample: pd.DataFrame,
     rng: np.random.Generator,
     *,
-    choice: TaskChoice | None = None,
-    resample_tasks: bool = True,
+    groups: pd.Series | None = None,
+    tx_min: float = 0.65,
+    margin: float = 0.05,
+    seed: int = 0,
 ) -> EndpointBootstrap:
     """Bootstrap the mean ROC-AUC over TX-strong, CP-weak tasks (claim 1).
 
@@ -642,54 +504,55 @@ def bootstrap_tx_strong_auc(
 
     Parameters
     ----------
-    predictions : DataFrame or Predictions
-    resample : CompoundResample
+    dense : Predictions
+    resample : DataFrame
+        From :func:`resample_compounds`.
     rng : numpy.random.Generator
-    choice : TaskChoice, optional
-    resample_tasks : bool
-        Resample the chosen tasks too.
+        Resamples draws and the chosen tasks.
+    groups : Series of groups by compound, optional
+    tx_min, margin : float
+        ROC-AUC from which TX counts as strong, and by how much it must exceed raw CP.
+    seed : int
+        Of the halvings.
 
     Returns
     -------
     EndpointBootstrap
-        ``n_units``: number of distinct chosen tasks. With fewer than ``choice.min_tasks`` there are no
-        values.
+        ``n_units``: number of distinct chosen tasks. With fewer than `MIN_CHOSEN_TASKS` there are no values.
     """
-    choice = choice or TaskChoice()
-    dense = predictions if isinstance(predictions, Predictions) else dense_predictions(predictions)
-    columns = _Columns(dense.columns)
-    weights = resample.of(dense.compounds)
+    fits = _Fits(dense.columns)
     method = dense.columns["method"].to_numpy(dtype=object)
-    lacking = [name for name in (choice.cp_method, choice.tx_method) if not (method == name).any()]
+    lacking = [name for name in ("raw_cp", "tx") if not (method == name).any()]
     if lacking:
         reason = f"no predictions of {' and '.join(lacking)}, by which TX-strong, CP-weak tasks are chosen"
         return EndpointBootstrap("tx_strong_tasks", {}, {}, 0, not_testable=reason)
     measurements = []  # (tasks chosen on a half, compounds of the other half)
-    for number in range(choice.n_halvings):
-        first = halves(dense.compounds, choice.seed + number, resample.groups)
+    for number in range(N_HALVINGS):
+        first = halves(dense.compounds, seed + number, groups)
         for chosen_on in (first, ~first):
             auc = dense.auc(chosen_on)
-            cp_auc, tx_auc = (auc[:, method == name].mean(1) for name in (choice.cp_method, choice.tx_method))
-            chosen = tx_strong_cp_weak(cp_auc, tx_auc, tx_min=choice.tx_min, margin=choice.margin)
+            cp_auc, tx_auc = (auc[:, method == name].mean(1) for name in ("raw_cp", "tx"))
+            chosen = tx_strong_cp_weak(cp_auc, tx_auc, tx_min=tx_min, margin=margin)
             measurements.append((np.flatnonzero(chosen), ~chosen_on))
     distinct = np.unique(np.concatenate([tasks for tasks, _ in measurements])).astype(int)
-    if len(distinct) < choice.min_tasks:
+    if len(distinct) < MIN_CHOSEN_TASKS:
         reason = (
-            f"{len(distinct)} tasks are TX-strong and CP-weak (TX at least {choice.tx_min:g} and"
-            f" {choice.margin:g} above CP); at least {choice.min_tasks} are needed"
+            f"{len(distinct)} tasks are TX-strong and CP-weak (TX at least {tx_min:g} and {margin:g} above CP); "
+            f"at least {MIN_CHOSEN_TASKS} are needed"
         )
         return EndpointBootstrap("tx_strong_tasks", {}, {}, len(distinct), not_testable=reason)
-    seed = int(rng.integers(2**31))
-    task_weights = np.zeros((len(weights), len(dense.tasks)))
-    task_weights[:, distinct] = _task_weights(len(distinct), len(weights), rng, resample_tasks)
+    draws_seed = int(rng.integers(2**31))
+    weights = resample[dense.compounds.astype(str)].to_numpy()
+    times = np.zeros((len(weights), len(dense.tasks)))
+    times[:, distinct] = _drawn(len(distinct), len(weights) - 1, rng)
     total, count = 0.0, 0.0
     for tasks, measured_on in measurements:
         if len(tasks):
-            auc = _task_auc(dense, tasks, weights, columns, seed, measured_on)
-            one_total, one_count = _weighted_task_sum(auc, task_weights[:, tasks])
-            total, count = total + one_total, count + one_count
+            auc = _task_auc(dense, tasks, weights, fits, draws_seed, measured_on)
+            total = total + np.einsum("bt,btg->bg", times[:, tasks], np.nan_to_num(auc))
+            count = count + np.einsum("bt,btg->bg", times[:, tasks], (~np.isnan(auc)).astype(float))
     with np.errstate(invalid="ignore", divide="ignore"):
-        return EndpointBootstrap("tx_strong_tasks", *columns.split(total / count), len(distinct))
+        return fits.endpoint("tx_strong_tasks", total / count, len(distinct))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -702,11 +565,9 @@ def bootstrap_endpoints(
     moa_per_compound: pd.DataFrame | None = None,
     predictions: pd.DataFrame | None = None,
     tasks: pd.DataFrame | None = None,
-    methods: Iterable[str] | None = None,
-    max_draws: int | None = None,
-    groups: Mapping | pd.Series | None = None,
-    choice: TaskChoice | None = None,
-    resample_tasks: bool = True,
+    groups: pd.Series | None = None,
+    tx_min: float = 0.65,
+    margin: float = 0.05,
     not_testable: Mapping[int, str] | None = None,
     n_bootstrap: int = 2000,
     seed: int = 0,
@@ -721,15 +582,10 @@ def bootstrap_endpoints(
         not testable.
     tasks : DataFrame, optional
         ``task, family``, for claim 4.
-    methods : iterable of str, optional
-        Only these methods (name those without TX too); default: all in the tables.
-    max_draws : int, optional
-        Use only so many draws of each control in claims 1 and 4, the slowest part.
-    groups : mapping or Series from compound to group, optional
-        What is resampled; default: compounds.
-    choice : TaskChoice, optional
-    resample_tasks : bool
-        Resample tasks as well as compounds in claims 1 and 4.
+    groups : Series of groups by compound, optional
+        What is resampled and halved; default: compounds.
+    tx_min, margin : float
+        As for :func:`bootstrap_tx_strong_auc`.
     not_testable : mapping from claim number to reason, optional
         What the screen lacks.
     n_bootstrap, seed : int
@@ -739,50 +595,37 @@ def bootstrap_endpoints(
     dict from claim number to EndpointBootstrap
         One that cannot be measured says why in ``not_testable``.
     """
-    given = [_of_interest(t, methods) for t in (replicate_per_treatment, moa_per_compound, predictions)]
-    replicates, moas, predicted = given
-    names = {str(name) for table in given if table is not None for name in table["compound"].unique()}
+    given = [table for table in (replicate_per_treatment, moa_per_compound, predictions) if table is not None]
+    for table in given:
+        if "split" in table and table["split"].nunique() > 1:
+            raise ValueError(f"weigh one split at a time, not {', '.join(map(str, table['split'].unique()))}")
+    names = {str(name) for table in given if len(table) for name in table["compound"].unique()}
     stream, *streams = np.random.SeedSequence(seed).spawn(1 + len(ENDPOINTS))
     resample = resample_compounds(names, n_bootstrap=n_bootstrap, rng=np.random.default_rng(stream), groups=groups)
-    rngs = dict(zip(ENDPOINTS, map(np.random.default_rng, streams), strict=True))
+    dense = None if predictions is None or not len(predictions) else dense_predictions(predictions)
     reasons = dict(not_testable or {})
-    if replicates is None:
+    if replicate_per_treatment is None or not len(replicate_per_treatment):
         reasons.setdefault(2, "no replicates were measured on this screen")
-    if moas is None:
+    if moa_per_compound is None or not len(moa_per_compound):
         reasons.setdefault(3, "no mechanism of action is shared by test compounds of this screen")
-    dense = None
-    if predicted is not None:
-        few = slice(None) if max_draws is None else predicted["seed"] < max_draws
-        dense = dense_predictions(predicted[few])
-    for claim in (1, 4):
-        if dense is None or not len(dense.tasks):
-            reasons.setdefault(claim, "no bioactivity task was predicted on this screen")
+    if dense is None or not len(dense.tasks):
+        reasons = {claim: "no bioactivity task was predicted on this screen" for claim in (1, 4)} | reasons
     if tasks is None:
         reasons.setdefault(4, "the tasks of this screen have no target families")
-    makers = {
-        1: lambda rng: bootstrap_tx_strong_auc(dense, resample, rng, choice=choice, resample_tasks=resample_tasks),
-        2: lambda rng: bootstrap_compound_endpoint(
-            replicates, "replicate_map", resample, rng, endpoint="replicate_map"
-        ),
-        3: lambda rng: bootstrap_compound_endpoint(moas, "average_precision", resample, rng, endpoint="moa_map"),
-        4: lambda rng: bootstrap_family_auc(dense, tasks, resample, rng, resample_tasks=resample_tasks),
-    }
-    return {
-        claim: EndpointBootstrap(endpoint, {}, {}, 0, not_testable=reasons[claim])
-        if claim in reasons
-        else makers[claim](rngs[claim])
-        for claim, endpoint in ENDPOINTS.items()
-    }
-
-
-def _of_interest(table: pd.DataFrame | None, methods: Iterable[str] | None) -> pd.DataFrame | None:
-    if table is None or not len(table):
-        return None
-    if "split" in table and table["split"].nunique() > 1:
-        raise ValueError(f"weigh one split at a time, not {', '.join(map(str, table['split'].unique()))}")
-    if methods is not None:
-        table = table[table["method"].isin(list(methods))]
-    return table if len(table) else None
+    endpoints = {}
+    for (claim, name), one_stream in zip(ENDPOINTS.items(), streams, strict=True):
+        rng = np.random.default_rng(one_stream)
+        if claim in reasons:
+            endpoints[claim] = EndpointBootstrap(name, {}, {}, 0, not_testable=reasons[claim])
+        elif claim == 1:
+            choice = {"groups": groups, "tx_min": tx_min, "margin": margin, "seed": seed}
+            endpoints[claim] = bootstrap_tx_strong_auc(dense, resample, rng, **choice)
+        elif claim == 4:
+            endpoints[claim] = bootstrap_family_auc(dense, tasks, resample, rng)
+        else:
+            tables = {2: (replicate_per_treatment, "replicate_map"), 3: (moa_per_compound, "average_precision")}
+            endpoints[claim] = bootstrap_compound_endpoint(*tables[claim], resample, rng, endpoint=name)
+    return endpoints
 
 
 def weigh_claims(
@@ -790,8 +633,6 @@ def weigh_claims(
     endpoints: Mapping[int, EndpointBootstrap],
     *,
     primary: str = "contrastive",
-    methods: Iterable[str] | None = None,
-    cp_only: Iterable[str] = CP_ONLY,
     smallest_effects: Mapping[str, float] | None = None,
     alpha: float = 0.05,
 ) -> pd.DataFrame:
@@ -805,10 +646,6 @@ def weigh_claims(
         From :func:`bootstrap_endpoints`.
     primary : str
         The method whose comparisons carry the verdicts.
-    methods : iterable of str, optional
-        Methods with TX to compare; default: all that were fitted on true pairs.
-    cp_only : iterable of str
-        Methods without TX; of those measured the one with the best estimate is the reference "best CP-only".
     smallest_effects : mapping from endpoint to float, optional
         Gains that would matter, in the endpoint's units; default :data:`SMALLEST_EFFECTS`.
     alpha : float
@@ -816,57 +653,59 @@ def weigh_claims(
     Returns
     -------
     DataFrame
-        Columns :data:`CLAIM_COLUMNS`. One row a claim, method and reference. The first row of a claim is the
-        comparison that decided: it alone carries the verdict and its reason, and its ``p_adjusted`` is the
-        claim's p after Holm over the testable claims. Other rows: Benjamini-Hochberg within the claim. Single
-        target families have rows of their own, endpoint ``family_auc:<family>``, Benjamini-Hochberg over
-        families; those of too few tasks have no p. Reference ``deranged`` is the same method on deranged
-        pairs. ``effect`` is method minus reference in mAP or ROC-AUC, ``detectable`` what would be found with
-        80% power, ``n_units`` counts compounds (claims 2, 3), tasks (claim 1, single families) or families
-        (claim 4). ``deranged_effect`` with its interval is what the method's deranged control gains over the same
-        reference; ``would_change`` says on the deciding row what would make for another verdict.
+        Columns :data:`CLAIM_COLUMNS`. One row a claim, method and reference: the CP-only methods, the best of which is
+        the reference "best CP-only", and ``deranged``, the same method on deranged pairs. The first row of a claim is
+        the comparison that decided: it alone carries the verdict, its reason and what would change it, and its
+        ``p_adjusted`` is the claim's p after Holm over the testable claims. Other rows: Benjamini-Hochberg within the
+        claim. Single target families have rows of their own, endpoint ``family_auc:<family>``, Benjamini-Hochberg over
+        families; those of too few tasks have no p. ``effect`` is method minus reference in mAP or ROC-AUC,
+        ``detectable`` what would be found with 80% power, ``n_units`` counts compounds (claims 2, 3), tasks (claim 1,
+        single families) or families (claim 4). ``deranged_effect`` with its interval is what the method's deranged
+        control gains over the same reference. Nothing is judged against a single derangement.
     """
-    limits = {**SMALLEST_EFFECTS, **(smallest_effects or {})}
-    rows: list[dict] = []
-    families: list[dict] = []
-    contests: dict[int, dict[str, Comparison]] = {}
-    reasons: dict[int, str] = {}
-    for claim in ENDPOINTS:
-        endpoint = endpoints[claim]
-        names = _cp_only_measured(endpoint, cp_only)
-        reasons[claim] = _why_not_testable(claim, endpoint, primary, names)
-        compared = [name for name in _tx_methods(endpoint, methods) if names]
-        for method in sorted(compared, key=lambda name: (name != primary, name)):
-            made = _comparison_rows(claim, endpoint, method, names, names[0])
-            rows += [row for row, _ in made]
-            if method == primary and not reasons[claim]:
-                contests[claim] = _contest({row["reference"]: one for row, one in made}, names[0])
-        families += _family_rows(claim, endpoint, methods, names[0] if names else "")
-    p_values = np.array([claim_p_value(c["best"], c["deranged"]) for c in contests.values()])
-    adjusted = dict(zip(contests, holm(p_values), strict=True))
+    from statsmodels.stats.multitest import multipletests
+
+    limits = SMALLEST_EFFECTS | dict(smallest_effects or {})
+    rows, families, reasons, contests = {}, [], {}, {}
+    for claim, endpoint in endpoints.items():
+        reached = {name: endpoint.values[name, ""][0] for name in CP_ONLY if (name, "") in endpoint.values}
+        references = sorted(reached, key=lambda name: -reached[name])  # the best first
+        best = references[0] if references else ""
+        rows[claim] = _comparisons(claim, endpoint, references, best) if references else []
+        rows[claim].sort(key=lambda row: (row["method"] != primary, row["method"]))
+        adjusted = benjamini_hochberg([row["p_value"] for row in rows[claim]])
+        rows[claim] = [row | {"p_adjusted": p} for row, p in zip(rows[claim], adjusted, strict=True)]
+        families += _family_comparisons(claim, endpoint, best)
+        reasons[claim] = _why_not_testable(claim, endpoint, primary, references)
+        if not reasons[claim]:
+            own = {row["reference"]: row for row in rows[claim] if row["method"] == primary}
+            asked = {"raw": "raw_cp", "best": best, "deranged": "deranged", "lda": "lda_identity"}
+            contests[claim] = {
+                key: Comparison(*(own[name][column] for column in Comparison.__match_args__))
+                for key, name in asked.items()
+                if name in own
+            }
+    p_values = [max(contest["best"].p_in_favour, contest["deranged"].p_in_favour) for contest in contests.values()]
+    adjusted = dict(zip(contests, multipletests(p_values, method="holm")[1] if p_values else [], strict=True))
     table = []
-    for claim, endpoint in ENDPOINTS.items():
-        ruled = verdict(
-            contests.get(claim, {}),
-            adjusted.get(claim, np.nan),
-            smallest_effect=limits[endpoint],
-            alpha=alpha,
-            not_testable=reasons[claim],
-        )
-        own = _adjust_rows([row for row in rows if row["claim"] == claim])
-        table += _place_verdict(claim, primary, own, ruled, contests.get(claim, {}), adjusted.get(claim, np.nan))
-    return pd.DataFrame(table + families).assign(screen=screen).reindex(columns=CLAIM_COLUMNS)
-
-
-def _tx_methods(endpoint: EndpointBootstrap, methods: Iterable[str] | None) -> list[str]:
-    fitted = [method for method, control in endpoint.values if control == "true_pairs"]
-    return fitted if methods is None else [method for method in fitted if method in set(methods)]
-
-
-def _cp_only_measured(endpoint: EndpointBootstrap, cp_only: Iterable[str]) -> list[str]:
-    """Methods without TX that were measured, the best estimate first."""
-    names = [name for name in cp_only if endpoint.key(name) is not None]
-    return sorted(names, key=lambda name: -endpoint.values[endpoint.key(name)][0])
+    for claim, own in rows.items():
+        contest, p_adjusted = contests.get(claim, {}), adjusted.get(claim, np.nan)
+        options = {"smallest_effect": limits[ENDPOINTS[claim]], "alpha": alpha, "not_testable": reasons[claim]}
+        ruled = verdict(contest, p_adjusted, **options)
+        said = {"verdict": ruled.verdict, "reason": ruled.reason, "would_change": would_change(ruled, contest)}
+        if contest:  # the deciding row first
+            reference = {"raw": "raw_cp", "lda": "lda_identity", "deranged": "deranged"}.get(ruled.deciding)
+            is_deciding = [
+                row["method"] == primary and (row["reference"] == reference if reference else "best" in row["role"])
+                for row in own
+            ]
+            deciding = own.pop(is_deciding.index(True)) | {"p_adjusted": p_adjusted}
+        else:
+            deciding = {"claim": claim, "endpoint": ENDPOINTS[claim], "method": primary, "reference": "", "n_units": 0}
+        table += [deciding | said, *own]
+    table = pd.DataFrame(table + families).assign(screen=screen).reindex(columns=CLAIM_COLUMNS)
+    words = ["verdict", "role", "reason", "would_change"]
+    return table.assign(**{name: table[name].astype(object).fillna("") for name in words})
 
 
 def _why_not_testable(claim: int, endpoint: EndpointBootstrap, primary: str, cp_only: list[str]) -> str:
@@ -878,125 +717,50 @@ def _why_not_testable(claim: int, endpoint: EndpointBootstrap, primary: str, cp_
         return f"{primary} was not evaluated on true pairs"
     if (primary, "deranged") not in endpoint.values:
         return f"{primary} has no deranged control, without which a gain cannot be put down to TX"
-    if "raw_cp" not in cp_only:
-        return "raw_cp was not evaluated"
-    return ""
+    if np.isnan(endpoint.pairing[primary][1:]).all():
+        return f"{primary} has one derangement a fold, whose luck is unknown: at least two are needed to judge by"
+    return "" if "raw_cp" in cp_only else "raw_cp was not evaluated"
 
 
-def _comparison_rows(
-    claim: int, endpoint: EndpointBootstrap, method: str, references: list[str], best: str
-) -> list[tuple[dict, Comparison]]:
-    """Rows of one method against CP-only references and its own deranged control."""
-    made = []
-    targets = [(name, endpoint.key(name)) for name in references] + [("deranged", (method, "deranged"))]
-    for reference, key in targets:
-        if key not in endpoint.values:
-            continue
-        one = summarise_bootstrap(endpoint.difference(method, key))
-        control = _control_against(endpoint, method, key)
-        role = "best CP-only" if reference == best else "CP-only"
-        row = {
-            "claim": claim,
-            "endpoint": endpoint.endpoint,
-            "method": method,
-            "reference": reference,
-            "effect": one.effect,
-            "ci_low": one.ci_low,
-            "ci_high": one.ci_high,
-            "p_adjusted": np.nan,
-            "verdict": "",
-            "p_value": one.p_value,
-            "detectable": one.detectable,
-            "n_units": endpoint.n_units,
-            "value_method": float(endpoint.values[endpoint.key(method)][0]),
-            "value_reference": float(endpoint.values[key][0]),
-            "role": "deranged control" if reference == "deranged" else role,
-            "reason": "",
-            "would_change": "",
-            "deranged_effect": control.effect,
-            "deranged_low": control.ci_low,
-            "deranged_high": control.ci_high,
-        }
-        made.append((row, one))
-    return made
-
-
-def _control_against(endpoint: EndpointBootstrap, method: str, reference: tuple[str, str]) -> Comparison:
-    """The method's deranged control against the same reference; NaN against itself or where there is none."""
-    control = (method, "deranged")
-    if control == reference or control not in endpoint.values:
-        return Comparison(*[np.nan] * 5)
-    return summarise_bootstrap(endpoint.values[control] - endpoint.values[reference])
-
-
-def _contest(by_reference: dict[str, Comparison], best: str) -> dict[str, Comparison]:
-    """The comparisons that :func:`verdict` asks for."""
-    contest = {
-        "raw": by_reference["raw_cp"],
-        "best": by_reference[best],
-        "deranged": by_reference["deranged"],
-    }
-    return contest | ({"lda": by_reference["lda_identity"]} if "lda_identity" in by_reference else {})
-
-
-def _family_rows(
-    claim: int,
-    endpoint: EndpointBootstrap,
-    methods: Iterable[str] | None,
-    best: str,
-    unknown: str = "other",
-) -> list[dict]:
-    """Rows of single target families: against raw CP, the best CP-only method of the claim and the deranged
-    control."""
+def _comparisons(claim: int, endpoint: EndpointBootstrap, references: list[str], best: str) -> list[dict]:
+    """Rows of every TX method against CP-only references and its own deranged control."""
     rows = []
-    for family, one in endpoint.families.items():
-        wanted = [name for name in dict.fromkeys(["raw_cp", best]) if one.key(name) is not None]
-        for method in _tx_methods(one, methods):
-            made = [row for row, _ in _comparison_rows(claim, one, method, wanted, best)]
-            if one.n_units < MIN_TASKS_PER_FAMILY or family == unknown:
-                why = "no known family" if family == unknown else f"fewer than {MIN_TASKS_PER_FAMILY} tasks"
-                made = [row | {"p_value": np.nan, "reason": f"{why}: shown, not tested"} for row in made]
-            rows += made
-    if rows:
-        table = pd.DataFrame(rows)
-        adjusted = table.groupby(["method", "reference"])["p_value"].transform(
-            lambda p: benjamini_hochberg(p.to_numpy())
-        )
-        rows = [row | {"p_adjusted": value} for row, value in zip(rows, adjusted, strict=True)]
+    undefined = Comparison(*[np.nan] * 5)
+    for method in [method for method, control in endpoint.values if control == "true_pairs"]:
+        own, control = (method, "true_pairs"), (method, "deranged")
+        for reference in (*references, "deranged"):
+            key = control if reference == "deranged" else (reference, "")
+            if key not in endpoint.values:
+                continue
+            one = summarise_bootstrap(endpoint.difference(own, key))
+            has_control = reference != "deranged" and control in endpoint.values
+            deranged = summarise_bootstrap(endpoint.difference(control, key)) if has_control else undefined
+            role = "best CP-only" if reference == best else "CP-only"
+            rows.append({
+                "claim": claim, "endpoint": endpoint.endpoint, "method": method, "reference": reference, **asdict(one),
+                "n_units": endpoint.n_units, "value_method": float(endpoint.values[own][0]),
+                "value_reference": float(endpoint.values[key][0]),
+                "role": "deranged control" if reference == "deranged" else role, "deranged_effect": deranged.effect,
+                "deranged_low": deranged.ci_low, "deranged_high": deranged.ci_high,
+            })  # fmt: skip
     return rows
 
 
-def _adjust_rows(rows: list[dict]) -> list[dict]:
-    adjusted = benjamini_hochberg(np.array([row["p_value"] for row in rows], dtype=float))
+def _family_comparisons(claim: int, endpoint: EndpointBootstrap, best: str) -> list[dict]:
+    """Rows of single target families: against raw CP, the claim's best CP-only method and the deranged control."""
+    rows = []
+    for family, one in endpoint.families.items():
+        references = [name for name in dict.fromkeys(["raw_cp", best]) if (name, "") in one.values]
+        made = _comparisons(claim, one, references, best)
+        if one.n_units < MIN_TASKS_PER_FAMILY or family == "other":
+            why = "no known family" if family == "other" else f"fewer than {MIN_TASKS_PER_FAMILY} tasks"
+            made = [row | {"p_value": np.nan, "reason": f"{why}: shown, not tested"} for row in made]
+        rows += made
+    if not rows:
+        return rows
+    table = pd.DataFrame(rows)
+    adjusted = table.groupby(["method", "reference"])["p_value"].transform(lambda p: benjamini_hochberg(p.to_numpy()))
     return [row | {"p_adjusted": value} for row, value in zip(rows, adjusted, strict=True)]
-
-
-def _place_verdict(
-    claim: int,
-    primary: str,
-    rows: list[dict],
-    ruled: Verdict,
-    contest: dict[str, Comparison],
-    p_adjusted: float,
-) -> list[dict]:
-    """Put the verdict on the deciding row and that row first; without one, add a row that says why."""
-    if not contest:
-        empty = {"claim": claim, "endpoint": ENDPOINTS[claim], "method": primary, "reference": ""}
-        empty |= {"verdict": ruled.verdict, "reason": ruled.reason, "role": "", "n_units": 0}
-        empty |= {"would_change": would_change(ruled, contest)}
-        return [empty, *rows]
-    own = [row for row in rows if row["method"] == primary]
-    reference = {
-        "raw": "raw_cp",
-        "lda": "lda_identity",
-        "deranged": "deranged",
-        "best": next(row["reference"] for row in own if row["role"] == "best CP-only"),
-    }[ruled.deciding]
-    deciding = next(row for row in own if row["reference"] == reference)
-    others = [row for row in rows if row is not deciding]
-    placed = deciding | {"verdict": ruled.verdict, "reason": ruled.reason, "p_adjusted": p_adjusted}
-    placed |= {"would_change": would_change(ruled, contest)}
-    return [placed, *others]
 
 
 def sentences(claims: pd.DataFrame) -> list[str]:
@@ -1017,257 +781,202 @@ def sentences(claims: pd.DataFrame) -> list[str]:
         if row["verdict"] == "not testable":
             said.append(f"{head}: {row['reason']}.")
             continue
-        same = claims[
-            (claims["screen"] == row["screen"])
-            & (claims["endpoint"] == row["endpoint"])
-            & (claims["method"] == row["method"])
+        same = claims[(claims[["screen", "endpoint", "method"]] == row[["screen", "endpoint", "method"]]).all(axis=1)]
+        names = {"raw_cp": "raw CP"}
+        names |= {
+            name: f"{name}, the best method without TX"
+            for name in same.loc[same["role"] == "best CP-only", "reference"]
+            if name != "raw_cp"
+        }
+        names["deranged"] = "its own deranged control"
+        gaps = same.set_index("reference").loc[list(names)]
+        parts = [
+            f"{gap['effect']:+.3f} [{gap['ci_low']:+.3f}, {gap['ci_high']:+.3f}] to {names[reference]}"
+            for reference, gap in gaps.iterrows()
         ]
-        unit = UNITS[row["endpoint"]]
-        parts = [_gap(same[same["reference"] == "raw_cp"], "raw CP")]
-        best = same[(same["role"] == "best CP-only") & (same["reference"] != "raw_cp")]
-        parts += [_gap(best, f"{best['reference'].iloc[0]}, the best method without TX")] if len(best) else []
-        parts.append(_gap(same[same["reference"] == "deranged"], "its own deranged control"))
         said.append(
-            f"{head} ({row['reason']}). {row['method']} reaches {row['value_method']:.3f} {unit}:"
+            f"{head} ({row['reason']}). {row['method']} reaches {row['value_method']:.3f} {UNITS[row['endpoint']]}:"
             f" {'; '.join(parts)}; p = {row['p_adjusted']:.2g} after Holm."
         )
     return said
 
 
-def _gap(rows: pd.DataFrame, name: str) -> str:
-    row = rows.iloc[0]
-    return f"{row['effect']:+.3f} [{row['ci_low']:+.3f}, {row['ci_high']:+.3f}] to {name}"
-
-
 # --------------------------------------------------------------------------------------------------
-# Intervals for figures
+# Intervals for tables and figures
 
 
-def paired_bootstrap(
-    values_a: np.ndarray,
-    values_b: np.ndarray,
+def interval_rows(endpoints: Iterable[EndpointBootstrap], versus: str | tuple[str, str] | None = None) -> pd.DataFrame:
+    """Means of every method and control, or paired differences to a reference, with 95% intervals.
+
+    Parameters
+    ----------
+    endpoints : iterable of EndpointBootstrap
+        Each is followed by its target families, where it has any.
+    versus : (method, control), or "deranged", optional
+        What to subtract: that method and control from all others, or from each method on true pairs its own deranged
+        control. Default: nothing.
+
+    Returns
+    -------
+    DataFrame
+        ``endpoint, method, control, mean, ci_low, ci_high, n_units``.
+    """
+    rows = []
+    for one in [one for endpoint in endpoints for one in (endpoint, *endpoint.families.values())]:
+        for method, control in one.values:
+            distribution = one.values[method, control]
+            if versus is not None:
+                reference = (method, "deranged") if versus == "deranged" else versus
+                wanted = control == "true_pairs" if versus == "deranged" else (method, control) != versus
+                if not wanted or reference not in one.values:
+                    continue
+                distribution = one.difference((method, control), reference)
+            summary = summarise_bootstrap(distribution)
+            interval = (summary.effect, summary.ci_low, summary.ci_high)
+            rows.append((one.endpoint, method, control, *interval, one.n_units))
+    return pd.DataFrame(rows, columns=["endpoint", "method", "control", "mean", "ci_low", "ci_high", "n_units"])
+
+
+def intervals(
+    table: pd.DataFrame,
+    value: str,
     *,
-    units: np.ndarray | None = None,
+    versus: str | tuple[str, str] | None = None,
+    by: Iterable[str] = (),
+    unit: str = "compound",
+    groups: pd.Series | None = None,
     n_bootstrap: int = 2000,
     seed: int = 0,
-) -> Comparison:
-    """Mean difference of paired values, with units (compounds) resampled.
-
-    Parameters
-    ----------
-    values_a, values_b : arrays (n,)
-        Two methods' values of the same queries; pairs with a NaN are left out.
-    units : array (n,), optional
-        Compound of each value; default: each value is its own unit.
-    n_bootstrap, seed : int
-
-    Returns
-    -------
-    Comparison
-        a minus b.
-    """
-    difference = np.asarray(values_a, dtype=float) - np.asarray(values_b, dtype=float)
-    names = np.arange(len(difference)) if units is None else np.asarray(units)
-    known = ~np.isnan(difference)
-    code, distinct = pd.factorize(names[known])
-    if not len(distinct):
-        return summarise_bootstrap(np.full(1 + n_bootstrap, np.nan))
-    resample = resample_compounds(
-        [f"{i:09d}" for i in range(len(distinct))], n_bootstrap=n_bootstrap, rng=np.random.default_rng(seed)
-    )
-    weights = resample.weights.astype(float)
-    totals = np.bincount(code, weights=difference[known])
-    return summarise_bootstrap(weights @ totals / (weights @ np.bincount(code)))
-
-
-def gain_parts(
-    endpoints: Iterable[tuple[str, pd.DataFrame, str]], *, n_bootstrap: int = 2000, seed: int = 0
 ) -> pd.DataFrame:
-    """Split the gain of each TX method over raw CP into what deranged pairs reach and what true pairs add.
+    """Mean and 95% interval of a compound-level value for every method and control, or paired differences of them.
 
     Parameters
     ----------
-    endpoints : iterable of (name, table, column)
-        Compound-level values as for :func:`interval_table`; empty tables are passed over.
+    table : DataFrame
+        ``method, control``, ``unit`` and ``value``; ``repeat``, ``fold`` and ``seed`` where there are any
+        (draws are resampled within folds).
+    value, unit : str
+        Columns.
+    versus : (method, control), or "deranged", optional
+        What is subtracted, on the same resamples, as in :func:`interval_rows`.
+    by : iterable of str
+        Further columns to tell apart; each combination is bootstrapped by itself, with the same seed.
+    groups : Series of groups by compound, optional
+        What is resampled; default: units.
     n_bootstrap, seed : int
 
     Returns
     -------
     DataFrame
-        ``endpoint, method, part, effect, ci_low, ci_high``; part is "without TX" (deranged minus raw CP) or
-        "from TX" (true minus deranged).
+        ``method, control``, ``by``, ``mean, ci_low, ci_high, n_units``; empty for an empty table.
     """
-    rows = []
-    for name, table, column in endpoints:
-        if not len(table):
+    by = list(by)
+    if groups is not None:  # a group goes by its first compound, so that one without company draws what it drew alone
+        groups = groups.index.to_series().groupby(groups.to_numpy()).transform("min")
+    tables = []
+    for key, part in table.groupby(by, sort=True, observed=True) if by and len(table) else [((), table)]:
+        if not len(part):
             continue
         rng = np.random.default_rng(seed)
-        resample = resample_compounds(table["compound"].unique(), n_bootstrap=n_bootstrap, rng=rng)
-        one = bootstrap_compound_endpoint(table, column, resample, rng)
-        for method in _tx_methods(one, None):
-            if (method, "deranged") not in one.values or ("raw_cp", "") not in one.values:
-                continue
-            without = one.values[method, "deranged"] - one.values["raw_cp", ""]
-            for part, values in (("without TX", without), ("from TX", one.difference(method, (method, "deranged")))):
-                summary = summarise_bootstrap(values)
-                rows.append((name, method, part, summary.effect, summary.ci_low, summary.ci_high))
-    return pd.DataFrame(rows, columns=["endpoint", "method", "part", "effect", "ci_low", "ci_high"])
-
-
-def retrieval_contrasts(
-    retrieval: pd.DataFrame, *, reference: str = "ridge_tx", n_bootstrap: int = 2000, seed: int = 0
-) -> pd.DataFrame:
-    """Paired differences in cross-modal retrieval: each method minus a simple one, and minus its own deranged control.
-
-    Parameters
-    ----------
-    retrieval : DataFrame
-        One row a test compound: ``method, control, compound, rank, n_candidates``, and ``repeat, fold, seed``.
-    reference : str
-        Method whose true pairs are the yardstick of the others.
-    n_bootstrap, seed : int
-
-    Returns
-    -------
-    DataFrame
-        ``method, measure, against, value, effect, ci_low, ci_high, n_units``: `measure` is "nearest tenth" (share of
-        compounds whose own TX profile ranks there) or "mean rank" (0 the nearest, 1 the farthest), `against` is
-        "own deranged pairs" or the reference. Compounds and draws are resampled, and the same ones for both sides;
-        against deranged pairs the luck of one pairing is added, as for the claims.
-    """
-    table = retrieval_scores(retrieval)
-    rows = []
-    for measure, column in (("nearest tenth", "near"), ("mean rank", "rank_share")):
-        rng = np.random.default_rng(seed)
-        resample = resample_compounds(table["compound"].unique(), n_bootstrap=n_bootstrap, rng=rng)
-        one = bootstrap_compound_endpoint(table, column, resample, rng)
-        for method in _tx_methods(one, None):
-            own = one.values[method, "true_pairs"]
-            for against, key in (("own deranged pairs", (method, "deranged")), (reference, (reference, "true_pairs"))):
-                if key in one.values and key != (method, "true_pairs"):
-                    found = summarise_bootstrap(one.difference(method, key))
-                    interval = (found.effect, found.ci_low, found.ci_high)
-                    rows.append((method, measure, against, own[0], *interval, one.n_units))
-    names = ["method", "measure", "against", "value", "effect", "ci_low", "ci_high", "n_units"]
-    return pd.DataFrame(rows, columns=names)
+        resample = resample_compounds(part[unit].unique(), n_bootstrap=n_bootstrap, rng=rng, groups=groups)
+        one = bootstrap_compound_endpoint(part.rename(columns={unit: "compound"}), value, resample, rng)
+        tables.append(interval_rows([one], versus).assign(**dict(zip(by, key, strict=True))))
+    columns = ["method", "control", *by, "mean", "ci_low", "ci_high", "n_units"]
+    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
 
 
 def family_gains(
     predictions: pd.DataFrame,
     tasks: pd.DataFrame,
     *,
-    reference: str = "raw_cp",
-    groups: Mapping | pd.Series | None = None,
+    groups: pd.Series | None = None,
     n_bootstrap: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Mean gain in ROC-AUC over the reference method in each target family, for figures.
+    """Mean gain in ROC-AUC over raw CP in each target family, for figures.
 
     Parameters
     ----------
     predictions, tasks : DataFrame
-        As for :func:`bootstrap_family_auc`.
-    reference : str
-        Method without TX.
-    groups : mapping or Series from compound to group, optional
-        What is resampled; default: compounds.
-    n_bootstrap, seed : int
+        Long tables, as for :func:`bootstrap_endpoints`.
+    groups, n_bootstrap, seed
+        As for :func:`intervals`.
 
     Returns
     -------
     DataFrame
         ``family, n_tasks, method, control, effect, ci_low, ci_high, tested``; empty where nothing was predicted.
     """
-    columns = ["family", "n_tasks", "method", "control", "effect", "ci_low", "ci_high", "tested"]
-    if not len(predictions):
-        return pd.DataFrame(columns=columns)
-    rng = np.random.default_rng(seed)
-    names = predictions["compound"].unique()
-    resample = resample_compounds(names, n_bootstrap=n_bootstrap, rng=rng, groups=groups)
-    families = bootstrap_family_auc(predictions, tasks, resample, rng).families
-    rows = []
-    for family, one in families.items():
-        tested = one.n_units >= MIN_TASKS_PER_FAMILY and family != "other"
-        for method, control in one.values:
-            if method != reference:
-                summary = summarise_bootstrap(one.values[method, control] - one.values[reference, ""])
-                effect = (summary.effect, summary.ci_low, summary.ci_high)
-                rows.append((family, one.n_units, method, control, *effect, tested))
-    return pd.DataFrame(rows, columns=columns)
-
-
-def interval_table(
-    per_unit: pd.DataFrame,
-    value: str,
-    *,
-    unit: str = "compound",
-    by: Iterable[str] = ("method", "control"),
-    n_bootstrap: int = 2000,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Mean and 95% interval of a compound-level value for every method and control, for figures.
-
-    Parameters
-    ----------
-    per_unit : DataFrame
-        ``method, control``, ``unit`` and ``value``; ``repeat``, ``fold`` and ``seed`` where there are any
-        (draws are resampled within folds).
-    value, unit : str
-        Columns.
-    by : iterable of str
-        ``method``, ``control`` and any further columns to tell apart.
-    n_bootstrap, seed : int
-
-    Returns
-    -------
-    DataFrame
-        ``by``, ``mean, ci_low, ci_high, n_units``; empty for an empty table.
-    """
-    by = list(by)
-    if not len(per_unit):
-        return pd.DataFrame(columns=[*by, "mean", "ci_low", "ci_high", "n_units"])
-    further = [name for name in by if name not in ("method", "control")]
-    groups = per_unit.groupby(further, sort=True, observed=True) if further else [((), per_unit)]
-    tables = []
-    for key, part in groups:
-        part = part.rename(columns={unit: "compound"})
+    families = {}
+    if len(predictions):
         rng = np.random.default_rng(seed)
-        resample = resample_compounds(part["compound"].unique(), n_bootstrap=n_bootstrap, rng=rng)
-        one = bootstrap_compound_endpoint(part, value, resample, rng)
-        table = _interval_rows(one, "mean")
-        for name, level in zip(further, key, strict=True):
-            table[name] = level
-        tables.append(table)
-    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
-    return table.reindex(columns=[*by, "mean", "ci_low", "ci_high", "n_units"])
+        names = predictions["compound"].unique()
+        resample = resample_compounds(names, n_bootstrap=n_bootstrap, rng=rng, groups=groups)
+        families = bootstrap_family_auc(dense_predictions(predictions), tasks, resample, rng).families
+    table = interval_rows(families.values(), ("raw_cp", "")).rename(columns={"n_units": "n_tasks", "mean": "effect"})
+    table["family"] = table["endpoint"].str.removeprefix("family_auc:")
+    table["tested"] = (table["n_tasks"] >= MIN_TASKS_PER_FAMILY) & (table["family"] != "other")
+    return table[["family", "n_tasks", "method", "control", "effect", "ci_low", "ci_high", "tested"]]
 
 
-def _interval_rows(one: EndpointBootstrap, name: str) -> pd.DataFrame:
-    rows = []
-    for (method, control), distribution in one.values.items():
-        summary = summarise_bootstrap(distribution)
-        row = {"method": method, "control": control, name: summary.effect}
-        rows.append(row | {"ci_low": summary.ci_low, "ci_high": summary.ci_high, "n_units": one.n_units})
-    return pd.DataFrame(rows)
+# --------------------------------------------------------------------------------------------------
+# Published numbers
 
 
-def endpoint_intervals(endpoints: Mapping[int, EndpointBootstrap]) -> pd.DataFrame:
-    """Estimate and 95% interval of every method and control on each primary endpoint and each target family.
+def beside_published(screen: str, split: str, measured: pd.DataFrame) -> pd.DataFrame:
+    """Published values of exactly what a run measured, with the run's own beside them.
+
+    Two numbers may be compared where the screen, the quantity and the split are the same; a number of another screen,
+    or of another measure on this one, says nothing about a run, however alike the words.
 
     Parameters
     ----------
-    endpoints : mapping from claim number to EndpointBootstrap
-        From :func:`bootstrap_endpoints`.
+    screen, split : str
+        Of the run, such as "cdrp-u2os" and "scaffold".
+    measured : DataFrame
+        ``quantity``, ``of`` (both as spelled in published.csv), ``here`` and, for counts, ``total_here``.
 
     Returns
     -------
     DataFrame
-        ``claim, endpoint, method, control, value, ci_low, ci_high, n_units``.
+        Matching rows of published.csv with ``here`` and ``total_here`` before the source. Where a range was published,
+        ``value`` and ``upper`` are its ends; ``total`` is what a count is out of.
+
+    Raises
+    ------
+    ScreenError
+        ``measured`` holds the same quantity twice.
     """
-    columns = ["claim", "endpoint", "method", "control", "value", "ci_low", "ci_high", "n_units"]
-    tables = []
-    for claim, endpoint in endpoints.items():
-        for one in (endpoint, *endpoint.families.values()):
-            if one.values:
-                tables.append(_interval_rows(one, "value").assign(claim=claim, endpoint=one.endpoint))
-    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+    if measured.duplicated(["quantity", "of"]).any():
+        raise ScreenError("a quantity to lay beside published ones was measured twice")
+    published = pd.read_csv(Path(__file__).with_name("published.csv"))
+    same = published[(published["screen"] == screen) & (published["split"] == split)]
+    own = measured.reindex(columns=["quantity", "of", "here", "total_here"])
+    table = same.merge(own, on=["quantity", "of"], how="inner")
+    return table[[*published.columns[:-2], "here", "total_here", "source", "doi"]]
+
+
+def assay_counts(auc: pd.DataFrame, methods: Mapping[str, str]) -> pd.DataFrame:
+    """How many assays exceed a ROC-AUC of 0.9 and of 0.7, by modality: what Moshkov 2023 counted.
+
+    Parameters
+    ----------
+    auc : DataFrame
+        ``method, task, roc_auc``, one row a method and task.
+    methods : mapping
+        Method to the name of its modality in published.csv: ``{"raw_cp": "CP", "tx": "TX"}``.
+
+    Returns
+    -------
+    DataFrame
+        ``quantity, of, here, total_here``; with CP and TX also "TX but not CP". Empty where nothing was measured.
+    """
+    known = auc[auc["method"].isin(list(methods))]
+    wide = known.assign(of=known["method"].map(dict(methods))).pivot(index="task", columns="of", values="roc_auc")
+    rows = []
+    for threshold in (0.9, 0.7):
+        above = wide > threshold
+        if {"CP", "TX"} <= set(above):
+            above["TX but not CP"] = above["TX"] & ~above["CP"]
+        rows += [(f"assays with ROC-AUC > {threshold}", name, int(above[name].sum()), len(wide)) for name in above]
+    return pd.DataFrame(rows, columns=["quantity", "of", "here", "total_here"])

@@ -10,10 +10,11 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Iterable
-from itertools import groupby, pairwise
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
+from scipy.stats import rankdata
 
 from cpx_utils.metrics import (
     average_precision,
@@ -21,14 +22,14 @@ from cpx_utils.metrics import (
     benjamini_hochberg,
     cluster_indices,
     cosine_similarity,
-    for_blocks,
     shared_labels,
-    silhouette_of_points,
+    silhouette,
     unit_rows,
 )
-from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, KEYS, PLATE, embedding_values, treatments
+from cpx_utils.profiles import COMPOUND, CONTROL, KEYS, PLATE, compound_groups, embedding_values, treatments
 
-PAIRS_AT_ONCE = 4_000_000  # of null draws: bounds memory, not results
+AT_ONCE = 4_000_000  # similarities, or pairs of null draws: bounds memory, not results
+QUERIES_AT_ONCE = 64
 
 
 def _checked(embedding: np.ndarray, n_rows: int) -> np.ndarray:
@@ -64,22 +65,31 @@ def replicate_clustering(wells: pd.DataFrame, embedding: np.ndarray) -> pd.DataF
         wells; NaN without positives), ``activity_map`` (the same against controls; NaN without controls),
         ``silhouette`` (cosine, treatments as classes, mean of its wells; NaN for a treatment of one well).
     """
-    treatment_names, treatment, queries, points, controls = _queries(wells, embedding)
-    plate = np.unique(queries[PLATE].fillna("").to_numpy(dtype=str), return_inverse=True)[1]
-    precision, activity = replicate_average_precision(points, treatment, plate, controls)
-    table = pd.DataFrame(
-        {
-            "replicate_map": precision,
-            "activity_map": activity,
-            "silhouette": silhouette_of_points(points, treatment),
-        }
-    )
-    n_wells = np.bincount(treatment, minlength=len(treatment_names))
-    table.loc[n_wells[treatment] < 2, "silhouette"] = np.nan
+    names, treatment, queries, points, controls = _queries(wells, embedding)
+    plate = queries[PLATE].fillna("").to_numpy(dtype=str)
+    one_plate = len(np.unique(plate)) < 2
+    unit, of_controls = unit_rows(points), unit_rows(controls)
+    precision, activity = np.full((2, len(queries)), np.nan)
+    first = np.searchsorted(treatment, np.arange(len(names) + 1))
+    every = np.arange(len(queries))
+    for block in np.array_split(every, range(QUERIES_AT_ONCE, len(every), QUERIES_AT_ONCE)):
+        to_wells, to_controls = unit[block] @ unit.T, unit[block] @ of_controls.T  # never all to all
+        for rows in np.split(block, np.flatnonzero(np.diff(treatment[block])) + 1):  # of one treatment
+            own_wells = every[first[treatment[rows[0]]] : first[treatment[rows[0]] + 1]]
+            similarity = to_wells[rows - block[0]]
+            own = similarity[:, own_wells]
+            positive = rows[:, None] != own_wells if one_plate else plate[rows, None] != plate[own_wells]
+            similarity[:, own_wells] = np.where(positive, own, -np.inf)
+            precision[rows] = average_precision_of_few(similarity, own, positive)
+            if len(controls):
+                similarity = to_controls[rows - block[0]]
+                activity[rows] = average_precision_of_few(similarity, own, positive, own_ranked=False)
+    n_wells = np.diff(first)
+    widths = np.where(n_wells[treatment] > 1, silhouette(points, treatment), np.nan)
+    table = pd.DataFrame({"replicate_map": precision, "activity_map": activity, "silhouette": widths})
     result = table.groupby(treatment).mean()
-    first = np.searchsorted(treatment, np.arange(len(treatment_names)))
-    result.insert(0, "compound", queries[COMPOUND].to_numpy(dtype=object)[first])
-    result.insert(1, "treatment", treatment_names)
+    result.insert(0, "compound", queries[COMPOUND].to_numpy(dtype=object)[first[:-1]])
+    result.insert(1, "treatment", names)
     result.insert(2, "n_wells", n_wells)
     return result.reset_index(drop=True)
 
@@ -101,57 +111,6 @@ def _queries(
     # Sorting by treatment keeps the positives of a query side by side in memory.
     order = np.argsort(treatment, kind="stable")
     return names, treatment[order], queries.iloc[order], embedding[~control][order], embedding[control]
-
-
-def replicate_average_precision(
-    points: np.ndarray, treatment: np.ndarray, plate: np.ndarray, controls: np.ndarray, *, block: int = 64
-) -> tuple[np.ndarray, np.ndarray]:
-    """Average precision of each well's replicates, among all wells and among the negative controls.
-
-    Parameters
-    ----------
-    points : array (n, n_dimensions)
-        Embedded wells, sorted by treatment.
-    treatment, plate : integer arrays (n,)
-        Positives are wells of the same treatment on other plates, or other wells where there is one plate only; the
-        other wells of the treatment are not ranked.
-    controls : array (n_controls, n_dimensions)
-        May be empty.
-    block : int
-        Queries at a time: memory holds their similarities to all wells, never all to all.
-
-    Returns
-    -------
-    precision, activity : arrays (n,)
-        NaN without positives; `activity` also without controls.
-    """
-    unit, of_controls = unit_rows(points), unit_rows(controls)
-    one_plate = len(np.unique(plate)) < 2
-    n = len(treatment)
-    first = np.searchsorted(treatment, treatment)
-    last = np.searchsorted(treatment, treatment, side="right")
-    precision, activity = np.full(n, np.nan), np.full(n, np.nan)
-
-    def rank(rows: np.ndarray) -> None:
-        places = np.arange(first[rows[0]], last[rows[-1]])  # the wells of these queries' treatments
-        similarity = unit[rows] @ unit.T  # (block, n)
-        same = treatment[rows, None] == treatment[places]
-        elsewhere = rows[:, None] != places if one_plate else plate[rows, None] != plate[places]
-        positive = same & elsewhere
-        near = similarity[:, places]
-        similarity[:, places] = np.where(same & ~elsewhere, -np.inf, near)
-        # The few positives go into a narrow table of their own.
-        query, item = np.nonzero(positive)
-        slot = np.arange(len(query)) - np.searchsorted(query, query)
-        own = np.full((len(rows), int(positive.sum(1).max(initial=0))), np.inf, dtype=similarity.dtype)
-        own[query, slot] = near[query, item]
-        there = np.isfinite(own)
-        precision[rows] = average_precision_of_few(similarity, own, there)
-        if len(controls):
-            activity[rows] = average_precision_of_few(unit[rows] @ of_controls.T, own, there, own_ranked=False)
-
-    for_blocks(rank, np.arange(n), block)
-    return precision, activity
 
 
 # The table of a screen without replicates: the columns of `replicate_clustering_by_fold`, no rows.
@@ -374,23 +333,20 @@ def moa_clustering(
     compounds: pd.DataFrame,
     embedding: np.ndarray,
     *,
-    centre: np.ndarray | None = None,
     reference: pd.DataFrame | None = None,
     reference_embedding: np.ndarray | None = None,
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """How well compounds of one mechanism of action find each other (endpoint 2).
 
     Query: a compound's consensus embedding. Positives: other compounds that share at least one MoA;
-    negatives: other annotated compounds that share none. Compounds of the query's own InChIKey block are
-    neither. Compounds without MoA take no part: they are not known to be negatives.
+    negatives: other annotated compounds that share none. Compounds of the query's own group (its InChIKey block)
+    are neither. Compounds without MoA take no part: they are not known to be negatives.
 
     Parameters
     ----------
     compounds : DataFrame
         One row a test compound: ``Metadata_Compound``, ``MoA`` (list), ``InChIKey14`` ("" where unknown).
     embedding : array (n_compounds, n_dimensions)
-    centre : array (n_dimensions,), optional
-        Subtracted first (the mean of the negative controls' embeddings); default: the embedding as it is.
     reference, reference_embedding : optional
         Library mode: the queries are ranked against these compounds (the training compounds) instead of each
         other.
@@ -403,20 +359,14 @@ def moa_clustering(
     summary : dict
         ``moa_map``, ``moa_nearest`` (share of queries whose nearest neighbour shares an MoA); ``moa_ami``,
         ``moa_ari``, ``moa_silhouette`` of the queries (not in library mode). A compound with several MoAs
-        counts in the cluster indices under the one most frequent among the queries. NaN where nothing can be
-        measured.
+        counts in the cluster indices under the one most frequent among the queries, of several the first by name.
+        NaN where nothing can be measured.
     """
-    embedding = _checked(embedding, len(compounds))
-    centre = 0.0 if centre is None else np.asarray(centre, dtype=np.float32)
-    queries, points = _annotated(compounds, embedding - centre)
+    queries, points = _annotated(compounds, embedding)
     library = reference is not None
-    if library:
-        items, item_points = _annotated(reference, _checked(reference_embedding, len(reference)) - centre)
-    else:
-        items, item_points = queries, points
-    shares = shared_labels(queries["MoA"], items["MoA"])
-    candidate = ~_same_molecule(queries, items)
-    positive = shares & candidate
+    items, item_points = _annotated(reference, reference_embedding) if library else (queries, points)
+    candidate = compound_groups(queries).to_numpy()[:, None] != compound_groups(items).to_numpy()
+    positive = shared_labels(queries["MoA"], items["MoA"]) & candidate
     similarity = cosine_similarity(points, item_points)  # (n_queries, n_items)
     is_query = positive.any(1)
     ranked = np.where(candidate, similarity, -np.inf)
@@ -436,162 +386,49 @@ def moa_clustering(
         "moa_nearest": float(per_compound["nearest_shares_moa"].mean()),
     }
     if not library:
-        labels = _main_moa(queries["MoA"][is_query])
-        indices = cluster_indices(points[is_query], labels)
-        summary |= {f"moa_{name}": value for name, value in indices.items()}
+        moas = queries["MoA"][is_query]
+        times = moas.explode().value_counts().to_dict()
+        labels = np.array([min(names, key=lambda name: (-times[name], name)) for names in moas], dtype=str)
+        summary |= {f"moa_{name}": value for name, value in cluster_indices(points[is_query], labels).items()}
     return per_compound, summary
 
 
 def _annotated(compounds: pd.DataFrame, embedding: np.ndarray) -> tuple[pd.DataFrame, np.ndarray]:
+    """Those of the compounds that have an MoA, with their embeddings."""
+    embedding = _checked(embedding, len(compounds))
     has_moa = np.array([moa is not None and len(moa) > 0 for moa in compounds["MoA"]], dtype=bool)
     return compounds[has_moa].reset_index(drop=True), embedding[has_moa]
-
-
-def _same_molecule(queries: pd.DataFrame, items: pd.DataFrame) -> np.ndarray:
-    """Boolean (n_queries, n_items): same compound id, or same non-empty InChIKey block."""
-
-    def columns(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-        names = table[COMPOUND].to_numpy(dtype=object).astype(str)
-        keys = table["InChIKey14"].fillna("").to_numpy(dtype=object).astype(str) if "InChIKey14" in table else names
-        return names, np.where(keys == "", names, keys)
-
-    (name_q, key_q), (name_i, key_i) = columns(queries), columns(items)
-    return (name_q[:, None] == name_i) | (key_q[:, None] == key_i)
-
-
-def _main_moa(moa_sets: pd.Series) -> np.ndarray:
-    """One MoA a compound: of its set, the most frequent among these compounds (ties: the first by name)."""
-    counts = moa_sets.explode().value_counts().to_dict()
-    return np.array([min(moas, key=lambda m: (-counts[m], m)) for moas in moa_sets], dtype=str)
 
 
 # --------------------------------------------------------------------------------------------------
 # What chance would give: permutation nulls
 
 
-def _at_least(similarity: np.ndarray, candidate: np.ndarray) -> np.ndarray:
-    """How many candidates of a row are at least as near as each item, (n_rows, n_items): its rank, ties at their end.
-
-    Items that are no candidates of a row come after all others there.
-    """
-    n = similarity.shape[1]
-    ranks = np.empty(similarity.shape, dtype=np.int32)
-    for start in range(0, len(similarity), 512):  # bounds memory
-        rows = slice(start, start + 512)
-        distance = np.where(candidate[rows], -similarity[rows], np.inf)
-        order = distance.argsort(axis=1)
-        ordered = np.take_along_axis(distance, order, axis=1)
-        last = np.ones(ordered.shape, dtype=bool)
-        last[:, :-1] = ordered[:, 1:] != ordered[:, :-1]
-        position = np.where(last, np.arange(1, n + 1, dtype=np.int32), np.int32(n))
-        block_end = np.minimum.accumulate(position[:, ::-1], axis=1)[:, ::-1]
-        np.put_along_axis(ranks[rows], order, block_end, axis=1)
-    return ranks
-
-
-def _ranks_of_pairs(points: np.ndarray, treatment: np.ndarray, queries: np.ndarray, items: np.ndarray) -> np.ndarray:
-    """:func:`_at_least` of some pairs only, among the wells of other treatments: (n_pairs,), like the two positions.
-
-    `points` are sorted by `treatment`. Memory holds the similarities of a block of queries, never all to all.
-    """
-    unit = unit_rows(points)
-    first, last = (np.searchsorted(treatment, treatment, side=side) for side in ("left", "right"))
-    order = np.argsort(queries, kind="stable")
-    starts = np.searchsorted(queries[order], np.arange(len(points) + 1))
-    asked = np.flatnonzero(np.diff(starts))
-    ranks = np.empty(len(queries), dtype=np.int32)
-
-    def rank(rows: np.ndarray) -> None:
-        for row, similarity in zip(rows, unit[rows] @ unit.T, strict=True):
-            pairs = order[starts[row] : starts[row + 1]]
-            nearness = similarity[items[pairs]]
-            similarity[first[row] : last[row]] = -np.inf
-            similarity.sort()
-            ranks[pairs] = len(points) - similarity.searchsorted(nearness)
-
-    for_blocks(rank, asked, 64)
-    return ranks
-
-
-def _map_of_sets(ranks: np.ndarray, sets: np.ndarray, related: np.ndarray) -> np.ndarray:
-    """Mean average precision of many sets of items, each member a query and all others its positives: (n_sets,).
-
-    ``ranks`` from :func:`_at_least`; ``sets`` (n_sets, size) are positions. Items that are ``related`` (n, n) are no
-    candidates of each other in ``ranks`` and so no positives either.
-    """
-    size = sets.shape[1]
-    values = np.empty(len(sets))
-    block = max(1, PAIRS_AT_ONCE // size**2)
-    for start in range(0, len(sets), block):
-        part = sets[start : start + block]
-        pairs = part[:, :, None], part[:, None, :]  # query, item
-        values[start : start + block] = _map_of_ranks(ranks[pairs], ~np.eye(size, dtype=bool) & ~related[pairs])
-    return values
-
-
-def _map_of_ranks(of_set: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    """Mean average precision of sets of items, each member a query: (n_sets,); NaN for a set without positives.
-
-    ``of_set`` (n_sets, size, size) are the ranks of a set's items for each of its queries, ties at their end;
-    ``positive``, of the same shape, says which are positives.
-    """
-    at_least = np.sort(np.where(positive, of_set, np.inf), axis=2)  # positives first, the nearest on top
-    last = np.ones(at_least.shape, dtype=bool)
-    last[:, :, :-1] = at_least[:, :, 1:] != at_least[:, :, :-1]
-    size = of_set.shape[2]
-    found = np.where(last, np.arange(1, size + 1), size)
-    found = np.minimum.accumulate(found[:, :, ::-1], axis=2)[:, :, ::-1]
-    n_positive = positive.sum(2)
-    precision = (found / at_least).sum(2) / np.maximum(n_positive, 1)  # a number over infinity is 0
-    n_queries = (n_positive > 0).sum(1)
-    return np.where(n_queries > 0, precision.sum(1) / np.maximum(n_queries, 1), np.nan)
-
-
 def _maps_of_pseudo_treatments(
-    points: np.ndarray, treatment: np.ndarray, drawn: list[tuple[np.ndarray, np.ndarray]]
-) -> list[np.ndarray]:
-    """Mean average precision of sets of wells of different treatments, each member a query: for each pattern (n_sets,).
+    points: np.ndarray, treatment: np.ndarray, sets: np.ndarray, positive: np.ndarray
+) -> np.ndarray:
+    """Mean average precision of each pseudo-treatment, all of its wells being queries: (n_sets,).
 
-    A pattern is ``sets`` (n_sets, size), positions, and ``positive`` (size, size): which members of a set are each
-    other's positives. The others are left out of the ranking, as wells of one treatment on one plate are. Patterns
-    share their passes over all wells.
+    Parameters
+    ----------
+    points, treatment : arrays (n_wells, n_dimensions), (n_wells,)
+    sets : integer array (n_sets, size)
+        Wells of each pseudo-treatment.
+    positive : boolean array (size, size)
+        Which wells of a set are each other's positives. The others aren't ranked, as wells of one treatment on one
+        plate aren't, nor are a query's true replicates.
     """
-    pieces = [
-        (number, part)
-        for number, (sets, _) in enumerate(drawn)
-        for part in np.array_split(sets, max(1, -(-sets.size * sets.shape[1] // PAIRS_AT_ONCE)))
-    ]
-    n_pairs = np.cumsum([part.size * part.shape[1] for _, part in pieces])
-    maps: list[list[np.ndarray]] = [[] for _ in drawn]
-    for _, group in groupby(range(len(pieces)), key=lambda place: int(n_pairs[place] // PAIRS_AT_ONCE)):
-        together = [pieces[place] for place in group]
-        pairs = [_pairs_within(part) for _, part in together]
-        queries, items = (np.concatenate(side) for side in zip(*pairs, strict=True))
-        ranks = np.split(_ranks_of_pairs(points, treatment, queries, items), np.cumsum([len(q) for q, _ in pairs])[:-1])
-        for (number, part), of_piece in zip(together, ranks, strict=True):
-            of_set = of_piece.reshape(*part.shape, part.shape[1])
-            maps[number].append(_map_of_set_ranks(of_set, drawn[number][1]))
-    return [np.concatenate(parts) for parts in maps]
-
-
-def _pairs_within(sets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Query and item of every pair within sets (n_sets, size), a member with itself among them: (n_sets * size**2,)."""
-    shape = (*sets.shape, sets.shape[1])
-    return np.broadcast_to(sets[:, :, None], shape).ravel(), np.broadcast_to(sets[:, None, :], shape).ravel()
-
-
-def _map_of_set_ranks(of_set: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    """:func:`_map_of_ranks` where `positive` (size, size) is the same for all sets and others aren't ranked."""
-    left_out = ~positive & ~np.eye(len(positive), dtype=bool)
-    values = np.empty(len(of_set))
-    block = max(1, PAIRS_AT_ONCE // len(positive) ** 3)
-    for start in range(0, len(of_set), block):
-        ranks = of_set[start : start + block]
-        if left_out.any():
-            nearer = ranks[:, :, None, :] <= ranks[:, :, :, None]  # (n_sets, query, item, left out)
-            ranks = ranks - (nearer & left_out[:, None, :]).sum(3)
-        values[start : start + block] = _map_of_ranks(ranks, np.broadcast_to(positive, ranks.shape))
-    return values
+    unit, size = unit_rows(points), sets.shape[1]
+    maps = [np.empty(0)]
+    for part in np.array_split(sets, -(-sets.size * len(unit) // AT_ONCE) or 1):
+        queries, members = part.ravel(), np.repeat(part, size, axis=0)  # (n_queries,), (n_queries, size)
+        similarity = unit[queries] @ unit.T  # (n_queries, n_wells)
+        own, is_positive = np.take_along_axis(similarity, members, axis=1), np.tile(positive, (len(part), 1))
+        similarity[treatment[queries, None] == treatment] = -np.inf
+        np.put_along_axis(similarity, members, np.where(is_positive, own, -np.inf), axis=1)
+        precision = average_precision_of_few(similarity, own, is_positive).reshape(part.shape)
+        maps.append(pd.DataFrame(precision).mean(axis=1).to_numpy())  # without wells that have no positives
+    return np.concatenate(maps)
 
 
 def _p_values(observed: np.ndarray, null: np.ndarray) -> np.ndarray:
@@ -663,17 +500,15 @@ def replicate_p_values(
     10.1038/s41467-025-60306-2, for mAP.
     """
     names, treatment, queries, points, _ = _queries(wells, embedding)
+    table = replicate_clustering(wells, embedding)[["compound", "treatment", "n_wells", "replicate_map"]]
     plate = np.unique(queries[PLATE].fillna("").to_numpy(dtype=str), return_inverse=True)[1]
     compound = pd.factorize(queries[COMPOUND])[0]
-    precision, _ = replicate_average_precision(points, treatment, plate, points[:0])
-    observed = pd.Series(precision).groupby(treatment).mean().to_numpy()
     first = np.searchsorted(treatment, np.arange(len(names) + 1))
-    own_compound = compound[first[:-1]]
-    patterns: dict[tuple, list[int]] = {}
+    patterns: dict[tuple, list[int]] = {}  # treatments by the plates of their wells
     for one, (start, stop) in enumerate(pairwise(first)):
         patterns.setdefault(tuple(np.sort(plate[start:stop])), []).append(one)
     rng = np.random.default_rng(seed)
-    drawn, members = [], []
+    p_value = np.full(len(names), np.nan)
     for plates, treated in patterns.items():
         plates = np.array(plates)
         elsewhere = plates[:, None] != plates
@@ -681,31 +516,18 @@ def replicate_p_values(
             elsewhere = ~np.eye(len(plates), dtype=bool)
         if not elsewhere.any():
             continue
-        drawn.append((_pseudo_treatments(plates, plate, compound, n_null, rng), elsewhere))
-        members.append(treated)
-    p_value = np.full(len(names), np.nan)
-    nulls = _maps_of_pseudo_treatments(points, treatment, drawn)
-    for (sets, _), treated, null in zip(drawn, members, nulls, strict=True):
-        of_compound = compound[sets]
+        sets = _pseudo_treatments(plates, plate, compound, n_null, rng)
+        null = _maps_of_pseudo_treatments(points, treatment, sets, elsewhere)
         for one in treated:
-            others = (of_compound != own_compound[one]).all(1)
-            p_value[one] = _p_values(observed[one : one + 1], null[others])[0]
-    return pd.DataFrame(
-        {
-            "compound": queries[COMPOUND].to_numpy(dtype=object)[first[:-1]],
-            "treatment": names,
-            "n_wells": np.diff(first),
-            "replicate_map": observed,
-            "p_value": p_value,
-        }
-    )
+            others = (compound[sets] != compound[first[one]]).all(1)
+            p_value[one] = _p_values(table["replicate_map"].to_numpy()[[one]], null[others])[0]
+    return table.assign(p_value=p_value)
 
 
 def moa_p_values(
     compounds: pd.DataFrame,
     embedding: np.ndarray,
     *,
-    centre: np.ndarray | None = None,
     n_null: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -720,7 +542,7 @@ def moa_p_values(
 
     Parameters
     ----------
-    compounds, embedding, centre
+    compounds, embedding
         As in :func:`moa_clustering`.
     n_null : int
         Null draws for each size of an MoA; MoAs of one size share them.
@@ -736,35 +558,39 @@ def moa_p_values(
     ValueError
         The embedding does not fit the table or is not finite.
     """
-    embedding = _checked(embedding, len(compounds))
-    centre = 0.0 if centre is None else np.asarray(centre, dtype=np.float32)
-    queries, points = _annotated(compounds, embedding - centre)
-    twin = np.tril(_same_molecule(queries, queries), -1).any(1)
-    queries, points = queries[~twin].reset_index(drop=True), points[~twin]
+    queries, points = _annotated(compounds, embedding)
+    is_first = ~compound_groups(queries).duplicated().to_numpy()
+    queries, points = queries[is_first].reset_index(drop=True), points[is_first]
     members: dict[str, list[int]] = {}
     for row, moas in enumerate(queries["MoA"]):
         for moa in dict.fromkeys(moas):
             members.setdefault(moa, []).append(row)
     members = {moa: rows for moa, rows in sorted(members.items()) if len(rows) > 1}
-    n = len(queries)
     similarity = cosine_similarity(points)
     related = shared_labels(queries["MoA"], queries["MoA"])
-    ranks = _at_least(similarity, ~related)
-    rng = np.random.default_rng(seed)
     observed = {}
     for moa, rows in members.items():
-        own = np.isin(np.arange(n), rows) & (np.array(rows)[:, None] != np.arange(n))
+        own = np.isin(np.arange(len(queries)), rows) & (np.array(rows)[:, None] != np.arange(len(queries)))
         observed[moa] = float(average_precision(similarity[rows], own, own | ~related[rows]).mean())
+    # How many strangers of a query are at least as near as each of them: ties share the end of their block.
+    ranks = rankdata(np.where(related, np.inf, -similarity), method="max", axis=1)  # (n_queries, n_items)
+    rng = np.random.default_rng(seed)
     p_value = {}
     for size in sorted({len(rows) for rows in members.values()}):
+        drawn = rng.random((n_null, len(queries))).argpartition(size - 1, axis=1)[:, :size]
+        null = []
+        for part in np.array_split(drawn, -(-drawn.size * size // AT_ONCE)):
+            pairs = part[:, :, None], part[:, None, :]  # query, item: (n_sets, size, size)
+            positive = ~related[pairs]
+            at_least = np.where(positive, ranks[pairs], np.inf)
+            positives_at_least = rankdata(at_least, method="max", axis=2)
+            n_positive = positive.sum(2)
+            total = (positives_at_least / at_least).sum(2)  # a number over infinity is 0
+            precision = np.divide(total, n_positive, out=np.full(total.shape, np.nan), where=n_positive > 0)
+            null.append(pd.DataFrame(precision).mean(axis=1))  # without queries that have no positives
         mine = [moa for moa, rows in members.items() if len(rows) == size]
-        block = max(1, 4_000_000 // n)  # bounds memory
-        drawn = [
-            rng.random((min(block, n_null - start), n)).argpartition(size - 1, axis=1)[:, :size]
-            for start in range(0, n_null, block)
-        ]
-        null = _map_of_sets(ranks, np.concatenate(drawn), related)
-        p_value |= dict(zip(mine, _p_values(np.array([observed[moa] for moa in mine]), null), strict=True))
+        p = _p_values(np.array([observed[moa] for moa in mine]), np.concatenate(null))
+        p_value |= dict(zip(mine, p, strict=True))
     rows = [(moa, len(rows), observed[moa], p_value[moa]) for moa, rows in members.items()]
     return pd.DataFrame(rows, columns=["MoA", "n_compounds", "moa_map", "p_value"])
 
@@ -813,60 +639,3 @@ def found_by_fold(
             results.append(pd.concat([keys, result.assign(found=found)], axis=1))
     kept = [table for table in results if len(table)]
     return pd.concat(kept, ignore_index=True) if kept else results[0]
-
-
-def null_calibration(
-    n_replicates: int,
-    n_treatments: int = 3000,
-    *,
-    per_screen: int = 100,
-    n_dimensions: int = 20,
-    share_active: float = 0.0,
-    signal: float = 3.0,
-    n_null: int = 2000,
-    seed: int = 0,
-) -> dict[str, float]:
-    """How often treatments without any signal get a small p from :func:`replicate_p_values`.
-
-    Small screens of Gaussian embeddings, one well a treatment on each of ``n_replicates`` plates.
-
-    Parameters
-    ----------
-    n_replicates : int
-    n_treatments : int
-        Treatments without signal in all, at least; screens are added until there are so many.
-    per_screen : int
-        Treatments of each screen.
-    n_dimensions : int
-    share_active : float
-        Share of each screen's treatments that do have a signal, on top of which the others are judged.
-    signal : float
-        Standard deviation of active treatments' centres, in units of the noise.
-    n_null, seed : int
-        Of :func:`replicate_p_values`; every screen has its own seed.
-
-    Returns
-    -------
-    dict
-        ``n_replicates, n_treatments`` (those without signal), the shares of p ``below_0.05, below_0.01,
-        below_0.001``, and ``active_below_0.05`` (power; NaN without active treatments).
-    """
-    n_active = round(share_active * per_screen)
-    if not 0 <= n_active < per_screen:
-        raise ValueError(f"share_active {share_active} leaves no treatment without signal")
-    n_screens = -(-n_treatments // (per_screen - n_active))
-    names = [f"c{number:04d}" for number in range(per_screen)]
-    wells = pd.DataFrame({PLATE: np.repeat([f"p{i}" for i in range(n_replicates)], per_screen)})
-    wells = wells.assign(**{COMPOUND: names * n_replicates, DOSE: np.nan, CONTROL: False})
-    p_values = []
-    for screen in range(n_screens):
-        rng = np.random.default_rng([seed, screen])
-        centres = np.zeros((per_screen, n_dimensions))
-        centres[:n_active] = rng.normal(size=(n_active, n_dimensions)) * signal
-        points = np.tile(centres, (n_replicates, 1)) + rng.normal(size=(len(wells), n_dimensions))
-        p_values.append(replicate_p_values(wells, points, n_null=n_null, seed=seed + screen)["p_value"].to_numpy())
-    p = np.stack(p_values)  # (n_screens, per_screen)
-    null = p[:, n_active:].ravel()
-    shares = {f"below_{level}": float((null < level).mean()) for level in (0.05, 0.01, 0.001)}
-    power = float((p[:, :n_active] < 0.05).mean()) if n_active else float("nan")
-    return {"n_replicates": n_replicates, "n_treatments": len(null), **shares, "active_below_0.05": power}

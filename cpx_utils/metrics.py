@@ -8,12 +8,11 @@ scores as chance.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
+from scipy.stats import rankdata
 
 
 def cosine_similarity(a: np.ndarray, b: np.ndarray | None = None) -> np.ndarray:
@@ -33,26 +32,6 @@ def cosine_similarity(a: np.ndarray, b: np.ndarray | None = None) -> np.ndarray:
     unit_a = unit_rows(a)
     unit_b = unit_a if b is None else unit_rows(b)
     return unit_a @ unit_b.T  # (n_a, n_b)
-
-
-def for_blocks(work: Callable[[np.ndarray], None], rows: np.ndarray, block: int) -> None:
-    """Call ``work`` on blocks of rows, on all cores: for NumPy, which lets other threads go on meanwhile.
-
-    Parameters
-    ----------
-    work : callable
-        Takes a block of ``rows``; blocks must not depend on each other, so that their order doesn't matter.
-    rows : array (n,)
-    block : int
-        Rows at a time.
-    """
-    blocks = [rows[start : start + block] for start in range(0, len(rows), block)]
-    if len(blocks) < 8:  # too little to start threads for
-        for one in blocks:
-            work(one)
-        return
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(work, blocks))
 
 
 def unit_rows(rows: np.ndarray) -> np.ndarray:
@@ -115,7 +94,7 @@ def average_precision(similarity: np.ndarray, positive: np.ndarray, candidate: n
 def average_precision_of_few(
     similarity: np.ndarray, own: np.ndarray, positive: np.ndarray, *, own_ranked: bool = True
 ) -> np.ndarray:
-    """:func:`average_precision` where positives are few: their ranks are counted, nothing is sorted.
+    """:func:`average_precision` where positives are few (replicates): their ranks are counted, nothing is sorted.
 
     Parameters
     ----------
@@ -133,10 +112,8 @@ def average_precision_of_few(
     array (n_queries,)
         NaN for a query without positives.
     """
-    own = np.where(positive, own, np.inf)
-    among = (own[:, None, :] >= own[:, :, None]) & positive[:, None, :]  # (n_queries, most, most)
-    positives_at_least = among.sum(2)
-    at_least = np.ones(own.shape, dtype=np.int64)
+    positives_at_least = ((own[:, None, :] >= own[:, :, None]) & positive[:, None, :]).sum(2)  # (n_queries, most)
+    at_least = np.zeros(own.shape)
     for place in range(own.shape[1]):
         at_least[:, place] = np.count_nonzero(similarity >= own[:, place, None], axis=1)
     at_least += 0 if own_ranked else positives_at_least
@@ -160,32 +137,8 @@ def _labels_and_scores(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarr
     return labels, scores, labelled
 
 
-def _in_order(labels: np.ndarray, scores: np.ndarray, labelled: np.ndarray, sign: int) -> tuple[np.ndarray, np.ndarray]:
-    """Each task's scores times `sign` from the lowest to the highest, missing ones NaN at the end, and what is active.
-
-    Both (n_tasks, n_compounds). Whether a compound is active travels in the last bit of its score, since values alone
-    are sorted many times faster than an order that is then followed. Tasks in which that bit might have decided (ties
-    among them) are sorted again in full; of the others' scores only the order is kept, not the last bit.
-    """
-    keys = np.where(labelled, sign * scores, np.nan).T.copy()
-    active = (labels == 1).T
-    packed = keys.copy()
-    bits = packed.view(np.int64)
-    bits &= ~1
-    bits |= active
-    packed.sort(axis=1)
-    in_order = (bits & 1).astype(bool)
-    bits &= ~1
-    doubtful = (packed[:, 1:] == packed[:, :-1]).any(axis=1)  # never true of NaN
-    if doubtful.any():
-        order = np.argsort(keys[doubtful], axis=1)
-        packed[doubtful] = np.take_along_axis(keys[doubtful], order, axis=1)
-        in_order[doubtful] = np.take_along_axis(active[doubtful], order, axis=1)
-    return packed, in_order
-
-
 def roc_auc(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve of many tasks at once, by ranks (Mann-Whitney); a tie counts one half.
+    """Area under the ROC curve of many tasks at once, from midranks (so ties count one half).
 
     Parameters
     ----------
@@ -199,21 +152,12 @@ def roc_auc(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     array (n_tasks,)
         NaN for a task with one class only.
     """
-    from scipy.stats import rankdata
-
     labels, scores, labelled = _labels_and_scores(labels, scores)
-    if not len(labels):
-        return np.full(labels.shape[1], np.nan)
-    ranked, active = _in_order(labels, scores, labelled, 1)
-    n_active = active.sum(1).astype(float)
+    n_active = (labels == 1).sum(0).astype(float)
     n_inactive = labelled.sum(0) - n_active
-    ranks = active @ np.arange(1.0, len(labels) + 1)  # summed over a task's actives
-    tied = (ranked[:, 1:] == ranked[:, :-1]).any(1)  # never true of NaN
-    if tied.any():
-        # Missing compounds rank above every labelled one and so leave the others' ranks alone.
-        shared = rankdata(np.where(np.isnan(ranked[tied]), np.inf, ranked[tied]), axis=1)
-        ranks[tied] = (shared * active[tied]).sum(1)
-    above = ranks - n_active * (n_active + 1) / 2
+    # Missing compounds rank above every labelled one and so leave the others' ranks alone.
+    ranks = rankdata(np.where(labelled, scores, np.inf), axis=0)
+    above = np.where(labels == 1, ranks, 0.0).sum(0) - n_active * (n_active + 1) / 2
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where((n_active > 0) & (n_inactive > 0), above / (n_active * n_inactive), np.nan)
 
@@ -233,21 +177,13 @@ def pr_auc(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
         :func:`roc_auc`.
     """
     labels, scores, labelled = _labels_and_scores(labels, scores)
-    n, n_tasks = labels.shape
-    if not n:
-        return np.full(n_tasks, np.nan)
-    ranked, active = _in_order(labels, scores, labelled, -1)
-    precision = active.cumsum(1) / np.arange(1.0, n + 1)
-    tied = (ranked[:, 1:] == ranked[:, :-1]).any(1)
-    if tied.any():
-        # A tied block has one threshold: all of it takes the precision at its last member.
-        last = np.hstack([ranked[tied, 1:] != ranked[tied, :-1], np.ones((int(tied.sum()), 1), dtype=bool)])
-        position = np.where(last, np.arange(n), n)
-        block_end = np.minimum.accumulate(position[:, ::-1], axis=1)[:, ::-1]
-        precision[tied] = np.take_along_axis(precision[tied], block_end, axis=1)
-    n_active = active.sum(1)
+    active = labels == 1
+    # How many compounds, and how many actives, score at least as high: ties share the end of their block.
+    at_least = rankdata(np.where(labelled, -scores, np.inf), method="max", axis=0)
+    actives_at_least = rankdata(np.where(active, -scores, np.inf), method="max", axis=0)
+    total = np.where(active, actives_at_least / at_least, 0.0).sum(0)
+    n_active = active.sum(0)
     both = (n_active > 0) & (n_active < labelled.sum(0))
-    total = (precision * active).sum(1)
     return np.where(both, total / np.maximum(n_active, 1), np.nan)
 
 
@@ -288,10 +224,12 @@ def nearest_decile(rank: np.ndarray, n_candidates: int | np.ndarray) -> np.ndarr
 def retrieval_scores(retrieval: pd.DataFrame) -> pd.DataFrame:
     """A table of retrieval ranks (``rank, n_candidates``) with two scores of each query added.
 
-    ``near`` is 1 where :func:`nearest_decile` holds, else 0; ``rank_share`` runs from 0 (nearest) to 1 (farthest).
+    ``near`` is 1 where :func:`nearest_decile` holds, else 0; ``rank_share`` runs from 0 (nearest) to 1 (farthest), and
+    is 0.5 for a query with one candidate, which is nearest and farthest at once: no information, the middle.
     """
     rank, n_candidates = retrieval["rank"], retrieval["n_candidates"]
-    return retrieval.assign(near=nearest_decile(rank, n_candidates).astype(float), rank_share=rank / (n_candidates - 1))
+    rank_share = (rank / (n_candidates - 1)).where(n_candidates > 1, 0.5)
+    return retrieval.assign(near=nearest_decile(rank, n_candidates).astype(float), rank_share=rank_share)
 
 
 def chance_of_nearest_decile(n_candidates: int | np.ndarray) -> float:
@@ -300,43 +238,23 @@ def chance_of_nearest_decile(n_candidates: int | np.ndarray) -> float:
     return float(np.mean((np.floor(0.1 * (n_candidates - 1)) + 1) / n_candidates))
 
 
-def silhouette(similarity: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Silhouette of each item with distance ``1 - similarity`` (Rousseeuw 1987).
+def silhouette(points: np.ndarray, labels: np.ndarray, *, block: int = 256) -> np.ndarray:
+    """Silhouette of each item by cosine distance (Rousseeuw 1987), without the matrix of all similarities.
+
+    The mean cosine to a class is the product with the sum of its unit vectors, so that time grows with the number of
+    classes and memory with `block` of them.
 
     Parameters
     ----------
-    similarity : array (n, n)
+    points : array (n, n_features)
     labels : array (n,)
+    block : int
+        Items at a time.
 
     Returns
     -------
     array (n,)
         0 for an item alone in its class, as in scikit-learn; NaN where there are fewer than two classes.
-    """
-    classes, code = np.unique(np.asarray(labels), return_inverse=True)
-    n = len(code)
-    if len(classes) < 2:
-        return np.full(n, np.nan)
-    size = np.bincount(code)
-    order = np.argsort(code, kind="stable")
-    starts = np.concatenate([[0], size.cumsum()[:-1]])
-    distance = 1.0 - np.asarray(similarity)[:, order]
-    totals = np.add.reduceat(distance, starts, axis=1).astype(float)  # (n, n_classes)
-    own_distance = 1.0 - np.diagonal(similarity)
-    own = (totals[np.arange(n), code] - own_distance) / np.maximum(size[code] - 1, 1)
-    means = totals / size
-    means[np.arange(n), code] = np.inf
-    other = means.min(1)
-    scale = np.maximum(own, other)
-    value = np.divide(other - own, scale, out=np.zeros(n), where=scale > 0)
-    return np.where(size[code] > 1, value, 0.0)
-
-
-def silhouette_of_points(points: np.ndarray, labels: np.ndarray, *, block: int = 256) -> np.ndarray:
-    """:func:`silhouette` with the cosine of points (n, n_features), without the matrix of all their similarities.
-
-    The mean cosine to a class is the product with the sum of its unit vectors, so that time grows with the number of
-    classes and memory with `block` of them.
     """
     classes, code = np.unique(np.asarray(labels), return_inverse=True)
     n = len(code)
@@ -349,8 +267,8 @@ def silhouette_of_points(points: np.ndarray, labels: np.ndarray, *, block: int =
     sums = np.add.reduceat(unit[order].astype(float), starts, axis=0)  # (n_classes, n_features)
     own_similarity = (unit.astype(float) ** 2).sum(1)
     value = np.zeros(n)
-
-    def compare(rows: np.ndarray) -> None:
+    for start in range(0, n, block):
+        rows = np.arange(start, min(start + block, n))
         own_class, at = code[rows], np.arange(len(rows))
         totals = unit[rows] @ sums.T  # (block, n_classes)
         own = 1.0 - (totals[at, own_class] - own_similarity[rows]) / np.maximum(size[own_class] - 1, 1)
@@ -359,8 +277,6 @@ def silhouette_of_points(points: np.ndarray, labels: np.ndarray, *, block: int =
         other = means.min(1)
         scale = np.maximum(own, other)
         value[rows] = np.divide(other - own, scale, out=np.zeros(len(at)), where=scale > 0)
-
-    for_blocks(compare, np.arange(n), block)
     return np.where(size[code] > 1, value, 0.0)
 
 
@@ -386,14 +302,14 @@ def cluster_indices(embedding: np.ndarray, labels: np.ndarray) -> dict[str, floa
     classes, code = np.unique(np.asarray(labels), return_inverse=True)
     if not 2 <= len(classes) < len(code):
         return {"ami": np.nan, "ari": np.nan, "silhouette": np.nan}
-    similarity = cosine_similarity(np.asarray(embedding, dtype=float))
-    upper = np.triu_indices(len(code), 1)
-    tree = linkage(np.maximum(1.0 - similarity[upper], 0.0), method="average")
+    embedding = np.asarray(embedding, dtype=float)
+    distance = 1.0 - cosine_similarity(embedding)[np.triu_indices(len(code), 1)]
+    tree = linkage(np.maximum(distance, 0.0), method="average")
     clusters = fcluster(tree, t=len(classes), criterion="maxclust")
     return {
         "ami": float(adjusted_mutual_info_score(code, clusters)),
         "ari": float(adjusted_rand_score(code, clusters)),
-        "silhouette": float(silhouette(similarity, code).mean()),
+        "silhouette": float(silhouette(embedding, code).mean()),
     }
 
 

@@ -13,8 +13,9 @@ import pandas as pd
 from sklearn.base import clone
 
 from cpx_utils import bioactivity, clustering, crossfit, executors
-from cpx_utils.claims import interval_table
+from cpx_utils.claims import intervals
 from cpx_utils.encoders import Encoder
+from cpx_utils.profiles import compound_groups
 
 ENDPOINTS = ("replicate_map", "moa_map", "roc_auc")
 
@@ -79,7 +80,7 @@ def data_size_curve(
     seed
         Of the order of compounds and of the derangement.
     n_bootstrap
-        Resamples of compounds (tasks for ROC-AUC) behind each interval.
+        Resamples of compound groups (tasks for ROC-AUC) behind each interval.
     whole
         `wells` and `consensus`: embeddings of these folds by method, trained on all compounds (first draws). With them
         nothing is fitted again for a share of 1, and the curve ends where the study is.
@@ -104,12 +105,14 @@ def data_size_curve(
             for wells, consensus in tables:
                 for name, table in _measured(wells, consensus, compounds, labels, replicates).items():
                     parts[name].append(table.assign(share=share))
-    by = ["method", "control", "share"]
-    units = {"replicate_map": "compound", "moa_map": "compound", "roc_auc": "task"}
+    by_group = ("compound", compound_groups(compounds))
+    units = {"replicate_map": by_group, "moa_map": by_group, "roc_auc": ("task", None)}
     tables = [
-        interval_table(pd.concat(parts[name]), name, unit=units[name], by=by, n_bootstrap=n_bootstrap, seed=seed)
+        intervals(
+            pd.concat(parts[name]), name, unit=unit, by=["share"], groups=groups, n_bootstrap=n_bootstrap, seed=seed
+        )
         .assign(endpoint=name)
-        for name in ENDPOINTS
+        for name, (unit, groups) in units.items()
         if parts[name]
     ]  # fmt: skip
     columns = ["method", "control", "share", "n_compounds", "endpoint", "mean", "ci_low", "ci_high", "n_units"]
