@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cpx_utils.claims import CLAIM_TEXTS, UNITS
+from cpx_utils.profiles import CLAIM_TEXTS, UNITS
 from cpx_utils.datasets import DATASETS
 from cpx_utils.plots import method_label
 

@@ -44,26 +44,23 @@ def _checked(embedding: np.ndarray, n_rows: int) -> np.ndarray:
 def replicate_clustering(wells: pd.DataFrame, embedding: np.ndarray) -> pd.DataFrame:
     """How well replicates of a treatment find each other (endpoint 1).
 
-    Query: a well. Positives: wells of the same treatment (compound x dose) on other plates; wells of the same
-    treatment on the query's own plate are left out altogether. Where all wells are on one plate (or no plate
-    is known) the other wells of the treatment are the positives. Negatives: wells of other treatments
-    (``replicate_map``), or the negative controls (``activity_map``). The embedding is first centred on the
-    negative controls, where there are any.
+    Query: a well. Positives: wells of the same treatment (compound x dose) on other plates; those on the query's own
+    plate are left out altogether. Where all wells are on one plate (or no plate is known) the other wells of the
+    treatment are the positives. Negatives: wells of other treatments (``replicate_map``), or the negative controls
+    (``activity_map``). The embedding is first centred on the negative controls, where there are any.
 
     Parameters
     ----------
     wells : DataFrame
-        One row a well: the five metadata columns. Rows with ``Metadata_Control`` are negative controls, never
-        queries.
+        One row a well: the five metadata columns. Negative controls are never queries.
     embedding : array (n_wells, n_dimensions)
-        In the order of ``wells``.
 
     Returns
     -------
     DataFrame
-        One row a treatment: ``compound, treatment, n_wells, replicate_map`` (mean average precision of its
-        wells; NaN without positives), ``activity_map`` (the same against controls; NaN without controls),
-        ``silhouette`` (cosine, treatments as classes, mean of its wells; NaN for a treatment of one well).
+        One row a treatment: ``compound, treatment, n_wells, replicate_map`` (mean average precision of its wells; NaN
+        without positives), ``activity_map`` (NaN without controls), ``silhouette`` (cosine, treatments as classes, mean
+        of its wells; NaN for a treatment of one well).
     """
     names, treatment, queries, points, controls = _queries(wells, embedding)
     plate = queries[PLATE].fillna("").to_numpy(dtype=str)
@@ -99,8 +96,8 @@ def _queries(
 ) -> tuple[np.ndarray, np.ndarray, pd.DataFrame, np.ndarray, np.ndarray]:
     """Treated wells sorted by treatment, centred on the negative controls.
 
-    Returns names of treatments, and of each query the treatment's number, its row of ``wells`` and its embedding;
-    last the controls' embeddings.
+    Returns names of treatments, and of each query the treatment's number, its row of ``wells`` and its embedding; last
+    the controls' embeddings.
     """
     embedding = _checked(embedding, len(wells))
     control = wells[CONTROL].to_numpy(dtype=bool)
@@ -122,15 +119,8 @@ NO_REPLICATES = pd.DataFrame(
 def replicate_clustering_by_fold(wells: pd.DataFrame) -> pd.DataFrame:
     """`replicate_clustering` of every fitted representation in a table of embedded wells.
 
-    Parameters
-    ----------
-    wells : DataFrame
-        Metadata columns, `KEYS` and z000 ...: test wells and negative controls of each fold.
-
-    Returns
-    -------
-    DataFrame
-        `KEYS` and the columns of `replicate_clustering`, one row a treatment and representation.
+    `wells` has metadata columns, `KEYS` and z000 ...: test wells and negative controls of each fold. One row a
+    treatment and representation: `KEYS` and the columns of `replicate_clustering`.
     """
     tables = []
     for key, part in wells.groupby(KEYS, sort=False):
@@ -155,8 +145,8 @@ def moa_clustering_by_fold(consensus: pd.DataFrame, compounds: pd.DataFrame) -> 
     Returns
     -------
     per_compound, summary : DataFrame
-        `KEYS` and the columns of `moa_clustering`'s two results, the summary long (endpoint, n, value); in library
-        mode endpoints are ``moa_library_map`` and ``moa_library_nearest``, where there are training compounds.
+        `KEYS` and the columns of `moa_clustering`'s two results, the summary long (endpoint, n, value); in library mode
+        endpoints are ``moa_library_map`` and ``moa_library_nearest``, where there are training compounds.
     """
     annotation = compounds[[COMPOUND, "MoA", "InChIKey14"]]
     per_compound, summaries = [], []
@@ -179,19 +169,8 @@ def moa_clustering_by_fold(consensus: pd.DataFrame, compounds: pd.DataFrame) -> 
 def clustering_table(screen: str, replicates: pd.DataFrame, moa_summary: pd.DataFrame) -> pd.DataFrame:
     """Fold-level values of all clustering endpoints in the study's common form.
 
-    Parameters
-    ----------
-    screen : str
-        Name of the screen.
-    replicates : DataFrame
-        From `replicate_clustering_by_fold`; may be empty.
-    moa_summary : DataFrame
-        From `moa_clustering_by_fold`.
-
-    Returns
-    -------
-    DataFrame
-        screen, `KEYS`, endpoint, label (replicate or moa), n (treatments or compounds), value.
+    Of `replicate_clustering_by_fold` (may be empty) and the summary of `moa_clustering_by_fold`: screen, `KEYS`,
+    endpoint, label (replicate or moa), n (treatments or compounds), value.
     """
     tables = [moa_summary.assign(label="moa")]
     if len(replicates):
@@ -224,16 +203,12 @@ def umap_of_test_compounds(
     n_moas : int
         The most frequent mechanisms that keep their names; all else is "other".
     n_neighbours, seed : int
-        Of UMAP.
+        Of UMAP (McInnes 2018, arXiv 1802.03426), by cosine distance.
 
     Returns
     -------
     DataFrame
         method, compound, x, y, label.
-
-    References
-    ----------
-    McInnes 2018, arXiv 1802.03426; cosine distance.
     """
     if not consensus:
         return pd.DataFrame(columns=["method", "compound", "x", "y", "label"])
@@ -271,20 +246,8 @@ def _first_test_fold(consensus: pd.DataFrame) -> pd.DataFrame:
 def nearest_test_compounds(consensus: dict[str, pd.DataFrame], *, n_nearest: int = 8) -> pd.DataFrame:
     """The nearest neighbours of each compound of `umap_of_test_compounds`, in the full embedding.
 
-    By cosine similarity of consensus embeddings, as the MoA endpoint ranks them; among the same test compounds,
-    whether they have a known mechanism or not. A map that bends distances takes no part in it.
-
-    Parameters
-    ----------
-    consensus : dict
-        Consensus tables by method, as `umap_of_test_compounds` takes them.
-    n_nearest : int
-        Neighbours of each compound; fewer where there are fewer others.
-
-    Returns
-    -------
-    DataFrame
-        method, compound, rank (1 the nearest), neighbour, cosine.
+    By cosine similarity of consensus embeddings, as the MoA endpoint ranks them, among the same test compounds, whether
+    they have a known mechanism or not: method, compound, rank (1 the nearest), neighbour, cosine.
     """
     columns = ["method", "compound", "rank", "neighbour", "cosine"]
     tables = [pd.DataFrame(columns=columns)]
@@ -305,17 +268,8 @@ def nearest_test_compounds(consensus: dict[str, pd.DataFrame], *, n_nearest: int
 def nearest_of_same_mechanism(nearest: pd.DataFrame, compounds: pd.DataFrame) -> pd.DataFrame:
     """How often the nearest compound shares a mechanism, among those that share one with any of the others.
 
-    Parameters
-    ----------
-    nearest : DataFrame
-        From `nearest_test_compounds`.
-    compounds : DataFrame
-        Metadata_Compound and MoA (lists).
-
-    Returns
-    -------
-    DataFrame
-        method, share, n_compounds; no row of a method none of whose compounds shares a mechanism with another.
+    Of `nearest_test_compounds`: method, share, n_compounds; no row of a method none of whose compounds shares a
+    mechanism with another.
     """
     moas = compounds.set_index(COMPOUND)["MoA"].map(set)
     rows = []
@@ -338,9 +292,9 @@ def moa_clustering(
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """How well compounds of one mechanism of action find each other (endpoint 2).
 
-    Query: a compound's consensus embedding. Positives: other compounds that share at least one MoA;
-    negatives: other annotated compounds that share none. Compounds of the query's own group (its InChIKey block)
-    are neither. Compounds without MoA take no part: they are not known to be negatives.
+    Query: a compound's consensus embedding. Positives: other compounds that share at least one MoA; negatives: other
+    annotated compounds that share none. Compounds of the query's own group (its InChIKey block) are neither. Compounds
+    without MoA take no part: they are not known to be negatives.
 
     Parameters
     ----------
@@ -348,19 +302,16 @@ def moa_clustering(
         One row a test compound: ``Metadata_Compound``, ``MoA`` (list), ``InChIKey14`` ("" where unknown).
     embedding : array (n_compounds, n_dimensions)
     reference, reference_embedding : optional
-        Library mode: the queries are ranked against these compounds (the training compounds) instead of each
-        other.
+        Library mode: queries are ranked against these compounds (the training compounds) instead of each other.
 
     Returns
     -------
     per_compound : DataFrame
-        ``compound, n_positive, average_precision, nearest_shares_moa`` (1, 0), one row a query: an annotated
-        compound with at least one positive.
+        ``compound, n_positive, average_precision, nearest_shares_moa`` (1, 0), one row a query with a positive.
     summary : dict
-        ``moa_map``, ``moa_nearest`` (share of queries whose nearest neighbour shares an MoA); ``moa_ami``,
-        ``moa_ari``, ``moa_silhouette`` of the queries (not in library mode). A compound with several MoAs
-        counts in the cluster indices under the one most frequent among the queries, of several the first by name.
-        NaN where nothing can be measured.
+        ``moa_map``, ``moa_nearest`` (share of queries whose nearest neighbour shares an MoA); ``moa_ami``, ``moa_ari``,
+        ``moa_silhouette`` of the queries (not in library mode). A compound with several MoAs counts in these under the
+        one most frequent among the queries, of several the first by name. NaN where nothing can be measured.
     """
     queries, points = _annotated(compounds, embedding)
     library = reference is not None
@@ -407,16 +358,10 @@ def _annotated(compounds: pd.DataFrame, embedding: np.ndarray) -> tuple[pd.DataF
 def _maps_of_pseudo_treatments(
     points: np.ndarray, treatment: np.ndarray, sets: np.ndarray, positive: np.ndarray
 ) -> np.ndarray:
-    """Mean average precision of each pseudo-treatment, all of its wells being queries: (n_sets,).
+    """Mean average precision of each pseudo-treatment `sets` (n_sets, size), all of its wells being queries: (n_sets,).
 
-    Parameters
-    ----------
-    points, treatment : arrays (n_wells, n_dimensions), (n_wells,)
-    sets : integer array (n_sets, size)
-        Wells of each pseudo-treatment.
-    positive : boolean array (size, size)
-        Which wells of a set are each other's positives. The others aren't ranked, as wells of one treatment on one
-        plate aren't, nor are a query's true replicates.
+    `positive` (size, size) says which wells of a set are each other's positives. The others aren't ranked, as wells of
+    one treatment on one plate aren't, nor are a query's true replicates.
     """
     unit, size = unit_rows(points), sets.shape[1]
     maps = [np.empty(0)]
@@ -466,18 +411,18 @@ def replicate_p_values(
     """Permutation p of each treatment's replicate mAP: do its wells lie together more than wells of strangers do?
 
     A null draw keeps what the endpoint conditions on, the plates: for a treatment with wells on some plates it takes
-    one well of each of these plates at random, all of different compounds and none of the treatment's own, and
-    computes the mAP of this pseudo-treatment as :func:`replicate_clustering` would, all of its wells being queries.
-    So the dependence between the queries of a treatment is part of the null, which a null of single queries lacks. A
-    query's true replicates are left out of the ranking there, since a treatment without signal has no such neighbours
-    to push its positives down. p is (1 + null draws at least as large) / (1 + null draws). Treatments with wells on
-    the same plates share their draws, less those that hold the compound itself.
+    one well of each of these plates at random, all of different compounds and none of the treatment's own, and computes
+    the mAP of this pseudo-treatment as :func:`replicate_clustering` would, all of its wells being queries. So the
+    dependence between the queries of a treatment is part of the null, which a null of single queries lacks. A query's
+    true replicates are left out of the ranking there, since a treatment without signal has no such neighbours to push
+    its positives down. p is (1 + null draws at least as large) / (1 + null draws), never 0 (Phipson and Smyth 2010, doi
+    10.2202/1544-6115.1585). Treatments with wells on the same plates share their draws, less those that hold the
+    compound.
 
     Parameters
     ----------
-    wells : DataFrame
+    wells, embedding
         As in :func:`replicate_clustering`.
-    embedding : array (n_wells, n_dimensions)
     n_null : int
         Null draws for each set of plates.
     seed : int
@@ -485,19 +430,8 @@ def replicate_p_values(
     Returns
     -------
     DataFrame
-        ``compound, treatment, n_wells, replicate_map, p_value``, one row a treatment; p is NaN without positives,
-        or where there are too few compounds for a single pseudo-treatment.
-
-    Raises
-    ------
-    ValueError
-        As in :func:`replicate_clustering`.
-
-    References
-    ----------
-    Phipson and Smyth, Statistical Applications in Genetics and Molecular Biology 9 (2010), doi
-    10.2202/1544-6115.1585, for p that is never 0. Kalinin et al., Nature Communications 16 (2025), doi
-    10.1038/s41467-025-60306-2, for mAP.
+        ``compound, treatment, n_wells, replicate_map, p_value``, one row a treatment; p is NaN without positives, or
+        where there are too few compounds for a single pseudo-treatment.
     """
     names, treatment, queries, points, _ = _queries(wells, embedding)
     table = replicate_clustering(wells, embedding)[["compound", "treatment", "n_wells", "replicate_map"]]
@@ -552,11 +486,6 @@ def moa_p_values(
     -------
     DataFrame
         ``MoA, n_compounds, moa_map, p_value``, one row an MoA of at least two molecules.
-
-    Raises
-    ------
-    ValueError
-        The embedding does not fit the table or is not finite.
     """
     queries, points = _annotated(compounds, embedding)
     is_first = ~compound_groups(queries).duplicated().to_numpy()
@@ -614,13 +543,12 @@ def found_by_fold(
         Metadata_Compound, MoA (lists), InChIKey14: asks for mechanisms.
     fdr : float
         Of Benjamini and Hochberg (1995), within a fold and representation.
-    n_null, seed : int
-        Of :func:`replicate_p_values` or :func:`moa_p_values`.
 
     Returns
     -------
     DataFrame
-        `KEYS`, the columns of those two, and ``found`` (1.0, 0.0; NaN without p).
+        `KEYS`, the columns of :func:`replicate_p_values` or :func:`moa_p_values`, and ``found`` (1.0, 0.0; NaN without
+        p).
     """
     results = [pd.DataFrame(columns=[*KEYS, "p_value", "found"])]
     options = {"n_null": n_null, "seed": seed}

@@ -16,18 +16,9 @@ from scipy.stats import rankdata
 
 
 def cosine_similarity(a: np.ndarray, b: np.ndarray | None = None) -> np.ndarray:
-    """Cosine of the angle between every row of ``a`` and every row of ``b``.
+    """Cosine of the angle between every row of ``a`` and every row of ``b`` (default: ``a`` itself): (n_a, n_b).
 
-    Parameters
-    ----------
-    a : array (n_a, n_features)
-    b : array (n_b, n_features), optional
-        ``a`` itself where it is left out.
-
-    Returns
-    -------
-    array (n_a, n_b)
-        Values in [-1, 1]; a row of zeros has similarity 0 with everything.
+    In [-1, 1]; a row of zeros has similarity 0 with everything.
     """
     unit_a = unit_rows(a)
     unit_b = unit_a if b is None else unit_rows(b)
@@ -47,28 +38,21 @@ def average_precision(similarity: np.ndarray, positive: np.ndarray, candidate: n
 
     For a query with positives :math:`P` among candidates :math:`C`,
     :math:`AP = |P|^{-1} \\sum_{i \\in P} |\\{j \\in P: s_j \\ge s_i\\}| / |\\{j \\in C: s_j \\ge s_i\\}|`.
-    Tied items share the precision at the end of their block, as in
-    ``sklearn.metrics.average_precision_score``: a constant similarity then scores the share of positives
-    (chance). Without ties this is copairs' value; with ties copairs puts positives first and is more
-    optimistic.
+    Tied items share the precision at the end of their block, as in ``sklearn.metrics.average_precision_score``: a
+    constant similarity then scores the share of positives (chance). Without ties this is the value of copairs (Kalinin
+    et al. 2025, doi 10.1038/s41467-025-60306-2), which puts positives first among ties and is then more optimistic.
 
     Parameters
     ----------
     similarity : array (n_queries, n_items)
         Larger is nearer.
-    positive : boolean array (n_queries, n_items)
-    candidate : boolean array (n_queries, n_items), optional
-        Items that are ranked at all (positives and negatives). Positives outside it are ignored. Default:
-        all.
+    positive, candidate : boolean arrays (n_queries, n_items)
+        Items that are ranked at all (default: all), and those of them that should come first.
 
     Returns
     -------
     array (n_queries,)
         NaN for a query without positives.
-
-    References
-    ----------
-    Kalinin et al., Nature Communications 16 (2025), doi 10.1038/s41467-025-60306-2 (copairs).
     """
     similarity = np.asarray(similarity)
     positive = np.asarray(positive, dtype=bool)
@@ -100,10 +84,8 @@ def average_precision_of_few(
     ----------
     similarity : array (n_queries, n_items)
         Of the items that are ranked; -inf for those that are not.
-    own : array (n_queries, most)
-        Similarity of each query's positives.
-    positive : boolean array (n_queries, most)
-        Which entries of `own` are positives; the others fill up.
+    own, positive : arrays (n_queries, most)
+        Similarity of a few items to each query, and which of them are its positives.
     own_ranked : bool
         Whether the positives are among the items of `similarity`, too.
 
@@ -165,16 +147,7 @@ def roc_auc(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
 def pr_auc(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Area under the precision-recall curve (average precision, not interpolated) of many tasks at once.
 
-    Parameters
-    ----------
-    labels, scores : arrays (n_compounds, n_tasks) or (n_compounds,)
-        As in :func:`roc_auc`.
-
-    Returns
-    -------
-    array (n_tasks,)
-        Equal to ``sklearn.metrics.average_precision_score``; NaN for a task with one class only, as in
-        :func:`roc_auc`.
+    Arguments and NaN as in :func:`roc_auc`; equal to ``sklearn.metrics.average_precision_score``.
     """
     labels, scores, labelled = _labels_and_scores(labels, scores)
     active = labels == 1
@@ -188,18 +161,10 @@ def pr_auc(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def retrieval_rank(query: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Rank of each query's own row among all targets by cosine similarity.
+    """Rank of each query's own row among all targets by cosine similarity, (n,) integers: 0, it is the nearest.
 
-    Parameters
-    ----------
-    query, target : arrays (n, n_features)
-        Row i of ``target`` is what row i of ``query`` should find.
-
-    Returns
-    -------
-    integer array (n,)
-        0: the own row is the nearest. Targets tied with the own row count one half, rounded up (pessimistic),
-        so that a collapsed embedding lands in the middle.
+    Row i of ``target`` (n, n_features) is what row i of ``query`` should find. Targets tied with the own row count one
+    half, rounded up (pessimistic), so that a collapsed embedding lands in the middle.
     """
     query, target = np.asarray(query), np.asarray(target)
     if query.shape != target.shape:
@@ -239,22 +204,11 @@ def chance_of_nearest_decile(n_candidates: int | np.ndarray) -> float:
 
 
 def silhouette(points: np.ndarray, labels: np.ndarray, *, block: int = 256) -> np.ndarray:
-    """Silhouette of each item by cosine distance (Rousseeuw 1987), without the matrix of all similarities.
+    """Silhouette of each point (n, n_features) by cosine distance (Rousseeuw 1987): (n,).
 
-    The mean cosine to a class is the product with the sum of its unit vectors, so that time grows with the number of
-    classes and memory with `block` of them.
-
-    Parameters
-    ----------
-    points : array (n, n_features)
-    labels : array (n,)
-    block : int
-        Items at a time.
-
-    Returns
-    -------
-    array (n,)
-        0 for an item alone in its class, as in scikit-learn; NaN where there are fewer than two classes.
+    0 for an item alone in its class, as in scikit-learn; NaN where there are fewer than two classes. The mean cosine to
+    a class is the product with the sum of its unit vectors: time grows with the number of classes, and no matrix of all
+    similarities is held.
     """
     classes, code = np.unique(np.asarray(labels), return_inverse=True)
     n = len(code)
@@ -281,20 +235,10 @@ def silhouette(points: np.ndarray, labels: np.ndarray, *, block: int = 256) -> n
 
 
 def cluster_indices(embedding: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Agreement of average-linkage clusters (cosine, as many as classes) with known classes.
+    """Agreement of average-linkage clusters (cosine, as many as classes) of an embedding with known classes.
 
-    Parameters
-    ----------
-    embedding : array (n, n_features)
-    labels : array (n,)
-        One class an item.
-
-    Returns
-    -------
-    dict
-        ``ami`` (adjusted mutual information, Vinh 2010), ``ari`` (adjusted Rand index, Hubert 1985),
-        ``silhouette`` (mean, cosine, by class); all NaN with fewer than two classes, or where every item is
-        its own class.
+    ``ami`` (adjusted mutual information, Vinh 2010), ``ari`` (adjusted Rand index, Hubert 1985), ``silhouette`` (mean,
+    cosine, by class); all NaN with fewer than two classes, or where every item is its own class.
     """
     from scipy.cluster.hierarchy import fcluster, linkage
     from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score

@@ -105,16 +105,15 @@ def data_size_curve(
             for wells, consensus in tables:
                 for name, table in _measured(wells, consensus, compounds, labels, replicates).items():
                     parts[name].append(table.assign(share=share))
-    by_group = ("compound", compound_groups(compounds))
-    units = {"replicate_map": by_group, "moa_map": by_group, "roc_auc": ("task", None)}
+    by_group = {"groups": compound_groups(compounds)}
+    units = {"replicate_map": by_group, "moa_map": by_group, "roc_auc": {"unit": "task"}}
+    options = {"n_bootstrap": n_bootstrap, "seed": seed}
     tables = [
-        intervals(
-            pd.concat(parts[name]), name, unit=unit, by=["share"], groups=groups, n_bootstrap=n_bootstrap, seed=seed
-        )
-        .assign(endpoint=name)
-        for name, (unit, groups) in units.items()
+        intervals(part, name, **unit, **options).assign(share=share, endpoint=name)
+        for name, unit in units.items()
         if parts[name]
-    ]  # fmt: skip
+        for share, part in pd.concat(parts[name]).groupby("share")
+    ]
     columns = ["method", "control", "share", "n_compounds", "endpoint", "mean", "ci_low", "ci_high", "n_units"]
     if not tables:
         return pd.DataFrame(columns=columns)
