@@ -8,7 +8,6 @@ compounds are what the claims resample.
 from __future__ import annotations
 
 import warnings
-from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
 
@@ -30,6 +29,9 @@ from cpx_utils.profiles import COMPOUND, CONTROL, KEYS, PLATE, compound_groups, 
 
 AT_ONCE = 4_000_000  # similarities, or pairs of null draws: bounds memory, not results
 QUERIES_AT_ONCE = 64
+# The table of a screen without replicates: the columns of `replicate_clustering_by_fold`, no rows.
+REPLICATE_COLUMNS = ["compound", "treatment", "n_wells", "replicate_map", "activity_map", "silhouette"]
+NO_REPLICATES = pd.DataFrame(columns=[*KEYS, *REPLICATE_COLUMNS])
 
 
 def _checked(embedding: np.ndarray, n_rows: int) -> np.ndarray:
@@ -81,14 +83,12 @@ def replicate_clustering(wells: pd.DataFrame, embedding: np.ndarray) -> pd.DataF
             if len(controls):
                 similarity = to_controls[rows - block[0]]
                 activity[rows] = average_precision_of_few(similarity, own, positive, own_ranked=False)
-    n_wells = np.diff(first)
-    widths = np.where(n_wells[treatment] > 1, silhouette(points, treatment), np.nan)
+    widths = silhouette(points, treatment)
     table = pd.DataFrame({"replicate_map": precision, "activity_map": activity, "silhouette": widths})
-    result = table.groupby(treatment).mean()
-    result.insert(0, "compound", queries[COMPOUND].to_numpy(dtype=object)[first[:-1]])
-    result.insert(1, "treatment", names)
-    result.insert(2, "n_wells", n_wells)
-    return result.reset_index(drop=True)
+    table = table.groupby(treatment).mean().assign(treatment=names, n_wells=np.diff(first))
+    table["compound"] = queries[COMPOUND].to_numpy(dtype=object)[first[:-1]]
+    table.loc[table["n_wells"] < 2, "silhouette"] = np.nan
+    return table[REPLICATE_COLUMNS].reset_index(drop=True)
 
 
 def _queries(
@@ -110,12 +110,6 @@ def _queries(
     return names, treatment[order], queries.iloc[order], embedding[~control][order], embedding[control]
 
 
-# The table of a screen without replicates: the columns of `replicate_clustering_by_fold`, no rows.
-NO_REPLICATES = pd.DataFrame(
-    columns=[*KEYS, "compound", "treatment", "n_wells", "replicate_map", "activity_map", "silhouette"]
-)
-
-
 def replicate_clustering_by_fold(wells: pd.DataFrame) -> pd.DataFrame:
     """`replicate_clustering` of every fitted representation in a table of embedded wells.
 
@@ -125,8 +119,13 @@ def replicate_clustering_by_fold(wells: pd.DataFrame) -> pd.DataFrame:
     tables = []
     for key, part in wells.groupby(KEYS, sort=False):
         table = replicate_clustering(part.reset_index(drop=True), embedding_values(part))
-        tables.append(pd.concat([pd.DataFrame([key] * len(table), columns=KEYS), table], axis=1))
+        tables.append(_keyed(key, table))
     return pd.concat(tables, ignore_index=True)
+
+
+def _keyed(key: tuple, table: pd.DataFrame) -> pd.DataFrame:
+    """A table with `KEYS` before its columns, the same in every row."""
+    return pd.concat([pd.DataFrame([key] * len(table), columns=KEYS), table], axis=1)
 
 
 def moa_clustering_by_fold(consensus: pd.DataFrame, compounds: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -148,21 +147,19 @@ def moa_clustering_by_fold(consensus: pd.DataFrame, compounds: pd.DataFrame) -> 
         `KEYS` and the columns of `moa_clustering`'s two results, the summary long (endpoint, n, value); in library mode
         endpoints are ``moa_library_map`` and ``moa_library_nearest``, where there are training compounds.
     """
-    annotation = compounds[[COMPOUND, "MoA", "InChIKey14"]]
     per_compound, summaries = [], []
-    for key, part in consensus.merge(annotation, on=COMPOUND, how="left").groupby(KEYS, sort=False):
+    annotated = consensus.merge(compounds[[COMPOUND, "MoA", "InChIKey14"]], on=COMPOUND, how="left")
+    for key, part in annotated.groupby(KEYS, sort=False):
         test, library = (part[part["role"] == role].reset_index(drop=True) for role in ("test", "train"))
         values, library_values = np.split(embedding_values(pd.concat([test, library])), [len(test)])
         table, summary = moa_clustering(test, values)
-        per_compound.append(pd.concat([pd.DataFrame([key] * len(table), columns=KEYS), table], axis=1))
-        rows = [(*key, endpoint, len(table), value) for endpoint, value in summary.items()]
+        per_compound.append(_keyed(key, table))
+        rows = [(endpoint, len(table), value) for endpoint, value in summary.items()]
         if len(library):
             against, summary = moa_clustering(test, values, reference=library, reference_embedding=library_values)
-            rows += [
-                (*key, endpoint.replace("moa_", "moa_library_"), len(against), value)
-                for endpoint, value in summary.items()
-            ]
-        summaries.append(pd.DataFrame(rows, columns=[*KEYS, "endpoint", "n", "value"]))
+            for endpoint, value in summary.items():
+                rows.append((endpoint.replace("moa_", "moa_library_"), len(against), value))
+        summaries.append(_keyed(key, pd.DataFrame(rows, columns=["endpoint", "n", "value"])))
     return pd.concat(per_compound, ignore_index=True), pd.concat(summaries, ignore_index=True)
 
 
@@ -192,16 +189,14 @@ def umap_of_test_compounds(
     n_neighbours: int = 10,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Lay out the first fold's test compounds in two dimensions; for the eye only, nothing is measured on it.
+    """Lay out the first fold's test compounds by UMAP; for the eye only, nothing is measured on it.
 
     Parameters
     ----------
     consensus : dict
-        Consensus tables by method; draw 0 on true pairs (or without TX) is shown. None give an empty table.
+        Consensus tables by method; draw 0 on true pairs (or without TX) is shown.
     compounds : DataFrame
-        Metadata_Compound and MoA (lists).
-    n_moas : int
-        The most frequent mechanisms that keep their names; all else is "other".
+        Metadata_Compound and MoA (lists): the `n_moas` most frequent keep their names, all else is "other".
     n_neighbours, seed : int
         Of UMAP (McInnes 2018, arXiv 1802.03426), by cosine distance.
 
@@ -210,30 +205,26 @@ def umap_of_test_compounds(
     DataFrame
         method, compound, x, y, label.
     """
-    if not consensus:
-        return pd.DataFrame(columns=["method", "compound", "x", "y", "label"])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # umap warns of its own settings (one thread for a fixed seed)
-        from umap import UMAP
-
     first_moa = compounds.set_index(COMPOUND)["MoA"].map(lambda names: names[0] if len(names) else "other")
-    tables = []
+    tables = [pd.DataFrame(columns=["method", "compound", "x", "y", "label"])]
     for method, table in consensus.items():
         part = _first_test_fold(table)
         label = part[COMPOUND].map(first_moa).fillna("other")
         frequent = label[label != "other"].value_counts().index[:n_moas]
-        layout = UMAP(
-            n_neighbors=min(n_neighbours, len(part) - 1), metric="cosine", random_state=seed, n_jobs=1,
-            init="spectral" if len(part) > 15 else "random",
-        )  # fmt: skip
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore")  # umap warns of its own settings (one thread for a fixed seed)
+            from umap import UMAP
+
+            layout = UMAP(
+                n_neighbors=min(n_neighbours, len(part) - 1), metric="cosine", random_state=seed, n_jobs=1,
+                init="spectral" if len(part) > 15 else "random",
+            )  # fmt: skip
             points = layout.fit_transform(embedding_values(part))
         tables.append(pd.DataFrame({
             "method": method, "compound": part[COMPOUND].to_numpy(), "x": points[:, 0], "y": points[:, 1],
             "label": label.where(label.isin(frequent), "other").to_numpy(),
         }))  # fmt: skip
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat(tables[1:] or tables, ignore_index=True)
 
 
 def _first_test_fold(consensus: pd.DataFrame) -> pd.DataFrame:
@@ -263,24 +254,6 @@ def nearest_test_compounds(consensus: dict[str, pd.DataFrame], *, n_nearest: int
             "neighbour": names[nearest.ravel()], "cosine": np.take_along_axis(similarity, nearest, axis=1).ravel(),
         }))  # fmt: skip
     return pd.concat(tables[1:] or tables, ignore_index=True)
-
-
-def nearest_of_same_mechanism(nearest: pd.DataFrame, compounds: pd.DataFrame) -> pd.DataFrame:
-    """How often the nearest compound shares a mechanism, among those that share one with any of the others.
-
-    Of `nearest_test_compounds`: method, share, n_compounds; no row of a method none of whose compounds shares a
-    mechanism with another.
-    """
-    moas = compounds.set_index(COMPOUND)["MoA"].map(set)
-    rows = []
-    for method, part in nearest[nearest["rank"] == 1].groupby("method", sort=False):
-        own, other = (moas.reindex(part[name]).to_numpy() for name in ("compound", "neighbour"))
-        times = Counter(moa for mechanisms in own for moa in mechanisms)
-        could = [any(times[moa] > 1 for moa in mechanisms) for mechanisms in own]
-        shares = [bool(mine & theirs) for mine, theirs, asked in zip(own, other, could, strict=True) if asked]
-        if shares:
-            rows.append((method, float(np.mean(shares)), len(shares)))
-    return pd.DataFrame(rows, columns=["method", "share", "n_compounds"])
 
 
 def moa_clustering(
@@ -480,7 +453,6 @@ def moa_p_values(
         As in :func:`moa_clustering`.
     n_null : int
         Null draws for each size of an MoA; MoAs of one size share them.
-    seed : int
 
     Returns
     -------
@@ -550,20 +522,17 @@ def found_by_fold(
         `KEYS`, the columns of :func:`replicate_p_values` or :func:`moa_p_values`, and ``found`` (1.0, 0.0; NaN without
         p).
     """
-    results = [pd.DataFrame(columns=[*KEYS, "p_value", "found"])]
-    options = {"n_null": n_null, "seed": seed}
+    results = []
     for table in tables:
         for key, part in table[table["seed"] == 0].groupby(KEYS, sort=False):
-            if compounds is None:
-                result = replicate_p_values(part.reset_index(drop=True), embedding_values(part), **options)
-            else:
-                part = part[part["role"] == "test"].merge(
-                    compounds[[COMPOUND, "MoA", "InChIKey14"]], on=COMPOUND, how="left"
-                )
-                result = moa_p_values(part, embedding_values(part), **options)
+            p_values = replicate_p_values
+            if compounds is not None:
+                part = part[part["role"] == "test"]
+                part = part.merge(compounds[[COMPOUND, "MoA", "InChIKey14"]], on=COMPOUND, how="left")
+                p_values = moa_p_values
+            result = p_values(part.reset_index(drop=True), embedding_values(part), n_null=n_null, seed=seed)
             q_value = benjamini_hochberg(result["p_value"])
             found = np.where(np.isnan(q_value), np.nan, q_value <= fdr)
-            keys = pd.DataFrame([key] * len(result), columns=KEYS)
-            results.append(pd.concat([keys, result.assign(found=found)], axis=1))
+            results.append(_keyed(key, result.assign(found=found)))
     kept = [table for table in results if len(table)]
-    return pd.concat(kept, ignore_index=True) if kept else results[0]
+    return pd.concat(kept, ignore_index=True) if kept else pd.DataFrame(columns=[*KEYS, "p_value", "found"])

@@ -47,7 +47,7 @@ def average_precision(similarity: np.ndarray, positive: np.ndarray, candidate: n
     similarity : array (n_queries, n_items)
         Larger is nearer.
     positive, candidate : boolean arrays (n_queries, n_items)
-        Items that are ranked at all (default: all), and those of them that should come first.
+        Items that should come first, and those that are ranked at all (default: all).
 
     Returns
     -------

@@ -256,8 +256,8 @@ def _claims(path: Path) -> dict:
 
 def _comparison(row: dict) -> str:
     """Return a row of the claims table as a line: what, of which method, against which, the gain."""
-    from cpx_utils.profiles import UNITS
     from cpx_utils.plots import ENDPOINT_LABELS, method_label
+    from cpx_utils.profiles import UNITS
 
     words = ENDPOINT_LABELS.get(row["endpoint"], row["endpoint"])
     words += f" ({UNITS[row['endpoint']]})" if row["endpoint"] in UNITS else ""
