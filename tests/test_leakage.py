@@ -179,7 +179,7 @@ def test_the_first_claim_chooses_and_measures_on_halves_of_whole_groups(monkeypa
     rows = [("random", 0, 0, 0, method, "", "ridge", name, "t", n % 2, n / 12)
             for method in ("raw_cp", "tx") for n, name in enumerate(names)]  # fmt: skip
     predictions = pd.DataFrame(rows, columns=[*profiles.KEYS, "model", "compound", "task", "label", "score"])
-    groups = {name: f"block {n // 2}" for n, name in enumerate(names)}
+    groups = pd.Series({name: f"block {n // 2}" for n, name in enumerate(names)})
     drawn = []
 
     def spy(*arguments):
@@ -188,8 +188,9 @@ def test_the_first_claim_chooses_and_measures_on_halves_of_whole_groups(monkeypa
 
     monkeypatch.setattr(claims, "halves", spy)
     sample = claims.resample_compounds(names, n_bootstrap=3, rng=np.random.default_rng(0), groups=groups)
-    claims.bootstrap_tx_strong_auc(predictions, sample, np.random.default_rng(0))
-    of_name = pd.Series(groups)[sorted(names)].to_numpy()
+    dense = bioactivity.dense_predictions(predictions)
+    claims.bootstrap_tx_strong_auc(dense, sample, np.random.default_rng(0), groups=groups)
+    of_name = groups[sorted(names)].to_numpy()
     assert len(drawn) >= 1 and all(pd.Series(half).groupby(of_name).nunique().eq(1).all() for half in drawn)
 
 
