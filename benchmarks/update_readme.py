@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from cpx_utils.profiles import CLAIM_TEXTS, UNITS
 from cpx_utils.datasets import DATASETS
 from cpx_utils.plots import method_label
+from cpx_utils.profiles import CLAIM_TEXTS, UNITS
 
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = ("ridge_tx", "rcca", "rcca_replicates", "contrastive", "contrastive_soft", "autoencoder")

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cpx_utils import claims, crossfit, profiles, splits
+from cpx_utils import bioactivity, claims, crossfit, profiles, splits
 from cpx_utils.encoders import METHODS
 from cpx_utils.profiles import COMPOUND, ScreenError, compound_groups, feature_columns
 
