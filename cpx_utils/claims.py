@@ -241,23 +241,11 @@ def _add(total: dict[tuple[str, str], np.ndarray], more: dict[tuple[str, str], n
 def bootstrap_compound_endpoint(
     table: pd.DataFrame, value: str, resample: pd.DataFrame, rng: np.random.Generator, *, endpoint: str = ""
 ) -> EndpointBootstrap:
-    """Bootstrap the mean of a value measured for each compound (claims 2 and 3).
+    """Bootstrap the mean of a value measured for each compound (claims 2 and 3); ``n_units`` are compounds.
 
-    Parameters
-    ----------
-    table : DataFrame
-        ``method, control, compound`` and the column `value`; ``repeat, fold, seed`` where there are any. All rows of a
-        compound (its treatments) are averaged over; those without value are dropped.
-    value, endpoint : str
-        Column, and name of the endpoint (default: the column's).
-    resample : DataFrame
-        From :func:`resample_compounds`; `rng` resamples draws.
-
-    Returns
-    -------
-    EndpointBootstrap
-        Means over queries of all folds and repeats, then draws; ``n_units`` compounds. A compound that some model of a
-        fold lacks is left out of that fold for all.
+    `table` has ``method, control, compound`` and the column `value`; ``repeat, fold, seed`` where there are any. All
+    rows of a compound (its treatments) are averaged over, then draws, which `rng` resamples; rows without value are
+    dropped. A compound that some model of a fold lacks is left out of that fold for all.
     """
     table = table[table[value].notna()]
     # A csv file reads "" (a method without TX) as missing.
@@ -280,21 +268,17 @@ def bootstrap_compound_endpoint(
 
 
 def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray, *, block: int = 256) -> np.ndarray:
-    """ROC-AUC of one task for many models under many resamples of the compounds.
+    """ROC-AUC of one task for many models under many resamples of the compounds: (n_resamples, n_models).
 
     :math:`AUC(w) = \\sum_{i \\in +, j \\in -} w_i w_j c_{ij} / (\\sum_+ w_i \\sum_- w_j)` with :math:`c_{ij}`
-    = 1, 1/2 or 0 as i scores above, equal to or below j: exactly the AUC of the compounds repeated w times.
+    = 1, 1/2 or 0 as i scores above, equal to or below j: exactly the AUC of the compounds repeated w times. NaN where a
+    resample holds one class only.
 
     Parameters
     ----------
     labels, scores : arrays (n,), 1, 0 or NaN (missing), and (n, n_models)
     weights : array (n_resamples, n)
         Non-negative whole numbers (sums of them are exact in float32); `block` resamples at a time bound memory.
-
-    Returns
-    -------
-    array (n_resamples, n_models)
-        NaN where a resample holds one class only.
     """
     active, inactive = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
     n_models = scores.shape[1]
@@ -455,12 +439,7 @@ def bootstrap_endpoints(
     tx_min, margin : float
         As for :func:`bootstrap_tx_strong_auc`.
     not_testable : mapping from claim number to reason, optional
-        What isn't to be measured, and why.
-
-    Returns
-    -------
-    dict from claim number to EndpointBootstrap
-        One that cannot be measured says why in ``not_testable``.
+        What isn't to be measured; what can't be is found out here and said in ``not_testable`` of its endpoint.
     """
     given = (replicate_per_treatment, moa_per_compound, predictions)
     replicates, moas, predicted = (table if table is not None and len(table) else None for table in given)
@@ -516,13 +495,13 @@ def weigh_claims(
     Returns
     -------
     DataFrame
-        Columns :data:`CLAIM_COLUMNS`. One row a claim, method and reference: the CP-only methods, and ``deranged``,
-        the same method on deranged pairs. The first row of a claim is the comparison that decided: it alone carries the
+        Columns :data:`CLAIM_COLUMNS`. One row a claim, method and reference: the CP-only methods, and ``deranged``, the
+        same method on deranged pairs. The first row of a claim is the comparison that decided: it alone carries the
         verdict, its reason and what would change it, and its ``p_adjusted`` is the claim's p after Holm over the
-        testable claims. Other rows: Benjamini-Hochberg within the claim. Single target families have rows of their
-        own, endpoint ``family_auc:<family>``, Benjamini-Hochberg over families; those of too few tasks have no p.
-        ``effect`` is method minus reference in mAP or ROC-AUC, ``detectable`` what would be found with 80% power,
-        ``deranged_effect`` with its interval what the method's deranged control gains over the same reference.
+        testable claims. Other rows: Benjamini-Hochberg within the claim. Single target families have rows of their own,
+        endpoint ``family_auc:<family>``, Benjamini-Hochberg over families; those of too few tasks have no p. ``effect``
+        is method minus reference, ``detectable`` what would be found with 80% power, ``deranged_effect`` with its
+        interval what the method's deranged control gains over the same reference.
     """
     from statsmodels.stats.multitest import multipletests
 
@@ -626,8 +605,8 @@ def interval_rows(endpoints: Iterable[EndpointBootstrap], versus: str | tuple[st
     endpoints : iterable of EndpointBootstrap
         Each is followed by its target families, where it has any.
     versus : (method, control), or "deranged", optional
-        What is subtracted: that method and control from all others, or its own deranged control from each method on
-        true pairs; on the same resamples, so differences are paired. Default: nothing.
+        What is subtracted, resample by resample: that method and control from all others, or its own deranged control
+        from each method on true pairs. Default: nothing.
 
     Returns
     -------
@@ -660,22 +639,16 @@ def intervals(
     n_bootstrap: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """:func:`interval_rows` of a value that each compound (or other unit) has; empty for an empty table.
+    """:func:`interval_rows` (without ``endpoint``) of a value that each compound has; empty for an empty table.
 
     Parameters
     ----------
     table : DataFrame
-        ``method, control`` and the columns `unit` and `value`; ``repeat, fold, seed`` where there are any (draws are
-        resampled within folds).
+        As for :func:`bootstrap_compound_endpoint`; `unit` names the column of what stands for compounds.
     versus
         As for :func:`interval_rows`.
     groups : Series of groups by compound, optional
         What is resampled; default: units.
-
-    Returns
-    -------
-    DataFrame
-        ``method, control, mean, ci_low, ci_high, n_units``.
     """
     measured = []
     if len(table):

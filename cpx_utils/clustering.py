@@ -131,9 +131,6 @@ def _keyed(key: tuple, table: pd.DataFrame) -> pd.DataFrame:
 def moa_clustering_by_fold(consensus: pd.DataFrame, compounds: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """`moa_clustering` of the test compounds, for every fitted representation in a table of consensus embeddings.
 
-    The summary holds library mode too, where test compounds are ranked against the training compounds instead of each
-    other: what a screen with a library of known compounds would see.
-
     Parameters
     ----------
     consensus : DataFrame
@@ -144,8 +141,9 @@ def moa_clustering_by_fold(consensus: pd.DataFrame, compounds: pd.DataFrame) -> 
     Returns
     -------
     per_compound, summary : DataFrame
-        `KEYS` and the columns of `moa_clustering`'s two results, the summary long (endpoint, n, value); in library mode
-        endpoints are ``moa_library_map`` and ``moa_library_nearest``, where there are training compounds.
+        `KEYS` and the columns of `moa_clustering`'s two results, the summary long (endpoint, n, value). It holds
+        library mode too (``moa_library_map``, ``moa_library_nearest``), where test compounds are ranked against the
+        training compounds instead of each other: what a screen with a library of known compounds would see.
     """
     per_compound, summaries = [], []
     annotated = consensus.merge(compounds[[COMPOUND, "MoA", "InChIKey14"]], on=COMPOUND, how="left")
@@ -191,19 +189,9 @@ def umap_of_test_compounds(
 ) -> pd.DataFrame:
     """Lay out the first fold's test compounds by UMAP; for the eye only, nothing is measured on it.
 
-    Parameters
-    ----------
-    consensus : dict
-        Consensus tables by method; draw 0 on true pairs (or without TX) is shown.
-    compounds : DataFrame
-        Metadata_Compound and MoA (lists): the `n_moas` most frequent keep their names, all else is "other".
-    n_neighbours, seed : int
-        Of UMAP (McInnes 2018, arXiv 1802.03426), by cosine distance.
-
-    Returns
-    -------
-    DataFrame
-        method, compound, x, y, label.
+    `consensus` holds consensus tables by method, of which draw 0 on true pairs (or without TX) is shown; `compounds`
+    says their MoAs (lists), of which the `n_moas` most frequent keep their names, all else is "other". UMAP (McInnes
+    2018, arXiv 1802.03426) by cosine distance. Returns method, compound, x, y, label.
     """
     first_moa = compounds.set_index(COMPOUND)["MoA"].map(lambda names: names[0] if len(names) else "other")
     tables = [pd.DataFrame(columns=["method", "compound", "x", "y", "label"])]
@@ -271,9 +259,8 @@ def moa_clustering(
 
     Parameters
     ----------
-    compounds : DataFrame
-        One row a test compound: ``Metadata_Compound``, ``MoA`` (list), ``InChIKey14`` ("" where unknown).
-    embedding : array (n_compounds, n_dimensions)
+    compounds, embedding : DataFrame, array (n_compounds, n_dimensions)
+        ``Metadata_Compound``, ``MoA`` (list), ``InChIKey14`` ("" where unknown) of the test compounds.
     reference, reference_embedding : optional
         Library mode: queries are ranked against these compounds (the training compounds) instead of each other.
 
@@ -283,8 +270,8 @@ def moa_clustering(
         ``compound, n_positive, average_precision, nearest_shares_moa`` (1, 0), one row a query with a positive.
     summary : dict
         ``moa_map``, ``moa_nearest`` (share of queries whose nearest neighbour shares an MoA); ``moa_ami``, ``moa_ari``,
-        ``moa_silhouette`` of the queries (not in library mode). A compound with several MoAs counts in these under the
-        one most frequent among the queries, of several the first by name. NaN where nothing can be measured.
+        ``moa_silhouette`` of the queries (not in library mode), where a compound with several MoAs counts under the one
+        most frequent among the queries, of several the first by name. NaN where nothing can be measured.
     """
     queries, points = _annotated(compounds, embedding)
     library = reference is not None
@@ -389,16 +376,8 @@ def replicate_p_values(
     dependence between the queries of a treatment is part of the null, which a null of single queries lacks. A query's
     true replicates are left out of the ranking there, since a treatment without signal has no such neighbours to push
     its positives down. p is (1 + null draws at least as large) / (1 + null draws), never 0 (Phipson and Smyth 2010, doi
-    10.2202/1544-6115.1585). Treatments with wells on the same plates share their draws, less those that hold the
-    compound.
-
-    Parameters
-    ----------
-    wells, embedding
-        As in :func:`replicate_clustering`.
-    n_null : int
-        Null draws for each set of plates.
-    seed : int
+    10.2202/1544-6115.1585). Treatments with wells on the same plates share their `n_null` draws, less those that hold
+    the compound itself.
 
     Returns
     -------
@@ -443,16 +422,10 @@ def moa_p_values(
     The mAP of an MoA is the mean average precision of its compounds, each a query with the MoA's other compounds as
     positives; negatives are the annotated compounds that share no MoA with the query. A null draw is a set of as many
     annotated compounds: MoA labels permuted between compounds. Those in it that do share an MoA are left out of each
-    other's ranking, as negatives and as positives: what other mechanisms can do says nothing about chance. Of several
-    compounds with one InChIKey block the first takes part. The null holds where labels say nothing at all; beside
-    mechanisms of strong signal, one without any is found a little too often, since its compounds differ from theirs.
-
-    Parameters
-    ----------
-    compounds, embedding
-        As in :func:`moa_clustering`.
-    n_null : int
-        Null draws for each size of an MoA; MoAs of one size share them.
+    other's ranking, as negatives and as positives: what other mechanisms can do says nothing about chance. MoAs of one
+    size share their `n_null` draws. Of several compounds with one InChIKey block the first takes part. The null holds
+    where labels say nothing at all; beside mechanisms of strong signal, one without any is found a little too often,
+    since its compounds differ from theirs.
 
     Returns
     -------
@@ -509,10 +482,8 @@ def found_by_fold(
     Parameters
     ----------
     tables : iterable of DataFrame
-        Embedded wells as in :func:`replicate_clustering_by_fold`, or, where ``compounds`` is given, consensus
-        embeddings as in :func:`moa_clustering_by_fold`; a table a method. Of several draws the first is taken.
-    compounds : DataFrame, optional
-        Metadata_Compound, MoA (lists), InChIKey14: asks for mechanisms.
+        Embedded wells, or, where `compounds` (Metadata_Compound, MoA, InChIKey14) is given, consensus embeddings; a
+        table a method. Of several draws the first is taken.
     fdr : float
         Of Benjamini and Hochberg (1995), within a fold and representation.
 
