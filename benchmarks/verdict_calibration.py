@@ -2,7 +2,7 @@
 
 python benchmarks/verdict_calibration.py                    # everything, about half an hour on two cores
 python benchmarks/verdict_calibration.py --screens 20       # fewer screens a setting, for a quick look
-python benchmarks/verdict_calibration.py --only null        # the permutation null alone
+python benchmarks/verdict_calibration.py --only null        # the permutation nulls alone
 
 Each simulated screen goes through the study's own code, from plate normalisation to the claims table, with linear
 methods in the part of the encoder. Where TX knows compounds and nothing else (shared_strength=0), every "supported" is
@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 
 from cpx_utils import bioactivity, claims, clustering, crossfit, plots, preprocessing, simulation, splits
 from cpx_utils.encoders import METHODS
-from cpx_utils.profiles import COMPOUND, compound_groups
+from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, PLATE, VERDICTS, compound_groups
 from cpx_utils.provenance import save_figure
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,7 +44,6 @@ GRIDS = {"lda_identity": {"n_components": [10, 15]}, "rcca_replicates": {"n_dime
 MAX_ERRORS = 0.05
 POWER_WANTED = {1: 0.6, 2: 0.8, 3: 0.8}
 LIMITS = {"identity only": dict.fromkeys((1, 2, 3, 4), MAX_ERRORS), "TX strong": POWER_WANTED}
-WORDS = ("supported", "explained without TX", "not supported", "inconclusive", "not testable")
 
 
 def verdicts_of_screen(
@@ -92,7 +91,7 @@ def verdicts_of_screen(
     )
     tables = []
     for primary in PRIMARIES:
-        table = claims.weigh_claims(screen.name, endpoints, primary=primary, cp_only=CP_ONLY)
+        table = claims.weigh_claims(screen.name, endpoints, primary=primary)
         decided = table[table["verdict"].fillna("") != ""]
         tables.append(decided[["claim", "verdict", "p_adjusted"]].assign(method=primary, seed=seed))
     return pd.concat(tables, ignore_index=True)
@@ -139,14 +138,28 @@ def summary(verdicts: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def null_table(n_treatments: int = 3000) -> pd.DataFrame:
-    """Share of p below 0.05 under the null of the replicate mAP by number of replicates, with its 95% interval."""
+def null_table(n_screens: int = 30, n_treatments: int = 100) -> pd.DataFrame:
+    """Share of p below 0.05 under the null of the replicate mAP by number of replicates, with its 95% interval.
+
+    Screens of Gaussian noise, one well of each treatment on each plate.
+    """
     from statsmodels.stats.proportion import proportion_confint
 
-    table = pd.DataFrame([clustering.null_calibration(n, n_treatments) for n in (2, 3, 4, 6)])
-    below = (table["below_0.05"] * table["n_treatments"]).round()
-    table["ci_low"], table["ci_high"] = proportion_confint(below, table["n_treatments"], method="beta")
-    return table.drop(columns="active_below_0.05")
+    rows = []
+    for n_replicates in (2, 3, 4, 6):
+        names = [f"c{number:04d}" for number in range(n_treatments)] * n_replicates
+        plates = np.repeat([f"p{plate}" for plate in range(n_replicates)], n_treatments)
+        wells = pd.DataFrame({PLATE: plates, COMPOUND: names, DOSE: np.nan, CONTROL: False})
+        p = np.concatenate([
+            clustering.replicate_p_values(
+                wells, np.random.default_rng([n_replicates, seed]).normal(size=(len(wells), 20)), seed=seed
+            )["p_value"]
+            for seed in range(n_screens)
+        ])  # fmt: skip
+        low, high = proportion_confint((p < 0.05).sum(), len(p), method="beta")
+        rows.append((n_replicates, len(p), *[(p < level).mean() for level in (0.05, 0.01, 0.001)], low, high))
+    columns = "n_replicates n_treatments below_0.05 below_0.01 below_0.001 ci_low ci_high".split()
+    return pd.DataFrame(rows, columns=columns)
 
 
 def main() -> None:
@@ -171,7 +184,7 @@ def main() -> None:
         before = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["setting"])
         pd.concat([before[before["setting"] != setting], made], ignore_index=True).to_csv(path, index=False)
         counts = made.groupby(["method", "claim", "verdict"]).size().unstack(fill_value=0)
-        print(setting, counts.reindex(columns=WORDS, fill_value=0).to_string(), sep="\n", flush=True)
+        print(setting, counts.reindex(columns=VERDICTS, fill_value=0).to_string(), sep="\n", flush=True)
     if path.exists():
         table = summary(pd.read_csv(path))
         errors = table[table["limit"] == MAX_ERRORS]

@@ -8,12 +8,12 @@ compounds are what the claims resample.
 from __future__ import annotations
 
 import warnings
-from collections import Counter
 from collections.abc import Iterable
-from itertools import groupby, pairwise
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
+from scipy.stats import rankdata
 
 from cpx_utils.metrics import (
     average_precision,
@@ -21,14 +21,17 @@ from cpx_utils.metrics import (
     benjamini_hochberg,
     cluster_indices,
     cosine_similarity,
-    for_blocks,
     shared_labels,
-    silhouette_of_points,
+    silhouette,
     unit_rows,
 )
-from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, KEYS, PLATE, embedding_values, treatments
+from cpx_utils.profiles import COMPOUND, CONTROL, KEYS, PLATE, compound_groups, embedding_values, treatments
 
-PAIRS_AT_ONCE = 4_000_000  # of null draws: bounds memory, not results
+AT_ONCE = 4_000_000  # similarities, or pairs of null draws: bounds memory, not results
+QUERIES_AT_ONCE = 64
+# The table of a screen without replicates: the columns of `replicate_clustering_by_fold`, no rows.
+REPLICATE_COLUMNS = ["compound", "treatment", "n_wells", "replicate_map", "activity_map", "silhouette"]
+NO_REPLICATES = pd.DataFrame(columns=[*KEYS, *REPLICATE_COLUMNS])
 
 
 def _checked(embedding: np.ndarray, n_rows: int) -> np.ndarray:
@@ -43,45 +46,49 @@ def _checked(embedding: np.ndarray, n_rows: int) -> np.ndarray:
 def replicate_clustering(wells: pd.DataFrame, embedding: np.ndarray) -> pd.DataFrame:
     """How well replicates of a treatment find each other (endpoint 1).
 
-    Query: a well. Positives: wells of the same treatment (compound x dose) on other plates; wells of the same
-    treatment on the query's own plate are left out altogether. Where all wells are on one plate (or no plate
-    is known) the other wells of the treatment are the positives. Negatives: wells of other treatments
-    (``replicate_map``), or the negative controls (``activity_map``). The embedding is first centred on the
-    negative controls, where there are any.
+    Query: a well. Positives: wells of the same treatment (compound x dose) on other plates; those on the query's own
+    plate are left out altogether. Where all wells are on one plate (or no plate is known) the other wells of the
+    treatment are the positives. Negatives: wells of other treatments (``replicate_map``), or the negative controls
+    (``activity_map``). The embedding is first centred on the negative controls, where there are any.
 
     Parameters
     ----------
     wells : DataFrame
-        One row a well: the five metadata columns. Rows with ``Metadata_Control`` are negative controls, never
-        queries.
+        One row a well: the five metadata columns. Negative controls are never queries.
     embedding : array (n_wells, n_dimensions)
-        In the order of ``wells``.
 
     Returns
     -------
     DataFrame
-        One row a treatment: ``compound, treatment, n_wells, replicate_map`` (mean average precision of its
-        wells; NaN without positives), ``activity_map`` (the same against controls; NaN without controls),
-        ``silhouette`` (cosine, treatments as classes, mean of its wells; NaN for a treatment of one well).
+        One row a treatment: ``compound, treatment, n_wells, replicate_map`` (mean average precision of its wells; NaN
+        without positives), ``activity_map`` (NaN without controls), ``silhouette`` (cosine, treatments as classes, mean
+        of its wells; NaN for a treatment of one well).
     """
-    treatment_names, treatment, queries, points, controls = _queries(wells, embedding)
-    plate = np.unique(queries[PLATE].fillna("").to_numpy(dtype=str), return_inverse=True)[1]
-    precision, activity = replicate_average_precision(points, treatment, plate, controls)
-    table = pd.DataFrame(
-        {
-            "replicate_map": precision,
-            "activity_map": activity,
-            "silhouette": silhouette_of_points(points, treatment),
-        }
-    )
-    n_wells = np.bincount(treatment, minlength=len(treatment_names))
-    table.loc[n_wells[treatment] < 2, "silhouette"] = np.nan
-    result = table.groupby(treatment).mean()
-    first = np.searchsorted(treatment, np.arange(len(treatment_names)))
-    result.insert(0, "compound", queries[COMPOUND].to_numpy(dtype=object)[first])
-    result.insert(1, "treatment", treatment_names)
-    result.insert(2, "n_wells", n_wells)
-    return result.reset_index(drop=True)
+    names, treatment, queries, points, controls = _queries(wells, embedding)
+    plate = queries[PLATE].fillna("").to_numpy(dtype=str)
+    one_plate = len(np.unique(plate)) < 2
+    unit, of_controls = unit_rows(points), unit_rows(controls)
+    precision, activity = np.full((2, len(queries)), np.nan)
+    first = np.searchsorted(treatment, np.arange(len(names) + 1))
+    every = np.arange(len(queries))
+    for block in np.array_split(every, range(QUERIES_AT_ONCE, len(every), QUERIES_AT_ONCE)):
+        to_wells, to_controls = unit[block] @ unit.T, unit[block] @ of_controls.T  # never all to all
+        for rows in np.split(block, np.flatnonzero(np.diff(treatment[block])) + 1):  # of one treatment
+            own_wells = every[first[treatment[rows[0]]] : first[treatment[rows[0]] + 1]]
+            similarity = to_wells[rows - block[0]]
+            own = similarity[:, own_wells]
+            positive = rows[:, None] != own_wells if one_plate else plate[rows, None] != plate[own_wells]
+            similarity[:, own_wells] = np.where(positive, own, -np.inf)
+            precision[rows] = average_precision_of_few(similarity, own, positive)
+            if len(controls):
+                similarity = to_controls[rows - block[0]]
+                activity[rows] = average_precision_of_few(similarity, own, positive, own_ranked=False)
+    widths = silhouette(points, treatment)
+    table = pd.DataFrame({"replicate_map": precision, "activity_map": activity, "silhouette": widths})
+    table = table.groupby(treatment).mean().assign(treatment=names, n_wells=np.diff(first))
+    table["compound"] = queries[COMPOUND].to_numpy(dtype=object)[first[:-1]]
+    table.loc[table["n_wells"] < 2, "silhouette"] = np.nan
+    return table[REPLICATE_COLUMNS].reset_index(drop=True)
 
 
 def _queries(
@@ -89,8 +96,8 @@ def _queries(
 ) -> tuple[np.ndarray, np.ndarray, pd.DataFrame, np.ndarray, np.ndarray]:
     """Treated wells sorted by treatment, centred on the negative controls.
 
-    Returns names of treatments, and of each query the treatment's number, its row of ``wells`` and its embedding;
-    last the controls' embeddings.
+    Returns names of treatments, and of each query the treatment's number, its row of ``wells`` and its embedding; last
+    the controls' embeddings.
     """
     embedding = _checked(embedding, len(wells))
     control = wells[CONTROL].to_numpy(dtype=bool)
@@ -103,88 +110,26 @@ def _queries(
     return names, treatment[order], queries.iloc[order], embedding[~control][order], embedding[control]
 
 
-def replicate_average_precision(
-    points: np.ndarray, treatment: np.ndarray, plate: np.ndarray, controls: np.ndarray, *, block: int = 64
-) -> tuple[np.ndarray, np.ndarray]:
-    """Average precision of each well's replicates, among all wells and among the negative controls.
-
-    Parameters
-    ----------
-    points : array (n, n_dimensions)
-        Embedded wells, sorted by treatment.
-    treatment, plate : integer arrays (n,)
-        Positives are wells of the same treatment on other plates, or other wells where there is one plate only; the
-        other wells of the treatment are not ranked.
-    controls : array (n_controls, n_dimensions)
-        May be empty.
-    block : int
-        Queries at a time: memory holds their similarities to all wells, never all to all.
-
-    Returns
-    -------
-    precision, activity : arrays (n,)
-        NaN without positives; `activity` also without controls.
-    """
-    unit, of_controls = unit_rows(points), unit_rows(controls)
-    one_plate = len(np.unique(plate)) < 2
-    n = len(treatment)
-    first = np.searchsorted(treatment, treatment)
-    last = np.searchsorted(treatment, treatment, side="right")
-    precision, activity = np.full(n, np.nan), np.full(n, np.nan)
-
-    def rank(rows: np.ndarray) -> None:
-        places = np.arange(first[rows[0]], last[rows[-1]])  # the wells of these queries' treatments
-        similarity = unit[rows] @ unit.T  # (block, n)
-        same = treatment[rows, None] == treatment[places]
-        elsewhere = rows[:, None] != places if one_plate else plate[rows, None] != plate[places]
-        positive = same & elsewhere
-        near = similarity[:, places]
-        similarity[:, places] = np.where(same & ~elsewhere, -np.inf, near)
-        # The few positives go into a narrow table of their own.
-        query, item = np.nonzero(positive)
-        slot = np.arange(len(query)) - np.searchsorted(query, query)
-        own = np.full((len(rows), int(positive.sum(1).max(initial=0))), np.inf, dtype=similarity.dtype)
-        own[query, slot] = near[query, item]
-        there = np.isfinite(own)
-        precision[rows] = average_precision_of_few(similarity, own, there)
-        if len(controls):
-            activity[rows] = average_precision_of_few(unit[rows] @ of_controls.T, own, there, own_ranked=False)
-
-    for_blocks(rank, np.arange(n), block)
-    return precision, activity
-
-
-# The table of a screen without replicates: the columns of `replicate_clustering_by_fold`, no rows.
-NO_REPLICATES = pd.DataFrame(
-    columns=[*KEYS, "compound", "treatment", "n_wells", "replicate_map", "activity_map", "silhouette"]
-)
-
-
 def replicate_clustering_by_fold(wells: pd.DataFrame) -> pd.DataFrame:
     """`replicate_clustering` of every fitted representation in a table of embedded wells.
 
-    Parameters
-    ----------
-    wells : DataFrame
-        Metadata columns, `KEYS` and z000 ...: test wells and negative controls of each fold.
-
-    Returns
-    -------
-    DataFrame
-        `KEYS` and the columns of `replicate_clustering`, one row a treatment and representation.
+    `wells` has metadata columns, `KEYS` and z000 ...: test wells and negative controls of each fold. One row a
+    treatment and representation: `KEYS` and the columns of `replicate_clustering`.
     """
     tables = []
     for key, part in wells.groupby(KEYS, sort=False):
         table = replicate_clustering(part.reset_index(drop=True), embedding_values(part))
-        tables.append(pd.concat([pd.DataFrame([key] * len(table), columns=KEYS), table], axis=1))
+        tables.append(_keyed(key, table))
     return pd.concat(tables, ignore_index=True)
+
+
+def _keyed(key: tuple, table: pd.DataFrame) -> pd.DataFrame:
+    """A table with `KEYS` before its columns, the same in every row."""
+    return pd.concat([pd.DataFrame([key] * len(table), columns=KEYS), table], axis=1)
 
 
 def moa_clustering_by_fold(consensus: pd.DataFrame, compounds: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """`moa_clustering` of the test compounds, for every fitted representation in a table of consensus embeddings.
-
-    The summary holds library mode too, where test compounds are ranked against the training compounds instead of each
-    other: what a screen with a library of known compounds would see.
 
     Parameters
     ----------
@@ -196,43 +141,31 @@ def moa_clustering_by_fold(consensus: pd.DataFrame, compounds: pd.DataFrame) -> 
     Returns
     -------
     per_compound, summary : DataFrame
-        `KEYS` and the columns of `moa_clustering`'s two results, the summary long (endpoint, n, value); in library
-        mode endpoints are ``moa_library_map`` and ``moa_library_nearest``, where there are training compounds.
+        `KEYS` and the columns of `moa_clustering`'s two results, the summary long (endpoint, n, value). It holds
+        library mode too (``moa_library_map``, ``moa_library_nearest``), where test compounds are ranked against the
+        training compounds instead of each other: what a screen with a library of known compounds would see.
     """
-    annotation = compounds[[COMPOUND, "MoA", "InChIKey14"]]
     per_compound, summaries = [], []
-    for key, part in consensus.merge(annotation, on=COMPOUND, how="left").groupby(KEYS, sort=False):
+    annotated = consensus.merge(compounds[[COMPOUND, "MoA", "InChIKey14"]], on=COMPOUND, how="left")
+    for key, part in annotated.groupby(KEYS, sort=False):
         test, library = (part[part["role"] == role].reset_index(drop=True) for role in ("test", "train"))
         values, library_values = np.split(embedding_values(pd.concat([test, library])), [len(test)])
         table, summary = moa_clustering(test, values)
-        per_compound.append(pd.concat([pd.DataFrame([key] * len(table), columns=KEYS), table], axis=1))
-        rows = [(*key, endpoint, len(table), value) for endpoint, value in summary.items()]
+        per_compound.append(_keyed(key, table))
+        rows = [(endpoint, len(table), value) for endpoint, value in summary.items()]
         if len(library):
             against, summary = moa_clustering(test, values, reference=library, reference_embedding=library_values)
-            rows += [
-                (*key, endpoint.replace("moa_", "moa_library_"), len(against), value)
-                for endpoint, value in summary.items()
-            ]
-        summaries.append(pd.DataFrame(rows, columns=[*KEYS, "endpoint", "n", "value"]))
+            for endpoint, value in summary.items():
+                rows.append((endpoint.replace("moa_", "moa_library_"), len(against), value))
+        summaries.append(_keyed(key, pd.DataFrame(rows, columns=["endpoint", "n", "value"])))
     return pd.concat(per_compound, ignore_index=True), pd.concat(summaries, ignore_index=True)
 
 
 def clustering_table(screen: str, replicates: pd.DataFrame, moa_summary: pd.DataFrame) -> pd.DataFrame:
     """Fold-level values of all clustering endpoints in the study's common form.
 
-    Parameters
-    ----------
-    screen : str
-        Name of the screen.
-    replicates : DataFrame
-        From `replicate_clustering_by_fold`; may be empty.
-    moa_summary : DataFrame
-        From `moa_clustering_by_fold`.
-
-    Returns
-    -------
-    DataFrame
-        screen, `KEYS`, endpoint, label (replicate or moa), n (treatments or compounds), value.
+    Of `replicate_clustering_by_fold` (may be empty) and the summary of `moa_clustering_by_fold`: screen, `KEYS`,
+    endpoint, label (replicate or moa), n (treatments or compounds), value.
     """
     tables = [moa_summary.assign(label="moa")]
     if len(replicates):
@@ -254,52 +187,32 @@ def umap_of_test_compounds(
     n_neighbours: int = 10,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Lay out the first fold's test compounds in two dimensions; for the eye only, nothing is measured on it.
+    """Lay out the first fold's test compounds by UMAP; for the eye only, nothing is measured on it.
 
-    Parameters
-    ----------
-    consensus : dict
-        Consensus tables by method; draw 0 on true pairs (or without TX) is shown. None give an empty table.
-    compounds : DataFrame
-        Metadata_Compound and MoA (lists).
-    n_moas : int
-        The most frequent mechanisms that keep their names; all else is "other".
-    n_neighbours, seed : int
-        Of UMAP.
-
-    Returns
-    -------
-    DataFrame
-        method, compound, x, y, label.
-
-    References
-    ----------
-    McInnes 2018, arXiv 1802.03426; cosine distance.
+    `consensus` holds consensus tables by method, of which draw 0 on true pairs (or without TX) is shown; `compounds`
+    says their MoAs (lists), of which the `n_moas` most frequent keep their names, all else is "other". UMAP (McInnes
+    2018, arXiv 1802.03426) by cosine distance. Returns method, compound, x, y, label.
     """
-    if not consensus:
-        return pd.DataFrame(columns=["method", "compound", "x", "y", "label"])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # umap warns of its own settings (one thread for a fixed seed)
-        from umap import UMAP
-
     first_moa = compounds.set_index(COMPOUND)["MoA"].map(lambda names: names[0] if len(names) else "other")
-    tables = []
+    tables = [pd.DataFrame(columns=["method", "compound", "x", "y", "label"])]
     for method, table in consensus.items():
         part = _first_test_fold(table)
         label = part[COMPOUND].map(first_moa).fillna("other")
         frequent = label[label != "other"].value_counts().index[:n_moas]
-        layout = UMAP(
-            n_neighbors=min(n_neighbours, len(part) - 1), metric="cosine", random_state=seed, n_jobs=1,
-            init="spectral" if len(part) > 15 else "random",
-        )  # fmt: skip
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore")  # umap warns of its own settings (one thread for a fixed seed)
+            from umap import UMAP
+
+            layout = UMAP(
+                n_neighbors=min(n_neighbours, len(part) - 1), metric="cosine", random_state=seed, n_jobs=1,
+                init="spectral" if len(part) > 15 else "random",
+            )  # fmt: skip
             points = layout.fit_transform(embedding_values(part))
         tables.append(pd.DataFrame({
             "method": method, "compound": part[COMPOUND].to_numpy(), "x": points[:, 0], "y": points[:, 1],
             "label": label.where(label.isin(frequent), "other").to_numpy(),
         }))  # fmt: skip
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat(tables[1:] or tables, ignore_index=True)
 
 
 def _first_test_fold(consensus: pd.DataFrame) -> pd.DataFrame:
@@ -312,20 +225,8 @@ def _first_test_fold(consensus: pd.DataFrame) -> pd.DataFrame:
 def nearest_test_compounds(consensus: dict[str, pd.DataFrame], *, n_nearest: int = 8) -> pd.DataFrame:
     """The nearest neighbours of each compound of `umap_of_test_compounds`, in the full embedding.
 
-    By cosine similarity of consensus embeddings, as the MoA endpoint ranks them; among the same test compounds,
-    whether they have a known mechanism or not. A map that bends distances takes no part in it.
-
-    Parameters
-    ----------
-    consensus : dict
-        Consensus tables by method, as `umap_of_test_compounds` takes them.
-    n_nearest : int
-        Neighbours of each compound; fewer where there are fewer others.
-
-    Returns
-    -------
-    DataFrame
-        method, compound, rank (1 the nearest), neighbour, cosine.
+    By cosine similarity of consensus embeddings, as the MoA endpoint ranks them, among the same test compounds, whether
+    they have a known mechanism or not: method, compound, rank (1 the nearest), neighbour, cosine.
     """
     columns = ["method", "compound", "rank", "neighbour", "cosine"]
     tables = [pd.DataFrame(columns=columns)]
@@ -343,80 +244,40 @@ def nearest_test_compounds(consensus: dict[str, pd.DataFrame], *, n_nearest: int
     return pd.concat(tables[1:] or tables, ignore_index=True)
 
 
-def nearest_of_same_mechanism(nearest: pd.DataFrame, compounds: pd.DataFrame) -> pd.DataFrame:
-    """How often the nearest compound shares a mechanism, among those that share one with any of the others.
-
-    Parameters
-    ----------
-    nearest : DataFrame
-        From `nearest_test_compounds`.
-    compounds : DataFrame
-        Metadata_Compound and MoA (lists).
-
-    Returns
-    -------
-    DataFrame
-        method, share, n_compounds; no row of a method none of whose compounds shares a mechanism with another.
-    """
-    moas = compounds.set_index(COMPOUND)["MoA"].map(set)
-    rows = []
-    for method, part in nearest[nearest["rank"] == 1].groupby("method", sort=False):
-        own, other = (moas.reindex(part[name]).to_numpy() for name in ("compound", "neighbour"))
-        times = Counter(moa for mechanisms in own for moa in mechanisms)
-        could = [any(times[moa] > 1 for moa in mechanisms) for mechanisms in own]
-        shares = [bool(mine & theirs) for mine, theirs, asked in zip(own, other, could, strict=True) if asked]
-        if shares:
-            rows.append((method, float(np.mean(shares)), len(shares)))
-    return pd.DataFrame(rows, columns=["method", "share", "n_compounds"])
-
-
 def moa_clustering(
     compounds: pd.DataFrame,
     embedding: np.ndarray,
     *,
-    centre: np.ndarray | None = None,
     reference: pd.DataFrame | None = None,
     reference_embedding: np.ndarray | None = None,
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """How well compounds of one mechanism of action find each other (endpoint 2).
 
-    Query: a compound's consensus embedding. Positives: other compounds that share at least one MoA;
-    negatives: other annotated compounds that share none. Compounds of the query's own InChIKey block are
-    neither. Compounds without MoA take no part: they are not known to be negatives.
+    Query: a compound's consensus embedding. Positives: other compounds that share at least one MoA; negatives: other
+    annotated compounds that share none. Compounds of the query's own group (its InChIKey block) are neither. Compounds
+    without MoA take no part: they are not known to be negatives.
 
     Parameters
     ----------
-    compounds : DataFrame
-        One row a test compound: ``Metadata_Compound``, ``MoA`` (list), ``InChIKey14`` ("" where unknown).
-    embedding : array (n_compounds, n_dimensions)
-    centre : array (n_dimensions,), optional
-        Subtracted first (the mean of the negative controls' embeddings); default: the embedding as it is.
+    compounds, embedding : DataFrame, array (n_compounds, n_dimensions)
+        ``Metadata_Compound``, ``MoA`` (list), ``InChIKey14`` ("" where unknown) of the test compounds.
     reference, reference_embedding : optional
-        Library mode: the queries are ranked against these compounds (the training compounds) instead of each
-        other.
+        Library mode: queries are ranked against these compounds (the training compounds) instead of each other.
 
     Returns
     -------
     per_compound : DataFrame
-        ``compound, n_positive, average_precision, nearest_shares_moa`` (1, 0), one row a query: an annotated
-        compound with at least one positive.
+        ``compound, n_positive, average_precision, nearest_shares_moa`` (1, 0), one row a query with a positive.
     summary : dict
-        ``moa_map``, ``moa_nearest`` (share of queries whose nearest neighbour shares an MoA); ``moa_ami``,
-        ``moa_ari``, ``moa_silhouette`` of the queries (not in library mode). A compound with several MoAs
-        counts in the cluster indices under the one most frequent among the queries. NaN where nothing can be
-        measured.
+        ``moa_map``, ``moa_nearest`` (share of queries whose nearest neighbour shares an MoA); ``moa_ami``, ``moa_ari``,
+        ``moa_silhouette`` of the queries (not in library mode), where a compound with several MoAs counts under the one
+        most frequent among the queries, of several the first by name. NaN where nothing can be measured.
     """
-    embedding = _checked(embedding, len(compounds))
-    centre = 0.0 if centre is None else np.asarray(centre, dtype=np.float32)
-    queries, points = _annotated(compounds, embedding - centre)
+    queries, points = _annotated(compounds, embedding)
     library = reference is not None
-    if library:
-        items, item_points = _annotated(reference, _checked(reference_embedding, len(reference)) - centre)
-    else:
-        items, item_points = queries, points
-    shares = shared_labels(queries["MoA"], items["MoA"])
-    candidate = ~_same_molecule(queries, items)
-    positive = shares & candidate
+    items, item_points = _annotated(reference, reference_embedding) if library else (queries, points)
+    candidate = compound_groups(queries).to_numpy()[:, None] != compound_groups(items).to_numpy()
+    positive = shared_labels(queries["MoA"], items["MoA"]) & candidate
     similarity = cosine_similarity(points, item_points)  # (n_queries, n_items)
     is_query = positive.any(1)
     ranked = np.where(candidate, similarity, -np.inf)
@@ -436,162 +297,43 @@ def moa_clustering(
         "moa_nearest": float(per_compound["nearest_shares_moa"].mean()),
     }
     if not library:
-        labels = _main_moa(queries["MoA"][is_query])
-        indices = cluster_indices(points[is_query], labels)
-        summary |= {f"moa_{name}": value for name, value in indices.items()}
+        moas = queries["MoA"][is_query]
+        times = moas.explode().value_counts().to_dict()
+        labels = np.array([min(names, key=lambda name: (-times[name], name)) for names in moas], dtype=str)
+        summary |= {f"moa_{name}": value for name, value in cluster_indices(points[is_query], labels).items()}
     return per_compound, summary
 
 
 def _annotated(compounds: pd.DataFrame, embedding: np.ndarray) -> tuple[pd.DataFrame, np.ndarray]:
+    """Those of the compounds that have an MoA, with their embeddings."""
+    embedding = _checked(embedding, len(compounds))
     has_moa = np.array([moa is not None and len(moa) > 0 for moa in compounds["MoA"]], dtype=bool)
     return compounds[has_moa].reset_index(drop=True), embedding[has_moa]
-
-
-def _same_molecule(queries: pd.DataFrame, items: pd.DataFrame) -> np.ndarray:
-    """Boolean (n_queries, n_items): same compound id, or same non-empty InChIKey block."""
-
-    def columns(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-        names = table[COMPOUND].to_numpy(dtype=object).astype(str)
-        keys = table["InChIKey14"].fillna("").to_numpy(dtype=object).astype(str) if "InChIKey14" in table else names
-        return names, np.where(keys == "", names, keys)
-
-    (name_q, key_q), (name_i, key_i) = columns(queries), columns(items)
-    return (name_q[:, None] == name_i) | (key_q[:, None] == key_i)
-
-
-def _main_moa(moa_sets: pd.Series) -> np.ndarray:
-    """One MoA a compound: of its set, the most frequent among these compounds (ties: the first by name)."""
-    counts = moa_sets.explode().value_counts().to_dict()
-    return np.array([min(moas, key=lambda m: (-counts[m], m)) for moas in moa_sets], dtype=str)
 
 
 # --------------------------------------------------------------------------------------------------
 # What chance would give: permutation nulls
 
 
-def _at_least(similarity: np.ndarray, candidate: np.ndarray) -> np.ndarray:
-    """How many candidates of a row are at least as near as each item, (n_rows, n_items): its rank, ties at their end.
-
-    Items that are no candidates of a row come after all others there.
-    """
-    n = similarity.shape[1]
-    ranks = np.empty(similarity.shape, dtype=np.int32)
-    for start in range(0, len(similarity), 512):  # bounds memory
-        rows = slice(start, start + 512)
-        distance = np.where(candidate[rows], -similarity[rows], np.inf)
-        order = distance.argsort(axis=1)
-        ordered = np.take_along_axis(distance, order, axis=1)
-        last = np.ones(ordered.shape, dtype=bool)
-        last[:, :-1] = ordered[:, 1:] != ordered[:, :-1]
-        position = np.where(last, np.arange(1, n + 1, dtype=np.int32), np.int32(n))
-        block_end = np.minimum.accumulate(position[:, ::-1], axis=1)[:, ::-1]
-        np.put_along_axis(ranks[rows], order, block_end, axis=1)
-    return ranks
-
-
-def _ranks_of_pairs(points: np.ndarray, treatment: np.ndarray, queries: np.ndarray, items: np.ndarray) -> np.ndarray:
-    """:func:`_at_least` of some pairs only, among the wells of other treatments: (n_pairs,), like the two positions.
-
-    `points` are sorted by `treatment`. Memory holds the similarities of a block of queries, never all to all.
-    """
-    unit = unit_rows(points)
-    first, last = (np.searchsorted(treatment, treatment, side=side) for side in ("left", "right"))
-    order = np.argsort(queries, kind="stable")
-    starts = np.searchsorted(queries[order], np.arange(len(points) + 1))
-    asked = np.flatnonzero(np.diff(starts))
-    ranks = np.empty(len(queries), dtype=np.int32)
-
-    def rank(rows: np.ndarray) -> None:
-        for row, similarity in zip(rows, unit[rows] @ unit.T, strict=True):
-            pairs = order[starts[row] : starts[row + 1]]
-            nearness = similarity[items[pairs]]
-            similarity[first[row] : last[row]] = -np.inf
-            similarity.sort()
-            ranks[pairs] = len(points) - similarity.searchsorted(nearness)
-
-    for_blocks(rank, asked, 64)
-    return ranks
-
-
-def _map_of_sets(ranks: np.ndarray, sets: np.ndarray, related: np.ndarray) -> np.ndarray:
-    """Mean average precision of many sets of items, each member a query and all others its positives: (n_sets,).
-
-    ``ranks`` from :func:`_at_least`; ``sets`` (n_sets, size) are positions. Items that are ``related`` (n, n) are no
-    candidates of each other in ``ranks`` and so no positives either.
-    """
-    size = sets.shape[1]
-    values = np.empty(len(sets))
-    block = max(1, PAIRS_AT_ONCE // size**2)
-    for start in range(0, len(sets), block):
-        part = sets[start : start + block]
-        pairs = part[:, :, None], part[:, None, :]  # query, item
-        values[start : start + block] = _map_of_ranks(ranks[pairs], ~np.eye(size, dtype=bool) & ~related[pairs])
-    return values
-
-
-def _map_of_ranks(of_set: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    """Mean average precision of sets of items, each member a query: (n_sets,); NaN for a set without positives.
-
-    ``of_set`` (n_sets, size, size) are the ranks of a set's items for each of its queries, ties at their end;
-    ``positive``, of the same shape, says which are positives.
-    """
-    at_least = np.sort(np.where(positive, of_set, np.inf), axis=2)  # positives first, the nearest on top
-    last = np.ones(at_least.shape, dtype=bool)
-    last[:, :, :-1] = at_least[:, :, 1:] != at_least[:, :, :-1]
-    size = of_set.shape[2]
-    found = np.where(last, np.arange(1, size + 1), size)
-    found = np.minimum.accumulate(found[:, :, ::-1], axis=2)[:, :, ::-1]
-    n_positive = positive.sum(2)
-    precision = (found / at_least).sum(2) / np.maximum(n_positive, 1)  # a number over infinity is 0
-    n_queries = (n_positive > 0).sum(1)
-    return np.where(n_queries > 0, precision.sum(1) / np.maximum(n_queries, 1), np.nan)
-
-
 def _maps_of_pseudo_treatments(
-    points: np.ndarray, treatment: np.ndarray, drawn: list[tuple[np.ndarray, np.ndarray]]
-) -> list[np.ndarray]:
-    """Mean average precision of sets of wells of different treatments, each member a query: for each pattern (n_sets,).
+    points: np.ndarray, treatment: np.ndarray, sets: np.ndarray, positive: np.ndarray
+) -> np.ndarray:
+    """Mean average precision of each pseudo-treatment `sets` (n_sets, size), all of its wells being queries: (n_sets,).
 
-    A pattern is ``sets`` (n_sets, size), positions, and ``positive`` (size, size): which members of a set are each
-    other's positives. The others are left out of the ranking, as wells of one treatment on one plate are. Patterns
-    share their passes over all wells.
+    `positive` (size, size) says which wells of a set are each other's positives. The others aren't ranked, as wells of
+    one treatment on one plate aren't, nor are a query's true replicates.
     """
-    pieces = [
-        (number, part)
-        for number, (sets, _) in enumerate(drawn)
-        for part in np.array_split(sets, max(1, -(-sets.size * sets.shape[1] // PAIRS_AT_ONCE)))
-    ]
-    n_pairs = np.cumsum([part.size * part.shape[1] for _, part in pieces])
-    maps: list[list[np.ndarray]] = [[] for _ in drawn]
-    for _, group in groupby(range(len(pieces)), key=lambda place: int(n_pairs[place] // PAIRS_AT_ONCE)):
-        together = [pieces[place] for place in group]
-        pairs = [_pairs_within(part) for _, part in together]
-        queries, items = (np.concatenate(side) for side in zip(*pairs, strict=True))
-        ranks = np.split(_ranks_of_pairs(points, treatment, queries, items), np.cumsum([len(q) for q, _ in pairs])[:-1])
-        for (number, part), of_piece in zip(together, ranks, strict=True):
-            of_set = of_piece.reshape(*part.shape, part.shape[1])
-            maps[number].append(_map_of_set_ranks(of_set, drawn[number][1]))
-    return [np.concatenate(parts) for parts in maps]
-
-
-def _pairs_within(sets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Query and item of every pair within sets (n_sets, size), a member with itself among them: (n_sets * size**2,)."""
-    shape = (*sets.shape, sets.shape[1])
-    return np.broadcast_to(sets[:, :, None], shape).ravel(), np.broadcast_to(sets[:, None, :], shape).ravel()
-
-
-def _map_of_set_ranks(of_set: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    """:func:`_map_of_ranks` where `positive` (size, size) is the same for all sets and others aren't ranked."""
-    left_out = ~positive & ~np.eye(len(positive), dtype=bool)
-    values = np.empty(len(of_set))
-    block = max(1, PAIRS_AT_ONCE // len(positive) ** 3)
-    for start in range(0, len(of_set), block):
-        ranks = of_set[start : start + block]
-        if left_out.any():
-            nearer = ranks[:, :, None, :] <= ranks[:, :, :, None]  # (n_sets, query, item, left out)
-            ranks = ranks - (nearer & left_out[:, None, :]).sum(3)
-        values[start : start + block] = _map_of_ranks(ranks, np.broadcast_to(positive, ranks.shape))
-    return values
+    unit, size = unit_rows(points), sets.shape[1]
+    maps = [np.empty(0)]
+    for part in np.array_split(sets, -(-sets.size * len(unit) // AT_ONCE) or 1):
+        queries, members = part.ravel(), np.repeat(part, size, axis=0)  # (n_queries,), (n_queries, size)
+        similarity = unit[queries] @ unit.T  # (n_queries, n_wells)
+        own, is_positive = np.take_along_axis(similarity, members, axis=1), np.tile(positive, (len(part), 1))
+        similarity[treatment[queries, None] == treatment] = -np.inf
+        np.put_along_axis(similarity, members, np.where(is_positive, own, -np.inf), axis=1)
+        precision = average_precision_of_few(similarity, own, is_positive).reshape(part.shape)
+        maps.append(pd.DataFrame(precision).mean(axis=1).to_numpy())  # without wells that have no positives
+    return np.concatenate(maps)
 
 
 def _p_values(observed: np.ndarray, null: np.ndarray) -> np.ndarray:
@@ -629,51 +371,30 @@ def replicate_p_values(
     """Permutation p of each treatment's replicate mAP: do its wells lie together more than wells of strangers do?
 
     A null draw keeps what the endpoint conditions on, the plates: for a treatment with wells on some plates it takes
-    one well of each of these plates at random, all of different compounds and none of the treatment's own, and
-    computes the mAP of this pseudo-treatment as :func:`replicate_clustering` would, all of its wells being queries.
-    So the dependence between the queries of a treatment is part of the null, which a null of single queries lacks. A
-    query's true replicates are left out of the ranking there, since a treatment without signal has no such neighbours
-    to push its positives down. p is (1 + null draws at least as large) / (1 + null draws). Treatments with wells on
-    the same plates share their draws, less those that hold the compound itself.
-
-    Parameters
-    ----------
-    wells : DataFrame
-        As in :func:`replicate_clustering`.
-    embedding : array (n_wells, n_dimensions)
-    n_null : int
-        Null draws for each set of plates.
-    seed : int
+    one well of each of these plates at random, all of different compounds and none of the treatment's own, and computes
+    the mAP of this pseudo-treatment as :func:`replicate_clustering` would, all of its wells being queries. So the
+    dependence between the queries of a treatment is part of the null, which a null of single queries lacks. A query's
+    true replicates are left out of the ranking there, since a treatment without signal has no such neighbours to push
+    its positives down. p is (1 + null draws at least as large) / (1 + null draws), never 0 (Phipson and Smyth 2010, doi
+    10.2202/1544-6115.1585). Treatments with wells on the same plates share their `n_null` draws, less those that hold
+    the compound itself.
 
     Returns
     -------
     DataFrame
-        ``compound, treatment, n_wells, replicate_map, p_value``, one row a treatment; p is NaN without positives,
-        or where there are too few compounds for a single pseudo-treatment.
-
-    Raises
-    ------
-    ValueError
-        As in :func:`replicate_clustering`.
-
-    References
-    ----------
-    Phipson and Smyth, Statistical Applications in Genetics and Molecular Biology 9 (2010), doi
-    10.2202/1544-6115.1585, for p that is never 0. Kalinin et al., Nature Communications 16 (2025), doi
-    10.1038/s41467-025-60306-2, for mAP.
+        ``compound, treatment, n_wells, replicate_map, p_value``, one row a treatment; p is NaN without positives, or
+        where there are too few compounds for a single pseudo-treatment.
     """
     names, treatment, queries, points, _ = _queries(wells, embedding)
+    table = replicate_clustering(wells, embedding)[["compound", "treatment", "n_wells", "replicate_map"]]
     plate = np.unique(queries[PLATE].fillna("").to_numpy(dtype=str), return_inverse=True)[1]
     compound = pd.factorize(queries[COMPOUND])[0]
-    precision, _ = replicate_average_precision(points, treatment, plate, points[:0])
-    observed = pd.Series(precision).groupby(treatment).mean().to_numpy()
     first = np.searchsorted(treatment, np.arange(len(names) + 1))
-    own_compound = compound[first[:-1]]
-    patterns: dict[tuple, list[int]] = {}
+    patterns: dict[tuple, list[int]] = {}  # treatments by the plates of their wells
     for one, (start, stop) in enumerate(pairwise(first)):
         patterns.setdefault(tuple(np.sort(plate[start:stop])), []).append(one)
     rng = np.random.default_rng(seed)
-    drawn, members = [], []
+    p_value = np.full(len(names), np.nan)
     for plates, treated in patterns.items():
         plates = np.array(plates)
         elsewhere = plates[:, None] != plates
@@ -681,31 +402,18 @@ def replicate_p_values(
             elsewhere = ~np.eye(len(plates), dtype=bool)
         if not elsewhere.any():
             continue
-        drawn.append((_pseudo_treatments(plates, plate, compound, n_null, rng), elsewhere))
-        members.append(treated)
-    p_value = np.full(len(names), np.nan)
-    nulls = _maps_of_pseudo_treatments(points, treatment, drawn)
-    for (sets, _), treated, null in zip(drawn, members, nulls, strict=True):
-        of_compound = compound[sets]
+        sets = _pseudo_treatments(plates, plate, compound, n_null, rng)
+        null = _maps_of_pseudo_treatments(points, treatment, sets, elsewhere)
         for one in treated:
-            others = (of_compound != own_compound[one]).all(1)
-            p_value[one] = _p_values(observed[one : one + 1], null[others])[0]
-    return pd.DataFrame(
-        {
-            "compound": queries[COMPOUND].to_numpy(dtype=object)[first[:-1]],
-            "treatment": names,
-            "n_wells": np.diff(first),
-            "replicate_map": observed,
-            "p_value": p_value,
-        }
-    )
+            others = (compound[sets] != compound[first[one]]).all(1)
+            p_value[one] = _p_values(table["replicate_map"].to_numpy()[[one]], null[others])[0]
+    return table.assign(p_value=p_value)
 
 
 def moa_p_values(
     compounds: pd.DataFrame,
     embedding: np.ndarray,
     *,
-    centre: np.ndarray | None = None,
     n_null: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -714,57 +422,49 @@ def moa_p_values(
     The mAP of an MoA is the mean average precision of its compounds, each a query with the MoA's other compounds as
     positives; negatives are the annotated compounds that share no MoA with the query. A null draw is a set of as many
     annotated compounds: MoA labels permuted between compounds. Those in it that do share an MoA are left out of each
-    other's ranking, as negatives and as positives: what other mechanisms can do says nothing about chance. Of several
-    compounds with one InChIKey block the first takes part. The null holds where labels say nothing at all; beside
-    mechanisms of strong signal, one without any is found a little too often, since its compounds differ from theirs.
-
-    Parameters
-    ----------
-    compounds, embedding, centre
-        As in :func:`moa_clustering`.
-    n_null : int
-        Null draws for each size of an MoA; MoAs of one size share them.
-    seed : int
+    other's ranking, as negatives and as positives: what other mechanisms can do says nothing about chance. MoAs of one
+    size share their `n_null` draws. Of several compounds with one InChIKey block the first takes part. The null holds
+    where labels say nothing at all; beside mechanisms of strong signal, one without any is found a little too often,
+    since its compounds differ from theirs.
 
     Returns
     -------
     DataFrame
         ``MoA, n_compounds, moa_map, p_value``, one row an MoA of at least two molecules.
-
-    Raises
-    ------
-    ValueError
-        The embedding does not fit the table or is not finite.
     """
-    embedding = _checked(embedding, len(compounds))
-    centre = 0.0 if centre is None else np.asarray(centre, dtype=np.float32)
-    queries, points = _annotated(compounds, embedding - centre)
-    twin = np.tril(_same_molecule(queries, queries), -1).any(1)
-    queries, points = queries[~twin].reset_index(drop=True), points[~twin]
+    queries, points = _annotated(compounds, embedding)
+    is_first = ~compound_groups(queries).duplicated().to_numpy()
+    queries, points = queries[is_first].reset_index(drop=True), points[is_first]
     members: dict[str, list[int]] = {}
     for row, moas in enumerate(queries["MoA"]):
         for moa in dict.fromkeys(moas):
             members.setdefault(moa, []).append(row)
     members = {moa: rows for moa, rows in sorted(members.items()) if len(rows) > 1}
-    n = len(queries)
     similarity = cosine_similarity(points)
     related = shared_labels(queries["MoA"], queries["MoA"])
-    ranks = _at_least(similarity, ~related)
-    rng = np.random.default_rng(seed)
     observed = {}
     for moa, rows in members.items():
-        own = np.isin(np.arange(n), rows) & (np.array(rows)[:, None] != np.arange(n))
+        own = np.isin(np.arange(len(queries)), rows) & (np.array(rows)[:, None] != np.arange(len(queries)))
         observed[moa] = float(average_precision(similarity[rows], own, own | ~related[rows]).mean())
+    # How many strangers of a query are at least as near as each of them: ties share the end of their block.
+    ranks = rankdata(np.where(related, np.inf, -similarity), method="max", axis=1)  # (n_queries, n_items)
+    rng = np.random.default_rng(seed)
     p_value = {}
     for size in sorted({len(rows) for rows in members.values()}):
+        drawn = rng.random((n_null, len(queries))).argpartition(size - 1, axis=1)[:, :size]
+        null = []
+        for part in np.array_split(drawn, -(-drawn.size * size // AT_ONCE)):
+            pairs = part[:, :, None], part[:, None, :]  # query, item: (n_sets, size, size)
+            positive = ~related[pairs]
+            at_least = np.where(positive, ranks[pairs], np.inf)
+            positives_at_least = rankdata(at_least, method="max", axis=2)
+            n_positive = positive.sum(2)
+            total = (positives_at_least / at_least).sum(2)  # a number over infinity is 0
+            precision = np.divide(total, n_positive, out=np.full(total.shape, np.nan), where=n_positive > 0)
+            null.append(pd.DataFrame(precision).mean(axis=1))  # without queries that have no positives
         mine = [moa for moa, rows in members.items() if len(rows) == size]
-        block = max(1, 4_000_000 // n)  # bounds memory
-        drawn = [
-            rng.random((min(block, n_null - start), n)).argpartition(size - 1, axis=1)[:, :size]
-            for start in range(0, n_null, block)
-        ]
-        null = _map_of_sets(ranks, np.concatenate(drawn), related)
-        p_value |= dict(zip(mine, _p_values(np.array([observed[moa] for moa in mine]), null), strict=True))
+        p = _p_values(np.array([observed[moa] for moa in mine]), np.concatenate(null))
+        p_value |= dict(zip(mine, p, strict=True))
     rows = [(moa, len(rows), observed[moa], p_value[moa]) for moa, rows in members.items()]
     return pd.DataFrame(rows, columns=["MoA", "n_compounds", "moa_map", "p_value"])
 
@@ -782,91 +482,28 @@ def found_by_fold(
     Parameters
     ----------
     tables : iterable of DataFrame
-        Embedded wells as in :func:`replicate_clustering_by_fold`, or, where ``compounds`` is given, consensus
-        embeddings as in :func:`moa_clustering_by_fold`; a table a method. Of several draws the first is taken.
-    compounds : DataFrame, optional
-        Metadata_Compound, MoA (lists), InChIKey14: asks for mechanisms.
+        Embedded wells, or, where `compounds` (Metadata_Compound, MoA, InChIKey14) is given, consensus embeddings; a
+        table a method. Of several draws the first is taken.
     fdr : float
         Of Benjamini and Hochberg (1995), within a fold and representation.
-    n_null, seed : int
-        Of :func:`replicate_p_values` or :func:`moa_p_values`.
 
     Returns
     -------
     DataFrame
-        `KEYS`, the columns of those two, and ``found`` (1.0, 0.0; NaN without p).
+        `KEYS`, the columns of :func:`replicate_p_values` or :func:`moa_p_values`, and ``found`` (1.0, 0.0; NaN without
+        p).
     """
-    results = [pd.DataFrame(columns=[*KEYS, "p_value", "found"])]
-    options = {"n_null": n_null, "seed": seed}
+    results = []
     for table in tables:
         for key, part in table[table["seed"] == 0].groupby(KEYS, sort=False):
-            if compounds is None:
-                result = replicate_p_values(part.reset_index(drop=True), embedding_values(part), **options)
-            else:
-                part = part[part["role"] == "test"].merge(
-                    compounds[[COMPOUND, "MoA", "InChIKey14"]], on=COMPOUND, how="left"
-                )
-                result = moa_p_values(part, embedding_values(part), **options)
+            p_values = replicate_p_values
+            if compounds is not None:
+                part = part[part["role"] == "test"]
+                part = part.merge(compounds[[COMPOUND, "MoA", "InChIKey14"]], on=COMPOUND, how="left")
+                p_values = moa_p_values
+            result = p_values(part.reset_index(drop=True), embedding_values(part), n_null=n_null, seed=seed)
             q_value = benjamini_hochberg(result["p_value"])
             found = np.where(np.isnan(q_value), np.nan, q_value <= fdr)
-            keys = pd.DataFrame([key] * len(result), columns=KEYS)
-            results.append(pd.concat([keys, result.assign(found=found)], axis=1))
+            results.append(_keyed(key, result.assign(found=found)))
     kept = [table for table in results if len(table)]
-    return pd.concat(kept, ignore_index=True) if kept else results[0]
-
-
-def null_calibration(
-    n_replicates: int,
-    n_treatments: int = 3000,
-    *,
-    per_screen: int = 100,
-    n_dimensions: int = 20,
-    share_active: float = 0.0,
-    signal: float = 3.0,
-    n_null: int = 2000,
-    seed: int = 0,
-) -> dict[str, float]:
-    """How often treatments without any signal get a small p from :func:`replicate_p_values`.
-
-    Small screens of Gaussian embeddings, one well a treatment on each of ``n_replicates`` plates.
-
-    Parameters
-    ----------
-    n_replicates : int
-    n_treatments : int
-        Treatments without signal in all, at least; screens are added until there are so many.
-    per_screen : int
-        Treatments of each screen.
-    n_dimensions : int
-    share_active : float
-        Share of each screen's treatments that do have a signal, on top of which the others are judged.
-    signal : float
-        Standard deviation of active treatments' centres, in units of the noise.
-    n_null, seed : int
-        Of :func:`replicate_p_values`; every screen has its own seed.
-
-    Returns
-    -------
-    dict
-        ``n_replicates, n_treatments`` (those without signal), the shares of p ``below_0.05, below_0.01,
-        below_0.001``, and ``active_below_0.05`` (power; NaN without active treatments).
-    """
-    n_active = round(share_active * per_screen)
-    if not 0 <= n_active < per_screen:
-        raise ValueError(f"share_active {share_active} leaves no treatment without signal")
-    n_screens = -(-n_treatments // (per_screen - n_active))
-    names = [f"c{number:04d}" for number in range(per_screen)]
-    wells = pd.DataFrame({PLATE: np.repeat([f"p{i}" for i in range(n_replicates)], per_screen)})
-    wells = wells.assign(**{COMPOUND: names * n_replicates, DOSE: np.nan, CONTROL: False})
-    p_values = []
-    for screen in range(n_screens):
-        rng = np.random.default_rng([seed, screen])
-        centres = np.zeros((per_screen, n_dimensions))
-        centres[:n_active] = rng.normal(size=(n_active, n_dimensions)) * signal
-        points = np.tile(centres, (n_replicates, 1)) + rng.normal(size=(len(wells), n_dimensions))
-        p_values.append(replicate_p_values(wells, points, n_null=n_null, seed=seed + screen)["p_value"].to_numpy())
-    p = np.stack(p_values)  # (n_screens, per_screen)
-    null = p[:, n_active:].ravel()
-    shares = {f"below_{level}": float((null < level).mean()) for level in (0.05, 0.01, 0.001)}
-    power = float((p[:, :n_active] < 0.05).mean()) if n_active else float("nan")
-    return {"n_replicates": n_replicates, "n_treatments": len(null), **shares, "active_below_0.05": power}
+    return pd.concat(kept, ignore_index=True) if kept else pd.DataFrame(columns=[*KEYS, "p_value", "found"])

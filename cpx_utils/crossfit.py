@@ -25,7 +25,7 @@ import pandas as pd
 from sklearn.base import clone
 
 from cpx_utils import bioactivity, clustering, splits
-from cpx_utils.claims import interval_table
+from cpx_utils.claims import intervals
 from cpx_utils.encoders import Encoder
 from cpx_utils.metrics import retrieval_rank
 from cpx_utils.preprocessing import FeaturePreparation, consensus, pair_rows
@@ -779,7 +779,7 @@ def data_size_curve(
     seed
         Of the order of compounds and of the derangement.
     n_bootstrap
-        Resamples of compounds (tasks for ROC-AUC) behind each interval.
+        Resamples of compound groups (tasks for ROC-AUC) behind each interval.
     whole
         `wells` and `consensus`: embeddings of these folds by method, trained on all compounds (first draws). With them
         nothing is fitted again for a share of 1, and the curve ends where the study is.
@@ -790,6 +790,7 @@ def data_size_curve(
         `method, control, share, n_compounds` (training compounds, mean over folds), `endpoint, mean, ci_low, ci_high,
         n_units`. A method that cannot be fitted on so few compounds has no row for that share.
     """
+    groups = compound_groups(compounds)
     values: dict[str, list] = {name: [] for name in ENDPOINTS}
     sizes = {}
     for share in shares:
@@ -817,8 +818,9 @@ def data_size_curve(
     for name, unit in ENDPOINTS.items():
         known = [part for part in values[name] if len(part)]
         if known:
-            by, drawn = ["method", "control", "share"], {"n_bootstrap": n_bootstrap, "seed": seed}
-            table = interval_table(pd.concat(known), name, unit=unit, by=by, **drawn)
-            tables.append(table.assign(endpoint=name, n_compounds=table["share"].map(sizes)))
+            drawn = {"unit": unit, "groups": groups if unit == "compound" else None, "n_bootstrap": n_bootstrap}
+            for share, part in pd.concat(known).groupby("share"):
+                table = intervals(part, name, **drawn, seed=seed)
+                tables.append(table.assign(share=share, endpoint=name, n_compounds=sizes[share]))
     columns = ["method", "control", "share", "n_compounds", "endpoint", "mean", "ci_low", "ci_high", "n_units"]
     return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)

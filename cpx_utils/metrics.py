@@ -8,51 +8,21 @@ scores as chance.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
+from scipy.stats import rankdata
 
 
 def cosine_similarity(a: np.ndarray, b: np.ndarray | None = None) -> np.ndarray:
-    """Cosine of the angle between every row of ``a`` and every row of ``b``.
+    """Cosine of the angle between every row of ``a`` and every row of ``b`` (default: ``a`` itself): (n_a, n_b).
 
-    Parameters
-    ----------
-    a : array (n_a, n_features)
-    b : array (n_b, n_features), optional
-        ``a`` itself where it is left out.
-
-    Returns
-    -------
-    array (n_a, n_b)
-        Values in [-1, 1]; a row of zeros has similarity 0 with everything.
+    In [-1, 1]; a row of zeros has similarity 0 with everything.
     """
     unit_a = unit_rows(a)
     unit_b = unit_a if b is None else unit_rows(b)
     return unit_a @ unit_b.T  # (n_a, n_b)
-
-
-def for_blocks(work: Callable[[np.ndarray], None], rows: np.ndarray, block: int) -> None:
-    """Call ``work`` on blocks of rows, on all cores: for NumPy, which lets other threads go on meanwhile.
-
-    Parameters
-    ----------
-    work : callable
-        Takes a block of ``rows``; blocks must not depend on each other, so that their order doesn't matter.
-    rows : array (n,)
-    block : int
-        Rows at a time.
-    """
-    blocks = [rows[start : start + block] for start in range(0, len(rows), block)]
-    if len(blocks) < 8:  # too little to start threads for
-        for one in blocks:
-            work(one)
-        return
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(work, blocks))
 
 
 def unit_rows(rows: np.ndarray) -> np.ndarray:
@@ -68,28 +38,21 @@ def average_precision(similarity: np.ndarray, positive: np.ndarray, candidate: n
 
     For a query with positives :math:`P` among candidates :math:`C`,
     :math:`AP = |P|^{-1} \\sum_{i \\in P} |\\{j \\in P: s_j \\ge s_i\\}| / |\\{j \\in C: s_j \\ge s_i\\}|`.
-    Tied items share the precision at the end of their block, as in
-    ``sklearn.metrics.average_precision_score``: a constant similarity then scores the share of positives
-    (chance). Without ties this is copairs' value; with ties copairs puts positives first and is more
-    optimistic.
+    Tied items share the precision at the end of their block, as in ``sklearn.metrics.average_precision_score``: a
+    constant similarity then scores the share of positives (chance). Without ties this is the value of copairs (Kalinin
+    et al. 2025, doi 10.1038/s41467-025-60306-2), which puts positives first among ties and is then more optimistic.
 
     Parameters
     ----------
     similarity : array (n_queries, n_items)
         Larger is nearer.
-    positive : boolean array (n_queries, n_items)
-    candidate : boolean array (n_queries, n_items), optional
-        Items that are ranked at all (positives and negatives). Positives outside it are ignored. Default:
-        all.
+    positive, candidate : boolean arrays (n_queries, n_items)
+        Items that should come first, and those that are ranked at all (default: all).
 
     Returns
     -------
     array (n_queries,)
         NaN for a query without positives.
-
-    References
-    ----------
-    Kalinin et al., Nature Communications 16 (2025), doi 10.1038/s41467-025-60306-2 (copairs).
     """
     similarity = np.asarray(similarity)
     positive = np.asarray(positive, dtype=bool)
@@ -115,16 +78,14 @@ def average_precision(similarity: np.ndarray, positive: np.ndarray, candidate: n
 def average_precision_of_few(
     similarity: np.ndarray, own: np.ndarray, positive: np.ndarray, *, own_ranked: bool = True
 ) -> np.ndarray:
-    """:func:`average_precision` where positives are few: their ranks are counted, nothing is sorted.
+    """:func:`average_precision` where positives are few (replicates): their ranks are counted, nothing is sorted.
 
     Parameters
     ----------
     similarity : array (n_queries, n_items)
         Of the items that are ranked; -inf for those that are not.
-    own : array (n_queries, most)
-        Similarity of each query's positives.
-    positive : boolean array (n_queries, most)
-        Which entries of `own` are positives; the others fill up.
+    own, positive : arrays (n_queries, most)
+        Similarity of a few items to each query, and which of them are its positives.
     own_ranked : bool
         Whether the positives are among the items of `similarity`, too.
 
@@ -133,10 +94,8 @@ def average_precision_of_few(
     array (n_queries,)
         NaN for a query without positives.
     """
-    own = np.where(positive, own, np.inf)
-    among = (own[:, None, :] >= own[:, :, None]) & positive[:, None, :]  # (n_queries, most, most)
-    positives_at_least = among.sum(2)
-    at_least = np.ones(own.shape, dtype=np.int64)
+    positives_at_least = ((own[:, None, :] >= own[:, :, None]) & positive[:, None, :]).sum(2)  # (n_queries, most)
+    at_least = np.zeros(own.shape)
     for place in range(own.shape[1]):
         at_least[:, place] = np.count_nonzero(similarity >= own[:, place, None], axis=1)
     at_least += 0 if own_ranked else positives_at_least
@@ -160,32 +119,8 @@ def _labels_and_scores(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarr
     return labels, scores, labelled
 
 
-def _in_order(labels: np.ndarray, scores: np.ndarray, labelled: np.ndarray, sign: int) -> tuple[np.ndarray, np.ndarray]:
-    """Each task's scores times `sign` from the lowest to the highest, missing ones NaN at the end, and what is active.
-
-    Both (n_tasks, n_compounds). Whether a compound is active travels in the last bit of its score, since values alone
-    are sorted many times faster than an order that is then followed. Tasks in which that bit might have decided (ties
-    among them) are sorted again in full; of the others' scores only the order is kept, not the last bit.
-    """
-    keys = np.where(labelled, sign * scores, np.nan).T.copy()
-    active = (labels == 1).T
-    packed = keys.copy()
-    bits = packed.view(np.int64)
-    bits &= ~1
-    bits |= active
-    packed.sort(axis=1)
-    in_order = (bits & 1).astype(bool)
-    bits &= ~1
-    doubtful = (packed[:, 1:] == packed[:, :-1]).any(axis=1)  # never true of NaN
-    if doubtful.any():
-        order = np.argsort(keys[doubtful], axis=1)
-        packed[doubtful] = np.take_along_axis(keys[doubtful], order, axis=1)
-        in_order[doubtful] = np.take_along_axis(active[doubtful], order, axis=1)
-    return packed, in_order
-
-
 def roc_auc(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve of many tasks at once, by ranks (Mann-Whitney); a tie counts one half.
+    """Area under the ROC curve of many tasks at once, from midranks (so ties count one half).
 
     Parameters
     ----------
@@ -199,21 +134,12 @@ def roc_auc(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     array (n_tasks,)
         NaN for a task with one class only.
     """
-    from scipy.stats import rankdata
-
     labels, scores, labelled = _labels_and_scores(labels, scores)
-    if not len(labels):
-        return np.full(labels.shape[1], np.nan)
-    ranked, active = _in_order(labels, scores, labelled, 1)
-    n_active = active.sum(1).astype(float)
+    n_active = (labels == 1).sum(0).astype(float)
     n_inactive = labelled.sum(0) - n_active
-    ranks = active @ np.arange(1.0, len(labels) + 1)  # summed over a task's actives
-    tied = (ranked[:, 1:] == ranked[:, :-1]).any(1)  # never true of NaN
-    if tied.any():
-        # Missing compounds rank above every labelled one and so leave the others' ranks alone.
-        shared = rankdata(np.where(np.isnan(ranked[tied]), np.inf, ranked[tied]), axis=1)
-        ranks[tied] = (shared * active[tied]).sum(1)
-    above = ranks - n_active * (n_active + 1) / 2
+    # Missing compounds rank above every labelled one and so leave the others' ranks alone.
+    ranks = rankdata(np.where(labelled, scores, np.inf), axis=0)
+    above = np.where(labels == 1, ranks, 0.0).sum(0) - n_active * (n_active + 1) / 2
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where((n_active > 0) & (n_inactive > 0), above / (n_active * n_inactive), np.nan)
 
@@ -221,49 +147,24 @@ def roc_auc(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
 def pr_auc(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Area under the precision-recall curve (average precision, not interpolated) of many tasks at once.
 
-    Parameters
-    ----------
-    labels, scores : arrays (n_compounds, n_tasks) or (n_compounds,)
-        As in :func:`roc_auc`.
-
-    Returns
-    -------
-    array (n_tasks,)
-        Equal to ``sklearn.metrics.average_precision_score``; NaN for a task with one class only, as in
-        :func:`roc_auc`.
+    Arguments and NaN as in :func:`roc_auc`; equal to ``sklearn.metrics.average_precision_score``.
     """
     labels, scores, labelled = _labels_and_scores(labels, scores)
-    n, n_tasks = labels.shape
-    if not n:
-        return np.full(n_tasks, np.nan)
-    ranked, active = _in_order(labels, scores, labelled, -1)
-    precision = active.cumsum(1) / np.arange(1.0, n + 1)
-    tied = (ranked[:, 1:] == ranked[:, :-1]).any(1)
-    if tied.any():
-        # A tied block has one threshold: all of it takes the precision at its last member.
-        last = np.hstack([ranked[tied, 1:] != ranked[tied, :-1], np.ones((int(tied.sum()), 1), dtype=bool)])
-        position = np.where(last, np.arange(n), n)
-        block_end = np.minimum.accumulate(position[:, ::-1], axis=1)[:, ::-1]
-        precision[tied] = np.take_along_axis(precision[tied], block_end, axis=1)
-    n_active = active.sum(1)
+    active = labels == 1
+    # How many compounds, and how many actives, score at least as high: ties share the end of their block.
+    at_least = rankdata(np.where(labelled, -scores, np.inf), method="max", axis=0)
+    actives_at_least = rankdata(np.where(active, -scores, np.inf), method="max", axis=0)
+    total = np.where(active, actives_at_least / at_least, 0.0).sum(0)
+    n_active = active.sum(0)
     both = (n_active > 0) & (n_active < labelled.sum(0))
-    total = (precision * active).sum(1)
     return np.where(both, total / np.maximum(n_active, 1), np.nan)
 
 
 def retrieval_rank(query: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Rank of each query's own row among all targets by cosine similarity.
+    """Rank of each query's own row among all targets by cosine similarity, (n,) integers: 0, it is the nearest.
 
-    Parameters
-    ----------
-    query, target : arrays (n, n_features)
-        Row i of ``target`` is what row i of ``query`` should find.
-
-    Returns
-    -------
-    integer array (n,)
-        0: the own row is the nearest. Targets tied with the own row count one half, rounded up (pessimistic),
-        so that a collapsed embedding lands in the middle.
+    Row i of ``target`` (n, n_features) is what row i of ``query`` should find. Targets tied with the own row count one
+    half, rounded up (pessimistic), so that a collapsed embedding lands in the middle.
     """
     query, target = np.asarray(query), np.asarray(target)
     if query.shape != target.shape:
@@ -288,10 +189,12 @@ def nearest_decile(rank: np.ndarray, n_candidates: int | np.ndarray) -> np.ndarr
 def retrieval_scores(retrieval: pd.DataFrame) -> pd.DataFrame:
     """A table of retrieval ranks (``rank, n_candidates``) with two scores of each query added.
 
-    ``near`` is 1 where :func:`nearest_decile` holds, else 0; ``rank_share`` runs from 0 (nearest) to 1 (farthest).
+    ``near`` is 1 where :func:`nearest_decile` holds, else 0; ``rank_share`` runs from 0 (nearest) to 1 (farthest), and
+    is 0.5 for a query with one candidate, which is nearest and farthest at once: no information, the middle.
     """
     rank, n_candidates = retrieval["rank"], retrieval["n_candidates"]
-    return retrieval.assign(near=nearest_decile(rank, n_candidates).astype(float), rank_share=rank / (n_candidates - 1))
+    rank_share = (rank / (n_candidates - 1)).where(n_candidates > 1, 0.5)
+    return retrieval.assign(near=nearest_decile(rank, n_candidates).astype(float), rank_share=rank_share)
 
 
 def chance_of_nearest_decile(n_candidates: int | np.ndarray) -> float:
@@ -300,43 +203,12 @@ def chance_of_nearest_decile(n_candidates: int | np.ndarray) -> float:
     return float(np.mean((np.floor(0.1 * (n_candidates - 1)) + 1) / n_candidates))
 
 
-def silhouette(similarity: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Silhouette of each item with distance ``1 - similarity`` (Rousseeuw 1987).
+def silhouette(points: np.ndarray, labels: np.ndarray, *, block: int = 256) -> np.ndarray:
+    """Silhouette of each point (n, n_features) by cosine distance (Rousseeuw 1987): (n,).
 
-    Parameters
-    ----------
-    similarity : array (n, n)
-    labels : array (n,)
-
-    Returns
-    -------
-    array (n,)
-        0 for an item alone in its class, as in scikit-learn; NaN where there are fewer than two classes.
-    """
-    classes, code = np.unique(np.asarray(labels), return_inverse=True)
-    n = len(code)
-    if len(classes) < 2:
-        return np.full(n, np.nan)
-    size = np.bincount(code)
-    order = np.argsort(code, kind="stable")
-    starts = np.concatenate([[0], size.cumsum()[:-1]])
-    distance = 1.0 - np.asarray(similarity)[:, order]
-    totals = np.add.reduceat(distance, starts, axis=1).astype(float)  # (n, n_classes)
-    own_distance = 1.0 - np.diagonal(similarity)
-    own = (totals[np.arange(n), code] - own_distance) / np.maximum(size[code] - 1, 1)
-    means = totals / size
-    means[np.arange(n), code] = np.inf
-    other = means.min(1)
-    scale = np.maximum(own, other)
-    value = np.divide(other - own, scale, out=np.zeros(n), where=scale > 0)
-    return np.where(size[code] > 1, value, 0.0)
-
-
-def silhouette_of_points(points: np.ndarray, labels: np.ndarray, *, block: int = 256) -> np.ndarray:
-    """:func:`silhouette` with the cosine of points (n, n_features), without the matrix of all their similarities.
-
-    The mean cosine to a class is the product with the sum of its unit vectors, so that time grows with the number of
-    classes and memory with `block` of them.
+    0 for an item alone in its class, as in scikit-learn; NaN where there are fewer than two classes. The mean cosine to
+    a class is the product with the sum of its unit vectors: time grows with the number of classes, and no matrix of all
+    similarities is held.
     """
     classes, code = np.unique(np.asarray(labels), return_inverse=True)
     n = len(code)
@@ -349,8 +221,8 @@ def silhouette_of_points(points: np.ndarray, labels: np.ndarray, *, block: int =
     sums = np.add.reduceat(unit[order].astype(float), starts, axis=0)  # (n_classes, n_features)
     own_similarity = (unit.astype(float) ** 2).sum(1)
     value = np.zeros(n)
-
-    def compare(rows: np.ndarray) -> None:
+    for start in range(0, n, block):
+        rows = np.arange(start, min(start + block, n))
         own_class, at = code[rows], np.arange(len(rows))
         totals = unit[rows] @ sums.T  # (block, n_classes)
         own = 1.0 - (totals[at, own_class] - own_similarity[rows]) / np.maximum(size[own_class] - 1, 1)
@@ -359,26 +231,14 @@ def silhouette_of_points(points: np.ndarray, labels: np.ndarray, *, block: int =
         other = means.min(1)
         scale = np.maximum(own, other)
         value[rows] = np.divide(other - own, scale, out=np.zeros(len(at)), where=scale > 0)
-
-    for_blocks(compare, np.arange(n), block)
     return np.where(size[code] > 1, value, 0.0)
 
 
 def cluster_indices(embedding: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Agreement of average-linkage clusters (cosine, as many as classes) with known classes.
+    """Agreement of average-linkage clusters (cosine, as many as classes) of an embedding with known classes.
 
-    Parameters
-    ----------
-    embedding : array (n, n_features)
-    labels : array (n,)
-        One class an item.
-
-    Returns
-    -------
-    dict
-        ``ami`` (adjusted mutual information, Vinh 2010), ``ari`` (adjusted Rand index, Hubert 1985),
-        ``silhouette`` (mean, cosine, by class); all NaN with fewer than two classes, or where every item is
-        its own class.
+    ``ami`` (adjusted mutual information, Vinh 2010), ``ari`` (adjusted Rand index, Hubert 1985), ``silhouette`` (mean,
+    cosine, by class); all NaN with fewer than two classes, or where every item is its own class.
     """
     from scipy.cluster.hierarchy import fcluster, linkage
     from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
@@ -386,14 +246,14 @@ def cluster_indices(embedding: np.ndarray, labels: np.ndarray) -> dict[str, floa
     classes, code = np.unique(np.asarray(labels), return_inverse=True)
     if not 2 <= len(classes) < len(code):
         return {"ami": np.nan, "ari": np.nan, "silhouette": np.nan}
-    similarity = cosine_similarity(np.asarray(embedding, dtype=float))
-    upper = np.triu_indices(len(code), 1)
-    tree = linkage(np.maximum(1.0 - similarity[upper], 0.0), method="average")
+    embedding = np.asarray(embedding, dtype=float)
+    distance = 1.0 - cosine_similarity(embedding)[np.triu_indices(len(code), 1)]
+    tree = linkage(np.maximum(distance, 0.0), method="average")
     clusters = fcluster(tree, t=len(classes), criterion="maxclust")
     return {
         "ami": float(adjusted_mutual_info_score(code, clusters)),
         "ari": float(adjusted_rand_score(code, clusters)),
-        "silhouette": float(silhouette(similarity, code).mean()),
+        "silhouette": float(silhouette(embedding, code).mean()),
     }
 
 

@@ -33,6 +33,17 @@ KEYS = ["split", "repeat", "fold", "seed", "method", "control"]
 LONGEST_LINE = 1500  # characters of a message
 MIN_PAIRED_COMPOUNDS = 10
 MIN_TASKS_PER_FAMILY = 3
+# What several modules must spell alike: methods without TX, methods that see the test compounds' TX, claims, endpoints.
+CP_ONLY = ("raw_cp", "sphered_cp", "pca_cp", "cell_count", "lda_identity")
+ORACLES = ("tx", "cp_tx")
+CLAIM_TEXTS = {
+    1: "where TX excels and CP does not, the learned embedding predicts bioactivity better than CP",
+    2: "learned embeddings cluster CP replicates better",
+    3: "learned embeddings cluster mechanisms of action better",
+    4: "learned embeddings improve bioactivity tasks by target family",
+}
+UNITS = {"tx_strong_tasks": "ROC-AUC", "replicate_map": "mAP", "moa_map": "mAP", "family_auc": "ROC-AUC"}
+VERDICTS = ("supported", "explained without TX", "not supported", "inconclusive", "not testable")
 
 
 def no_outcomes() -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -227,7 +227,7 @@ def _timings(manifest: dict, records: dict[str, dict]) -> dict:
 
 def _claims(path: Path) -> dict:
     """Return a sentence of all verdicts, each verdict with its primary comparison in words, and all comparisons."""
-    from cpx_utils.claims import CLAIM_TEXTS, VERDICTS
+    from cpx_utils.profiles import CLAIM_TEXTS, VERDICTS
 
     if not path.is_file():
         return {"verdicts": [], "comparisons": None, "summary": ""}
@@ -256,8 +256,8 @@ def _claims(path: Path) -> dict:
 
 def _comparison(row: dict) -> str:
     """Return a row of the claims table as a line: what, of which method, against which, the gain."""
-    from cpx_utils.claims import UNITS
     from cpx_utils.plots import ENDPOINT_LABELS, method_label
+    from cpx_utils.profiles import UNITS
 
     words = ENDPOINT_LABELS.get(row["endpoint"], row["endpoint"])
     words += f" ({UNITS[row['endpoint']]})" if row["endpoint"] in UNITS else ""

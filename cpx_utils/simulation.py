@@ -543,7 +543,7 @@ def predictability(
             cp_scaler, tx_scaler = StandardScaler().fit(cp[train]), StandardScaler().fit(tx[train])
             fitted = clone(ridge).fit(cp_scaler.transform(cp[train]), tx_scaler.transform(tx[train]), train)
             codes = fitted.transform(cp_scaler.transform(cp[test]))  # (n_test, n_components)
-            predicted[test] = tx_scaler.inverse_transform(codes @ fitted.tx_components_ + fitted.tx_mean_)
+            predicted[test] = tx_scaler.inverse_transform(codes @ fitted.tx_projection_.T + fitted.tx_mean_)
             rank = retrieval_rank(codes, fitted.transform_tx(tx_scaler.transform(tx[test])))
             near.extend(nearest_decile(rank, len(test)))
         r2.append(1 - ((tx - predicted) ** 2).sum(axis=0) / ((tx - tx.mean(axis=0)) ** 2).sum(axis=0))

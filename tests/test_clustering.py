@@ -79,21 +79,6 @@ def test_replicate_clustering_equals_copairs_and_scikit_learns_silhouette():
     np.testing.assert_allclose(got["silhouette"], widths.groupby(wells["treatment"]).mean()[got.index], atol=1e-5)
 
 
-def test_activity_equals_copairs():
-    from copairs.map import average_precision
-
-    table, points = plated_wells(seed=5)
-    table["treatment"] = table[COMPOUND] + "@" + table[DOSE].map("{:.3g}".format)
-    centred = points - points[table[CONTROL].to_numpy()].mean(0)
-    by_copairs = average_precision(
-        table[["treatment", PLATE, CONTROL]].astype({CONTROL: str}), centred,
-        ["treatment"], [PLATE], [], [CONTROL], distance="cosine", progress_bar=False,
-    )  # fmt: skip
-    expected = by_copairs[by_copairs[CONTROL] == "False"].groupby("treatment")["average_precision"].mean()
-    got = replicate_clustering(table, points).set_index("treatment")["activity_map"]
-    np.testing.assert_allclose(got, expected[got.index], atol=1e-5)  # both work in float32
-
-
 def test_moa_map_equals_copairs():
     from copairs.map import average_precision
 
@@ -142,7 +127,7 @@ def test_moa_clustering_equals_a_naive_loop():
     table = moa_table()
     points = np.random.default_rng(0).normal(size=(10, 4)).astype(np.float32)
     centre = points.mean(0)
-    per_compound, summary = moa_clustering(table, points, centre=centre)
+    per_compound, summary = moa_clustering(table, points - centre)
     unit = points - centre
     unit = unit / np.linalg.norm(unit, axis=1, keepdims=True)
     expected, nearest = {}, {}
@@ -295,17 +280,6 @@ def test_the_nearest_of_each_compound_on_the_map_are_those_of_the_full_embedding
     assert list(empty.columns) == ["method", "compound", "rank", "neighbour", "cosine"] and len(empty) == 0
 
 
-def test_the_nearest_of_a_mechanism_is_counted_among_those_who_share_one():
-    compounds = pd.DataFrame({COMPOUND: list("abcde"), "MoA": [["x"], ["x", "y"], ["y"], [], ["z"]]})
-    first = pd.DataFrame({"method": "pca_cp", "compound": list("abcde"), "rank": 1, "neighbour": list("bcaaa")})
-    second = first.assign(rank=2, neighbour=list("cabcd"))
-    alone = first.assign(method="raw_cp")[3:]  # of neither does another share the mechanism
-    found = clustering.nearest_of_same_mechanism(pd.concat([first, second, alone]), compounds)
-    # a finds b, b finds c, c finds a: two of three; d has no mechanism, and nobody shares e's
-    assert found.to_dict("records") == [{"method": "pca_cp", "share": pytest.approx(2 / 3), "n_compounds": 3}]
-    assert not len(clustering.nearest_of_same_mechanism(first[:0], compounds))
-
-
 # --- permutation nulls --------------------------------------------------------------------------------------
 
 
@@ -326,36 +300,28 @@ def naive_map_of_set(similarity, members, plates, relatives):
 def test_replicate_p_values_equal_a_naive_loop(decimals):
     table, points = plated_wells(seed=2)
     points = points if decimals is None else points.round(0)  # ties
-    got = clustering.replicate_p_values(table, points, n_null=60, seed=4)
+    got = clustering.replicate_p_values(table, points, n_null=25, seed=4)
     expected = replicate_clustering(table, points)
     assert list(got.columns) == ["compound", "treatment", "n_wells", "replicate_map", "p_value"]
     np.testing.assert_allclose(got["replicate_map"], expected["replicate_map"], atol=1e-12)
 
     names, treatment, queries, codes, _ = clustering._queries(table, points)
-    similarity = clustering.cosine_similarity(codes)
+    similarity = metrics.cosine_similarity(codes)
     plate = np.unique(queries[PLATE].to_numpy(dtype=str), return_inverse=True)[1]
     compound = pd.factorize(queries[COMPOUND])[0]
     relatives = {i: np.flatnonzero(treatment == treatment[i]) for i in range(len(treatment))}
     rng = np.random.default_rng(4)
     # c0 at 1 micromolar, the first treatment, is twice on p0; all others are once on each plate.
     for plates, mine in (([0, 0, 1, 2, 3], names[:1]), ([0, 1, 2, 3], names[1:])):
-        sets = clustering._pseudo_treatments(np.array(plates), plate, compound, 60, rng)
-        assert len(sets) == 60 and (plate[sets] == plates).all()
+        sets = clustering._pseudo_treatments(np.array(plates), plate, compound, 25, rng)
+        assert len(sets) == 25 and (plate[sets] == plates).all()
         assert all(len(set(compound[row])) == len(row) for row in sets)
         null = np.array([naive_map_of_set(similarity, row.tolist(), plates, relatives) for row in sets])
         for name in mine:
             row = got[got["treatment"] == name].iloc[0]
             kept = null[[row["compound"] not in set(queries[COMPOUND].iloc[one]) for one in sets]]
             at_least = (kept >= row["replicate_map"] - 1e-6).sum()
-            assert 0 < len(kept) < 60 and row["p_value"] == pytest.approx((1 + at_least) / (1 + len(kept)))
-
-
-def test_p_values_do_not_depend_on_how_much_is_ranked_at_once(monkeypatch):
-    table, points = plated_wells(seed=5)
-    at_once = clustering.replicate_p_values(table, points, n_null=60, seed=4)
-    monkeypatch.setattr(clustering, "PAIRS_AT_ONCE", 700)  # a few sets of one pattern
-    pd.testing.assert_frame_equal(clustering.replicate_p_values(table, points, n_null=60, seed=4), at_once)
-    assert at_once["p_value"].nunique() > 5
+            assert 0 < len(kept) < 25 and row["p_value"] == pytest.approx((1 + at_least) / (1 + len(kept)))
 
 
 def test_moa_p_values_equal_a_naive_loop():
@@ -369,7 +335,7 @@ def test_moa_p_values_equal_a_naive_loop():
     assert got["n_compounds"].tolist() == [5] * 7
 
     used = [*range(30), 32]
-    similarity = clustering.cosine_similarity(points[used])
+    similarity = metrics.cosine_similarity(points[used])
     sets = [set(moas[i]) for i in used]
     draws = np.random.default_rng(3).random((50, 31)).argpartition(4, axis=1)[:, :5]
     null = []
@@ -395,22 +361,27 @@ def within_binomial(share, n, level=0.05, sigmas=3.3):
     return abs(share - level) < sigmas * np.sqrt(level * (1 - level) / n)
 
 
-@pytest.mark.parametrize("n_replicates", [2, 3, 4, 6])
-def test_p_values_of_replicates_without_signal_are_uniform(n_replicates):
-    table = clustering.null_calibration(n_replicates, 1500, seed=1)
-    assert table["n_treatments"] == 1500 and np.isnan(table["active_below_0.05"])
-    assert within_binomial(table["below_0.05"], 1500), table
-    assert table["below_0.01"] < 0.01 + 3.3 * np.sqrt(0.01 / 1500)
-
-
-def test_p_values_stay_calibrated_beside_active_treatments_and_find_those():
-    table = clustering.null_calibration(4, 1500, share_active=0.5, signal=1.5, seed=1)
-    assert table["active_below_0.05"] > 0.95
-    assert table["below_0.05"] < 0.075, table
-    weak = clustering.null_calibration(4, 100, share_active=0.5, signal=0.5, seed=1)
-    assert 0.2 < weak["active_below_0.05"] < table["active_below_0.05"]
-    with pytest.raises(ValueError, match="without signal"):
-        clustering.null_calibration(2, 10, share_active=1.0)
+@pytest.mark.parametrize("n_replicates", [2, 4])
+def test_p_values_of_replicates_are_uniform_without_signal_also_beside_active_treatments(n_replicates):
+    """Screens of 100 treatments, one well on each plate, of which the first n_active have centres of their own."""
+    names = [f"c{number:04d}" for number in range(100)]
+    wells = pd.DataFrame(
+        {PLATE: np.repeat([f"p{i}" for i in range(n_replicates)], 100), COMPOUND: names * n_replicates}
+    )
+    wells = wells.assign(**{DOSE: np.nan, CONTROL: False})
+    shares = {}
+    for n_active in (0, 50):
+        null, active = [], []
+        for screen in range(10):
+            rng = np.random.default_rng([n_active, screen])
+            centres = np.zeros((100, 20))
+            centres[:n_active] = 1.5 * rng.normal(size=(n_active, 20))
+            points = np.tile(centres, (n_replicates, 1)) + rng.normal(size=(len(wells), 20))
+            p = clustering.replicate_p_values(wells, points, n_null=1000, seed=screen)["p_value"].to_numpy()
+            null, active = [*null, *p[n_active:]], [*active, *p[:n_active]]
+        shares[n_active] = np.mean(np.array(null) < 0.05)
+        assert not active or np.mean(np.array(active) < 0.05) > 0.85
+    assert within_binomial(shares[0], 1000) and shares[50] < 0.085, shares
 
 
 def moa_screen(signal, seed, n_moas=25, size=4):
@@ -480,23 +451,3 @@ def test_one_dimension_passes_through_and_earns_chance():
     per_compound, summary = moa_clustering(compounds, codes[:, :1])
     assert np.isfinite(list(summary.values())).all() and per_compound["average_precision"].mean() < 0.1
     assert clustering.moa_p_values(compounds, codes[:, :1])["p_value"].notna().all()
-
-
-def test_replicates_are_ranked_in_blocks_as_all_at_once():
-    rng = np.random.default_rng(9)
-    treatment = np.sort(rng.integers(0, 30, 150))
-    for plate in (rng.integers(0, 5, 150), np.zeros(150, dtype=int)):
-        points, controls = rng.normal(size=(150, 6)), rng.normal(size=(20, 6))
-        same = treatment[:, None] == treatment
-        elsewhere = plate[:, None] != plate if plate.any() else ~np.eye(150, dtype=bool)
-        similarity = metrics.cosine_similarity(points)
-        expected = metrics.average_precision(similarity, same & elsewhere, ~same | elsewhere)
-        against = np.hstack([similarity, metrics.cosine_similarity(points, controls)])
-        positive = np.hstack([same & elsewhere, np.zeros((150, 20), dtype=bool)])
-        ranked = np.hstack([same & elsewhere, np.ones((150, 20), dtype=bool)])
-        active = metrics.average_precision(against, positive, ranked)
-        for block in (1, 16, 1000):
-            got = clustering.replicate_average_precision(points, treatment, plate, controls, block=block)
-            np.testing.assert_allclose(got[0], expected, rtol=1e-12)
-            np.testing.assert_allclose(got[1], active, rtol=1e-12)
-        assert np.isnan(clustering.replicate_average_precision(points, treatment, plate, controls[:0])[1]).all()

@@ -130,7 +130,7 @@ def test_02_1_one_derangement_leaves_true_pairs_alone_and_widens_the_control(sma
     tables = {}
     for name, results in (("ten", linear), ("one", fewer)):
         scores = retrieval_scores(pd.concat([results[method].retrieval for method in encoders], ignore_index=True))
-        tables[name] = claims.interval_table(scores, "near", n_bootstrap=500).set_index(["method", "control"])
+        tables[name] = claims.intervals(scores, "near", n_bootstrap=500).set_index(["method", "control"])
     for method in encoders:
         assert tables["ten"]["mean"][method, "true_pairs"] == tables["one"]["mean"][method, "true_pairs"]
         width = {name: table["ci_high"] - table["ci_low"] for name, table in tables.items()}
@@ -246,7 +246,7 @@ def test_05_1_ten_permutations_find_nothing(small, linear):
 
 def test_05_2_another_seed_moves_intervals_and_no_value(small, linear):
     moa, _ = clustering.moa_clustering_by_fold(linear["rcca"].consensus.query("seed == 0"), small.screen.compounds)
-    one, other = (claims.interval_table(moa, "average_precision", n_bootstrap=300, seed=seed) for seed in (0, 1))
+    one, other = (claims.intervals(moa, "average_precision", n_bootstrap=300, seed=seed) for seed in (0, 1))
     assert one["mean"].equals(other["mean"])
     assert (one["ci_low"] != other["ci_low"]).all() and (one["ci_low"] - other["ci_low"]).abs().max() < 0.03
     assert "seed" not in inspect.signature(clustering.replicate_clustering_by_fold).parameters
@@ -290,7 +290,6 @@ def test_06_2_tasks_without_actives_enough_make_two_claims_untestable(small, pre
     assert cells_that_use("06", "min_active") == {"06-tasks", "06-learn"}
     none = predicted.table[predicted.table["task"].isin([])]
     assert len(bioactivity.chosen_gains(none, predicted.halves[0])) == 0
-    assert len(claims.family_gains(none, small.screen.tasks, n_bootstrap=20)) == 0
     endpoints = claims.bootstrap_endpoints(predictions=none, tasks=small.screen.tasks, n_bootstrap=20)
     table = claims.weigh_claims("small", endpoints)
     assert set(table.loc[table["claim"].isin([1, 4]), "verdict"]) == {"not testable"}
@@ -300,8 +299,12 @@ def test_06_3_chance_enters_where_compounds_are_halved_or_resampled_and_nowhere_
     assert cells_that_use("06", "seed") == {"06-forest", "06-halves", "06-families"}
     one, other = (measured_both_ways(predicted, half, tx_min=0.55, margin=0.02) for half in (0, 1))
     assert (one["other half"] != other["other half"]).all()
-    families = [claims.family_gains(predicted.table, small.screen.tasks, n_bootstrap=50, seed=seed) for seed in (0, 1)]
-    assert families[0]["effect"].equals(families[1]["effect"])
+    options = {"tasks": small.screen.tasks, "not_testable": {1: "not asked here"}, "n_bootstrap": 50}
+    families = [
+        claims.interval_rows([claims.bootstrap_endpoints(predictions=predicted.table, seed=seed, **options)[4]])
+        for seed in (0, 1)
+    ]
+    assert families[0]["mean"].equals(families[1]["mean"])
     assert (families[0]["ci_low"] != families[1]["ci_low"]).any()
 
 
@@ -327,7 +330,7 @@ def test_07_2_twenty_resamples_support_nothing():
     clear = claims.summarise_bootstrap(np.full(21, 0.3) + np.linspace(0, 0.01, 21))
     assert clear.ci_low > 0 and clear.p_value == pytest.approx(2 / 21)
     contest = dict.fromkeys(("raw", "best", "deranged"), clear)
-    ruled = claims.verdict(contest, claims.claim_p_value(clear, clear), smallest_effect=0.02)
+    ruled = claims.verdict(contest, clear.p_in_favour, smallest_effect=0.02)
     assert ruled.verdict == "inconclusive" and "does not survive Holm's correction" in ruled.reason
     enough = claims.summarise_bootstrap(np.full(2001, 0.3) + np.linspace(0, 0.01, 2001))
     contest = dict.fromkeys(("raw", "best", "deranged"), enough)

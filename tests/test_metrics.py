@@ -1,7 +1,5 @@
 """Metrics against naive loops, scikit-learn and copairs."""
 
-import threading
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -105,15 +103,6 @@ def test_auc_tells_scores_apart_that_differ_in_their_last_bit():
             np.testing.assert_array_equal(metrics.pr_auc(labels, scores), 1.0 if area else 0.5)
 
 
-def test_auc_refuses_what_it_cannot_rank():
-    with pytest.raises(ValueError, match="not finite"):
-        metrics.roc_auc(np.array([0.0, 1.0]), np.array([np.nan, 1.0]))
-    with pytest.raises(ValueError, match="0, 1 or NaN"):
-        metrics.pr_auc(np.array([0.0, 2.0]), np.array([0.0, 1.0]))
-    with pytest.raises(ValueError, match="same shape"):
-        metrics.roc_auc(np.zeros((3, 2)), np.zeros((3, 1)))
-
-
 def test_retrieval_rank_equals_a_naive_loop():
     rng = np.random.default_rng(3)
     target = rng.normal(size=(25, 6))
@@ -135,16 +124,16 @@ def test_silhouette_and_cluster_indices_equal_scikit_learn():
     labels = np.repeat(np.array(list("abcdefg"), dtype=object), 6)
     labels[0] = "alone"
     points = rng.normal(size=(42, 5)) + 2 * rng.normal(size=(7, 5))[np.repeat(np.arange(7), 6)]
-    similarity = metrics.cosine_similarity(points)
     expected = sk.silhouette_samples(points, labels, metric="cosine")
-    np.testing.assert_allclose(metrics.silhouette(similarity, labels), expected, atol=1e-12)
+    for block in (7, 256):
+        np.testing.assert_allclose(metrics.silhouette(points, labels, block=block), expected, atol=1e-12)
     clusters = AgglomerativeClustering(8, metric="cosine", linkage="average").fit_predict(points)
     got = metrics.cluster_indices(points, labels)
     assert got["ami"] == pytest.approx(sk.adjusted_mutual_info_score(labels, clusters), abs=1e-12)
     assert got["ari"] == pytest.approx(sk.adjusted_rand_score(labels, clusters), abs=1e-12)
     assert got["silhouette"] == pytest.approx(expected.mean(), abs=1e-12)
     assert np.isnan(list(metrics.cluster_indices(points[:3], np.array(["a", "b", "c"])).values())).all()
-    assert np.isnan(metrics.silhouette(similarity, np.zeros(42))).all()
+    assert np.isnan(metrics.silhouette(points, np.zeros(42))).all()
 
 
 def test_chance_of_the_nearest_decile_is_a_share_of_ranks():
@@ -174,45 +163,6 @@ def test_counting_equals_sorting_where_positives_are_few():
     np.testing.assert_allclose(
         metrics.average_precision_of_few(others, own, there, own_ranked=False), expected, rtol=1e-12
     )
-
-
-@pytest.mark.parametrize("block", [7, 1024])
-def test_silhouette_of_points_equals_that_of_their_similarities(block):
-    rng = np.random.default_rng(6)
-    points = rng.normal(size=(90, 5))
-    points[3] = 0.0
-    labels = rng.integers(0, 12, 90)
-    labels[0] = 99  # alone in its class
-    expected = metrics.silhouette(metrics.cosine_similarity(points), labels)
-    expected[3] = metrics.silhouette_of_points(points, labels)[3]  # a point without direction is far from itself there
-    np.testing.assert_allclose(metrics.silhouette_of_points(points, labels, block=block), expected, atol=1e-12)
-    assert expected[0] == 0.0
-    assert np.isnan(metrics.silhouette_of_points(points, np.zeros(90))).all()
-
-
-@pytest.mark.parametrize("n_rows", [0, 5, 700])
-def test_blocks_cover_every_row_once_and_errors_come_through(n_rows):
-    seen = np.zeros(n_rows, dtype=int)
-
-    def work(rows):
-        assert len(rows) <= 50
-        seen[rows] += 1
-
-    metrics.for_blocks(work, np.arange(n_rows), 50)
-    assert (seen == 1).all()
-    if n_rows:
-        with pytest.raises(ZeroDivisionError):
-            metrics.for_blocks(lambda rows: 1 // (rows[0] - rows[0]), np.arange(n_rows).astype(object), 50)
-
-
-def test_few_blocks_stay_in_this_thread_and_many_leave_it():
-    def threads(n_blocks):
-        seen = set()
-        metrics.for_blocks(lambda rows: seen.add(threading.current_thread()), np.arange(10 * n_blocks), 10)
-        return seen
-
-    assert threads(7) == {threading.current_thread()}
-    assert threading.current_thread() not in threads(8)
 
 
 @pytest.mark.parametrize(
@@ -274,6 +224,9 @@ def test_retrieval_scores_run_from_the_nearest_to_the_farthest():
     assert list(table.columns) == ["rank", "n_candidates", "compound", "near", "rank_share"]
     assert table["near"].tolist() == [1.0, 1.0, 0.0, 0.0] and table["near"].dtype == float
     assert table["rank_share"].tolist() == [0.0, 0.1, 0.2, 1.0]
+    # One candidate is the nearest and the farthest at once: no information, the middle.
+    alone = metrics.retrieval_scores(pd.DataFrame({"rank": [0, 3], "n_candidates": [1, 4]}))
+    assert alone["rank_share"].tolist() == [0.5, 1.0] and alone["near"].tolist() == [1.0, 0.0]
 
 
 def test_clusters_need_two_classes_and_fewer_classes_than_items():
@@ -282,7 +235,7 @@ def test_clusters_need_two_classes_and_fewer_classes_than_items():
         {
             "ami": 1.0,
             "ari": 1.0,
-            "silhouette": metrics.silhouette(metrics.cosine_similarity(points), list("aabb")).mean(),
+            "silhouette": metrics.silhouette(points, list("aabb")).mean(),
         }
     )
     assert np.isfinite(list(metrics.cluster_indices(points, list("abcc")).values())).all()
@@ -291,34 +244,7 @@ def test_clusters_need_two_classes_and_fewer_classes_than_items():
         assert list(undefined) == ["ami", "ari", "silhouette"] and np.isnan(list(undefined.values())).all()
 
 
-def test_scores_that_are_all_the_same_score_as_chance():
-    labels = np.array([[1.0, 1.0], [0.0, 0.0], [0.0, np.nan], [0.0, np.nan]])
-    assert metrics.roc_auc(labels, np.full((4, 2), 7.0)).tolist() == [0.5, 0.5]
-    assert metrics.pr_auc(labels, np.full((4, 2), 7.0)).tolist() == [0.25, 0.5]
-
-
-def test_an_item_is_no_neighbour_of_its_own():
-    similarity = np.array([[0.3, 0.8, 0.1, 0.2], [0.8, 0.4, 0.2, 0.3], [0.1, 0.2, 0.5, 0.7], [0.2, 0.3, 0.7, 0.6]])
-    # Distance 0.2 to the other of the class; 0.85 and 0.75 on average to the other class.
-    expected = [(0.85 - 0.2) / 0.85, (0.75 - 0.2) / 0.75, (0.85 - 0.3) / 0.85, (0.75 - 0.3) / 0.75]
-    np.testing.assert_allclose(metrics.silhouette(similarity, [0, 0, 1, 1]), expected)
-
-
-def test_pairs_have_the_silhouette_of_scikit_learn():
-    points = np.random.default_rng(8).normal(size=(8, 3))
-    labels = np.array([0, 1, 2, 3, 0, 1, 2, 3])
-    expected = sk.silhouette_samples(points, labels, metric="cosine")
-    np.testing.assert_allclose(metrics.silhouette(metrics.cosine_similarity(points), labels), expected, atol=1e-12)
-    np.testing.assert_allclose(metrics.silhouette_of_points(points, labels), expected, atol=1e-12)
-
-
 def test_identical_points_have_no_silhouette_to_speak_of():
     labels = np.array([0, 0, 1, 1])
-    assert metrics.silhouette(np.ones((4, 4)), labels).tolist() == [0.0] * 4
-    assert metrics.silhouette_of_points(np.tile([3.0, 4.0], (4, 1)), labels).round(6).tolist() == [0.0] * 4
-    assert metrics.silhouette_of_points([[1, 0], [1, 0], [0, 1], [0, 1]], labels).tolist() == [1.0] * 4
-    for undefined in (
-        metrics.silhouette(np.ones((4, 4)), [1] * 4),
-        metrics.silhouette_of_points(np.ones((4, 2)), [1] * 4),
-    ):
-        assert undefined.shape == (4,) and np.isnan(undefined).all()
+    assert metrics.silhouette(np.tile([3.0, 4.0], (4, 1)), labels).round(6).tolist() == [0.0] * 4
+    assert metrics.silhouette([[1, 0], [1, 0], [0, 1], [0, 1]], labels).tolist() == [1.0] * 4

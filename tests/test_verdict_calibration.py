@@ -4,6 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cpx_utils.profiles import VERDICTS
+
 
 @pytest.fixture(scope="module")
 def bench(load_benchmark):
@@ -15,7 +17,7 @@ def supported(bench, size, knobs, seeds):
     options = {"n_derangements": 3, "n_bootstrap": 200}
     tables = [bench.verdicts_of_screen(size, knobs, seed, **options) for seed in seeds]
     table = pd.concat(tables, ignore_index=True)
-    assert set(table["verdict"]) <= set(bench.WORDS)
+    assert set(table["verdict"]) <= set(VERDICTS)
     assert len(table) == len(seeds) * len(bench.PRIMARIES) * 4
     return (table["verdict"] == "supported").groupby([table["method"], table["claim"]]).sum()
 
