@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from cpx_utils.user_screens import read_user_screen
 from safetensors.numpy import load_file, save_file
 
 from cpx_utils.datasets import DATASETS
@@ -22,7 +23,6 @@ from cpx_utils.encoders import METHODS, load_encoder
 from cpx_utils.pipeline import main
 from cpx_utils.preprocessing import FeaturePreparation
 from cpx_utils.profiles import ScreenError
-from cpx_utils.user_screens import read_user_screen
 
 MIRROR = os.environ.get("CPX_MIRROR", "")
 needs_mirror = pytest.mark.skipif(

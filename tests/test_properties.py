@@ -17,10 +17,10 @@ from hypothesis.configuration import set_hypothesis_home_dir
 from hypothesis.extra import numpy as hnp
 
 from cpx_utils import metrics, splits
+from cpx_utils.own_screens import Columns, Description, examine_own_screen, read_description, read_own_screen
 from cpx_utils.profiles import COMPOUND, ScreenError, compound_groups, nominal_dose
 from cpx_utils.stages import EXAMPLES, Parameter, checked_value
 from cpx_utils.sweep import read_sweep
-from cpx_utils.user_screens import SECTIONS, examine_user_screen, read_description, read_user_screen
 
 set_hypothesis_home_dir(Path(tempfile.gettempdir()) / "cpx-hypothesis")  # what it keeps stays out of the checkout
 
@@ -210,7 +210,7 @@ def test_a_nominal_dose_is_near_and_stays(doses):
 
 # --- readers ------------------------------------------------------------------------------------------------
 
-WORDS = st.one_of(st.sampled_from([*SECTIONS, "path", "name", "compound", "seeds", "grid", ""]), st.text(max_size=8))
+WORDS = st.one_of(st.sampled_from([*Description.model_fields, "path", "name", "compound", "seeds", "grid", ""]), st.text(max_size=8))
 VALUES = st.recursive(
     st.one_of(st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), WORDS),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(WORDS, inner, max_size=4)),
@@ -240,7 +240,7 @@ def place(tmp_path_factory):
     return tmp_path_factory.mktemp("toml") / "screen.toml"
 
 
-@pytest.mark.parametrize("read", [read_description, read_sweep, examine_user_screen])
+@pytest.mark.parametrize("read", [read_description, read_sweep, examine_own_screen])
 @examples(100)
 @given(description=st.dictionaries(WORDS, VALUES, max_size=6))
 def test_any_toml_is_read_or_refused_in_one_line(read, place, description):
@@ -264,7 +264,7 @@ PATHS = st.text(st.characters(blacklist_categories=["Cs", "Cc"]), min_size=1, ma
 
 
 @examples(100)
-@given(NAMES, PATHS, PATHS, st.dictionaries(st.sampled_from(SECTIONS["columns"]), PATHS, max_size=5))
+@given(NAMES, PATHS, PATHS, st.dictionaries(st.sampled_from(list(Columns.model_fields)), PATHS, max_size=5))
 def test_a_sound_description_comes_back_as_it_was_written(place, name, cp, tx, columns):
     described = {"name": name, "cp": {"path": cp}, "tx": {"path": tx}, "columns": columns}
     place.write_text("\n".join(f"{key} = {as_toml(value)}" for key, value in described.items()), encoding="utf-8")
@@ -288,7 +288,7 @@ def test_ids_of_any_letters_come_through_a_screen(place, ids):
     for name, feature in (("cp", "Cells_A"), ("tx", "TP53")):
         pd.DataFrame({COMPOUND: ids, feature: np.arange(len(ids))}).to_csv(folder / f"{name}.csv", index=False)
     place.write_text('name = "m"\n[cp]\npath = "cp.csv"\n[tx]\npath = "tx.csv"\n', encoding="utf-8")
-    screen = read_user_screen(place)
+    screen = read_own_screen(place)
     assert screen.cp[COMPOUND].tolist() == ids and sorted(screen.compounds[COMPOUND]) == sorted(ids)
 
 
