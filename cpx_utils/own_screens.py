@@ -18,7 +18,6 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cpx_utils.profiles import (
-    ACTIVITY_COLUMNS,
     BLOCK_LENGTH,
     COMPOUND,
     COMPOUND_COLUMNS,
@@ -26,7 +25,6 @@ from cpx_utils.profiles import (
     DOSE,
     METADATA_COLUMNS,
     PLATE,
-    TASK_COLUMNS,
     WELL,
     Screen,
     ScreenError,
@@ -36,7 +34,6 @@ from cpx_utils.profiles import (
     inchikey_blocks,
     no_outcomes,
     nominal_dose,
-    one_line,
     require_valid,
     some_names,
     split_values,
@@ -51,15 +48,12 @@ TRUE_WORDS = {"1", "1.0", "true", "t", "yes", "y", "negcon", "control", "negativ
 FALSE_WORDS = {"", "0", "0.0", "false", "f", "no", "n", "trt", "treatment", "treated", "compound", "poscon"}
 LABELS = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0}
 MISSING_WORDS = {"", "NA", "N/A", "n/a", "NaN", "nan", "NaT", "NULL", "null", "None", "none", "<NA>"}
-ALIASES = {COMPOUND.lower(): "compound", "assay": "task", "inchikey14": "inchikey"}  # of columns of the small tables
-
-# --- the description ----------------------------------------------------------------------------------------
 
 Text = Annotated[str, Field(min_length=1)]
 
 
 class _Section(BaseModel):
-    """A part of the TOML: no other keys than its own, and every value of the type it should be."""
+    """A part of the TOML: no other keys than its own, and nothing but text."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -69,7 +63,7 @@ class TableFile(_Section):
 
 
 class ProfileFile(TableFile):
-    features: Text = ""
+    features: Text = ""  # a regular expression
     layer: Text = ""
 
 
@@ -86,7 +80,7 @@ class Columns(_Section):
     def _one_column_a_role(self):
         names = list(self.model_dump(exclude_unset=True).values())
         if len(set(names)) < len(names):
-            raise ValueError("gives one column for two roles; each has its own column")
+            raise ValueError("two roles have one column, and each has its own column")
         return self
 
 
@@ -102,78 +96,67 @@ class Description(_Section):
     tasks: TableFile = None
 
 
-# What would be right, by pydantic's name of a mistake.
-_REMEDIES = {
-    "missing": "is missing; examples/own_screen/screen.toml shows how it is written",
-    "model_type": "must be a section; examples/own_screen/screen.toml shows how it is written",
-    "string_type": "must be text in quotes",
-    "string_too_short": "must be text in quotes, and not empty",
-    "string_pattern_mismatch": "is unfit for a folder; use up to 64 letters, digits, '-', '_' and '.', and start with "
-    "a letter or digit",
-}
+# --- the description ----------------------------------------------------------------------------------------
 
 
-def read_description(toml_path: str | Path, reserved: Collection[str] = ()) -> dict:
+def read_description(
+    toml_path: str | Path, reserved: Collection[str] = (), sections: Collection[str] = tuple(Description.model_fields)
+) -> dict:
     """Read and check the TOML that describes a screen.
 
     Parameters
     ----------
     toml_path : path
     reserved : collection of str
-        Names a user's screen must not take (those of the registry).
+        Names that belong to the registry, which a user's screen must not take.
+    sections : collection of str
+        Fields of `Description` that matter; mistakes in others are left alone.
 
     Returns
     -------
     dict
-        ``name`` and the sections given (the fields of `Description`), each a dict of texts.
+        What the TOML gives of them: ``name``, and the sections, each a dict of texts.
 
     Raises
     ------
     ScreenError
-        For a missing file, wrong syntax (with its line), an unknown or missing key, or an unfit name.
+        One line for the first mistake, with the number of the others.
     """
     described, wrong = _description(toml_path, reserved)
-    _refuse(line for lines in wrong.values() for line in lines)
-    return described
+    _refuse(line for section in ("", *sections) for line in wrong.get(section, []))
+    return {section: described[section] for section in sections if section in described}
 
 
 def read_plate_description(toml_path: str | Path) -> dict:
-    """Read what a TOML says of Cell Painting alone: [cp] and, where given, [columns]; as `read_description`.
-
-    Of a whole screen's description the other sections are left alone.
-    """
-    described, wrong = _description(toml_path)
-    _refuse(line for part in ("", "cp", "columns") for line in wrong.get(part, []))
-    return {section: described[section] for section in ("cp", "columns") if section in described}
+    """Read what a TOML says of Cell Painting alone: [cp] and, where given, [columns]; as `read_description`."""
+    return read_description(toml_path, sections=("cp", "columns"))
 
 
 def _description(toml_path: str | Path, reserved: Collection[str] = ()) -> tuple[dict, dict[str, list[str]]]:
-    """The TOML as it stands, and the mistakes in each section, one line each; ``""`` holds the unknown sections."""
+    """The TOML as it stands, and the mistakes in each section, one line each; ``""`` is for those in none."""
+    path = user_path(toml_path)
     try:
-        described = tomllib.loads(user_path(toml_path).read_text("utf-8-sig"))
-    except OSError as error:
-        raise ScreenError(f"{toml_path}: {error.strerror}; a screen is described by a TOML file") from None
-    except (ValueError, RecursionError) as error:
-        raise ScreenError(f"{toml_path}: not valid TOML in UTF-8: {error}; texts stand in double quotes") from None
+        described = tomllib.loads(path.read_text("utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"not valid TOML in UTF-8 ({error})"
+        return {}, {"": [f"{toml_path}: {reason}; a screen is described by a TOML file, texts in double quotes"]}
     wrong: dict[str, list[str]] = {}
     try:
         Description.model_validate(described)
     except ValidationError as error:
         for mistake in error.errors():
-            kind, *parents, key = mistake["type"], *mistake["loc"]
-            known = Description.model_fields
-            if parents:
-                known = known[parents[0]].annotation.model_fields
-            remedy = _REMEDIES.get(kind, mistake["msg"].removeprefix("Value error, "))
-            if kind == "extra_forbidden":
+            *parents, key = mistake["loc"]
+            section = parents[0] if parents else key
+            known = Description.model_fields[section].annotation.model_fields if parents else Description.model_fields
+            where = f"{key!r} in [{section}]" if parents else f"{key!r}"
+            remedy = f"{mistake['msg']}; examples/own_screen/screen.toml shows every key"
+            if mistake["type"] == "extra_forbidden":
                 near = difflib.get_close_matches(key[:100], known, n=1)
-                remedy = (
-                    f"is unknown; did you mean {near[0]!r}?" if near else f"is unknown; known are {', '.join(known)}"
-                )
-            elif kind.startswith("string"):
-                remedy = f"is {mistake['input']!r}, which {remedy}"
-            part = "" if kind == "extra_forbidden" and not parents else mistake["loc"][0]
-            wrong.setdefault(part, []).append(f"{toml_path}: {key!r}{f' in [{part}]' if parents else ''} {remedy}")
+                remedy = f"unknown; {f'did you mean {near[0]!r}?' if near else 'known are ' + ', '.join(known)}"
+                section = section if parents else ""
+            elif mistake["type"] != "missing":
+                where += f" is {mistake['input']!r}"
+            wrong.setdefault(section, []).append(f"{toml_path}: {where}: {remedy}")
     if str(described.get("name")).lower() in {name.lower() for name in reserved}:
         wrong["name"] = [f"{toml_path}: name {described['name']!r} belongs to a screen of the registry; choose another"]
     return described, wrong
@@ -181,10 +164,10 @@ def _description(toml_path: str | Path, reserved: Collection[str] = ()) -> tuple
 
 def _refuse(problems: Iterable[str]) -> None:
     """Raise the first problem, if there is any, with the number of the others."""
-    problems = list(problems)
-    if problems:
-        more = f" (and {len(problems) - 1} more; run_all.py --check of a screen lists all)" if problems[1:] else ""
-        raise ScreenError(problems[0] + more)
+    first, *others = *problems, ""
+    if first:
+        more = f" (and {len(others) - 1} more; run_all.py --check of a screen lists all)" if others[1:] else ""
+        raise ScreenError(first + more)
 
 
 # --- files --------------------------------------------------------------------------------------------------
@@ -204,12 +187,10 @@ class Table:
         """Add the line about the cells of a column that a mask marks, if it marks any."""
         rows = np.flatnonzero(np.asarray(wrong, bool))
         if len(rows):
-            listed = ", ".join(str(row + 1) for row in rows[:3]) + (
-                f", ... ({len(rows)} rows)" if len(rows) > 3 else ""
-            )
-            where = f"data row{'s' if len(rows) > 1 else ''} {listed}"
-            first = str(values.iloc[rows[0]])
-            self.problems.append(f"{self.shown}: column {values.name!r} has {first!r} in {where}; {remedy}")
+            first, where = str(values.iloc[rows[0]]), "data row" if len(rows) == 1 else "data rows"
+            listed = ", ".join(str(row + 1) for row in rows[:3])
+            listed += f", ... ({len(rows)} in all)" if len(rows) > 3 else ""
+            self.problems.append(f"{self.shown}: column {values.name!r} has {first!r} in {where} {listed}; {remedy}")
 
     def require(self, column: str, why: str) -> bool:
         """Whether a column is there; if not, add the line that says which may be meant."""
@@ -226,8 +207,6 @@ def _read_table(path: Path, shown: str, texts: Collection[str] | None = None, la
     `texts` are columns of a csv to read as text, so that ids such as ``007`` keep their zeros; None: all. `layer` is
     that of an h5ad to take the values from. Raises ScreenError for a file that is missing, damaged or empty.
     """
-    if re.match(r"[a-z0-9]+://", shown, re.IGNORECASE):
-        raise ScreenError(f"{shown}: a path on this machine is needed; download the file first")
     ending = next((ending for ending in READERS if path.name.lower().endswith(ending)), "")
     try:
         if not path.is_file():
@@ -246,10 +225,8 @@ def _read_table(path: Path, shown: str, texts: Collection[str] | None = None, la
     except ScreenError as error:
         raise ScreenError(f"{shown}: {error}") from None
     except Exception as error:  # a damaged file makes its reader raise anything
-        reason = one_line(str(error)) or type(error).__name__
+        reason = str(error) or type(error).__name__
         raise ScreenError(f"{shown}: not a readable {ending} file ({reason}); write it again") from None
-    for name in frame.columns[frame.dtypes == "category"]:
-        frame[name] = frame[name].astype(object)
     return Table(shown, frame, features)
 
 
@@ -279,8 +256,10 @@ def _read_parquet(path: Path, texts: Collection[str] | None, layer: str) -> tupl
 
 
 def _read_h5ad(path: Path, texts: Collection[str] | None, layer: str) -> tuple[pd.DataFrame, list[str]]:
-    """Observations as columns and variables as features, from the documented layout: no anndata takes pandas 3 and
-    Python 3.11. https://anndata.readthedocs.io/en/stable/fileformat-prose.html
+    """Observations as columns and variables as features, from anndata's documented layout.
+
+    No release of anndata takes both pandas 3 and Python 3.11.
+    https://anndata.readthedocs.io/en/stable/fileformat-prose.html
     """
     import h5py
     from scipy import sparse
@@ -307,12 +286,12 @@ def _read_h5ad(path: Path, texts: Collection[str] | None, layer: str) -> tuple[p
 
 def _h5ad_column(stored, file) -> np.ndarray:
     """Values of a dataset; of a group the categories by their codes, or values with a mask (missing ones are None)."""
-    if "codes" in stored:
-        codes = _h5ad_column(stored["codes"], file)
-        values = np.asarray(_h5ad_column(stored["categories"], file), dtype=object)[codes]
-        return np.where(codes < 0, None, values)
-    if "mask" in stored:
-        return np.where(_h5ad_column(stored["mask"], file), None, _h5ad_column(stored["values"], file).astype(object))
+    if stored.attrs.get("encoding-type") == "categorical":
+        codes, categories = (_h5ad_column(stored[name], file) for name in ("codes", "categories"))
+        return np.where(codes < 0, None, categories.astype(object)[codes])
+    if str(stored.attrs.get("encoding-type")).startswith("nullable"):
+        values, mask = (_h5ad_column(stored[name], file) for name in ("values", "mask"))
+        return np.where(mask, None, values.astype(object))
     if stored.external or stored.is_virtual or stored.file.filename != file.filename:
         raise ScreenError(f"{stored.name} lies in another file; write it again as one file")
     return stored.asstr()[:] if stored.dtype.kind == "O" else stored[:]
@@ -359,12 +338,7 @@ def read_cell_painting(
     Returns
     -------
     pandas.DataFrame
-        Metadata columns and float32 features, sorted by name.
-
-    Raises
-    ------
-    ScreenError
-        One line for whatever is wrong with the file.
+        Metadata columns, and float32 features sorted by name. Whatever is wrong is a ScreenError of one line.
     """
     roles = Columns(**(columns or {}))
     table = _read_table(Path(path), Path(path).name, (roles.compound, roles.plate, roles.well), layer)
@@ -387,11 +361,10 @@ def _wells(
     blank = pd.Series("", frame.index, dtype="str")
     plate, well = (as_text(frame[name]) if name in frame else blank for name in (roles.plate, roles.well))
     ids = as_text(frame[roles.compound]) if table.require(roles.compound, "the compound id") else blank
-    doses = pd.Series(np.nan, frame.index)
+    doses = np.full(len(frame), np.nan)
     if roles.dose in frame:
-        numbers, words = as_numbers(frame[roles.dose])
+        doses, words = as_numbers(frame[roles.dose])
         table.blame(frame[roles.dose], words, "doses are numbers, in micromolar")
-        doses = nominal_dose(numbers)
     flags = ids.isin(controls)
     if roles.control in frame:
         words = as_text(frame[roles.control]).str.lower()
@@ -400,25 +373,17 @@ def _wells(
         flags = words.isin(TRUE_WORDS)
         flags |= unclear & ids.isin(ids[flags])
     elif flags.any():
-        table.notes.append(
-            f"{label} has no control column; its {flags.sum()} wells of the other table's controls are its controls."
-        )
-    metadata = pd.DataFrame({PLATE: plate, WELL: well, COMPOUND: ids, DOSE: doses, CONTROL: flags})
-    names = _feature_names(table, label, roles, pattern, others)
-    features = np.empty((len(frame), len(names)), np.float32, order="F")
-    for position, name in enumerate(names):
-        numbers, words = as_numbers(frame[name])
-        table.blame(frame[name], words, "a feature holds numbers with a decimal point, or empty cells")
-        with np.errstate(over="ignore"):
-            features[:, position] = np.where(words, 0, numbers)
-    wells = pd.concat([metadata, pd.DataFrame(features, frame.index, names)], axis=1)
-    if names and roles.compound in frame:  # else that is told already
+        table.notes.append(f"{label} has no control column; {flags.sum()} wells hold the other table's controls.")
+    wells = pd.DataFrame({PLATE: plate, WELL: well, COMPOUND: ids, DOSE: nominal_dose(doses), CONTROL: flags})
+    features = _features(table, label, roles, pattern, others)
+    wells = pd.concat([wells, features], axis=1)
+    if features.shape[1] and roles.compound in frame:  # else that is told already
         table.problems.extend(check_table(wells, table.shown))
     return wells
 
 
-def _feature_names(table: Table, label: str, roles: Columns, pattern: str, others: Collection[str]) -> list[str]:
-    """Features by the user's regular expression, the rule of the modality or the file itself, sorted.
+def _features(table: Table, label: str, roles: Columns, pattern: str, others: Collection[str]) -> pd.DataFrame:
+    """Features as float32, by the user's regular expression, the rule of the modality or the file itself, sorted.
 
     Without any of them (TX) features are the columns of numbers, but for those that number the rows or that the other
     table has too; a column of numbers with a few words in it is a mistake, not metadata.
@@ -427,109 +392,116 @@ def _feature_names(table: Table, label: str, roles: Columns, pattern: str, other
     names = table.frame.columns if table.features is None else table.features
     names = sorted(name for name in names if name not in known and not name.startswith("Metadata_"))
     rule = pattern or (CP_FEATURES if label == "CP" and table.features is None else "")
-    if rule:
-        try:
-            chosen = [name for name in names if re.search(rule, name)]
-        except re.error as error:
-            table.problems.append(f"{table.shown}: features = {rule!r} is no regular expression ({error}); mend it")
-            return []
-    elif table.features is not None:
-        chosen = names
-    else:
-        chosen = []
-        for name in names:
-            numbers, words = as_numbers(table.frame[name])
-            numeric = table.frame[name].dtype != bool and (not words.any() or words.sum() < np.isfinite(numbers).sum())
-            if numeric and name not in others and not re.fullmatch(ROW_NUMBERS, name):
-                chosen.append(name)
-        if len(chosen) < len(names):
-            rest = some_names(name for name in names if name not in chosen)
-            table.notes.append(f"{label}: columns {rest} were taken as metadata, not features.")
-    if not chosen:
-        table.problems.append(
-            f"{table.shown}: no column is a feature by {repr(rule) if rule else 'holding numbers'}; it has "
-            f'{some_names(names)}; name them by features = "REGULAR EXPRESSION" in [{label.lower()}]'
-        )
-    return chosen
+    by_values = not rule and table.features is None
+    try:
+        re.compile(rule)
+    except re.error as error:
+        table.problems.append(f"{table.shown}: features = {rule!r} is no regular expression ({error}); mend it")
+        names = []
+    chosen, worded = {}, {}
+    for name in names:
+        if not re.search(rule, name) or (by_values and (name in others or re.fullmatch(ROW_NUMBERS, name))):
+            continue
+        numbers, words = as_numbers(table.frame[name])
+        if by_values and (table.frame[name].dtype == bool or words.sum() > np.isfinite(numbers).sum()):
+            continue
+        if words.any():
+            worded[name] = words
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, which is refused
+            chosen[name] = np.where(words, 0, numbers).astype(np.float32)
+    for name in list(worded)[:1]:
+        more = f" (and {len(worded) - 1} more features have such cells)" if len(worded) > 1 else ""
+        table.blame(table.frame[name], worded[name], f"features hold decimal numbers or empty cells{more}")
+    rest = some_names(name for name in names if name not in chosen)
+    if by_values and rest and chosen:
+        table.notes.append(f"{label}: columns {rest} were taken as metadata.")
+    if not chosen and names:
+        what = f"is matched by features = {rule!r}" if rule else "of numbers is left for features"
+        table.problems.append(f"{table.shown}: no column {what}; it has {rest}; see features in [{label.lower()}]")
+    return pd.DataFrame(chosen, table.frame.index)
 
 
 # --- compounds and assays -----------------------------------------------------------------------------------
 
 
-def _named_cells(table: Table, id_column: str, ids: list[str], others: list[str]) -> pd.DataFrame:
+def _cells(table: Table, aliases: dict[str, str], needed: list[str], others: list[str]) -> pd.DataFrame:
     """Columns of a small table as text, ``""`` for those of `others` that it lacks; case plays no part in names.
 
-    Those of `ids` must be there and have no empty cell.
+    `aliases` lead from other names to ours. Columns `needed` must be there and have no empty cell.
     """
-    lower = {name.strip().lower(): name for name in table.frame.columns}
-    found = {ALIASES.get(name, name): column for name, column in lower.items()}
-    found |= {"compound": id_column} if id_column in table.frame and "compound" not in lower else {}
-    cells = pd.DataFrame("", table.frame.index, [*ids, *others], dtype="str")
+    names = {aliases.get(name.strip().lower(), name.strip().lower()): name for name in table.frame.columns}
+    cells = pd.DataFrame("", table.frame.index, [*needed, *others], dtype="str")
     for name in cells:
-        if name in found:
-            cells[name] = as_text(table.frame[found[name]])
-            if name in ids:
-                table.blame(cells[name], cells[name] == "", f"every row names its {name}")
-        elif name in ids:
-            table.require(name, "needed")
-    return cells.rename(columns={"compound": COMPOUND})
+        if name in names:
+            cells[name] = as_text(table.frame[names[name]])
+            table.blame(cells[name], (cells[name] == "") & (name in needed), f"every row names its {name}")
+        elif name in needed:
+            table.require(name, f"needed are {', '.join(needed)}")
+    return cells
 
 
-def _compound_table(table: Table, id_column: str) -> pd.DataFrame:
-    cells = _named_cells(table, id_column, ["compound"], ["smiles", "inchikey", "moa", "target"])
-    ids, keys, smiles = cells[COMPOUND], cells["inchikey"], cells["smiles"]
+def _compound_table(table: Table, aliases: dict[str, str]) -> pd.DataFrame:
+    """MoA and targets as they stand, several joined by ``|``."""
+    cells = _cells(table, aliases, ["compound"], ["inchikey", "smiles", "moa", "target"])
+    ids, keys, smiles = cells["compound"], cells["inchikey"], cells["smiles"]
     table.blame(ids, ids.duplicated() & (ids != ""), "one row a compound, several MoAs or targets joined by '|'")
     odd = (keys != "") & ~keys.str.fullmatch(r"[A-Z]{14}(-.+)?")
     table.blame(keys, odd, "an InChIKey starts with 14 capital letters")
-    blocks = keys.str[:BLOCK_LENGTH].copy()
     keyless = (keys == "") & (smiles != "")
-    blocks[keyless] = inchikey_blocks(smiles[keyless])
-    unread = ids[keyless & (blocks == "")]
+    cells["inchikey"] = keys.str[:BLOCK_LENGTH]
+    cells.loc[keyless, "inchikey"] = inchikey_blocks(smiles[keyless])
+    unread = ids[keyless & (cells["inchikey"] == "")]
     if len(unread):
         table.notes.append(f"{len(unread)} SMILES of {table.shown} can't be read (first: {unread.iloc[0]}).")
-    lists = {name: cells[name.lower()].map(split_values).astype(object) for name in ("MoA", "target")}
-    return cells.assign(InChIKey14=blocks, SMILES=smiles, **lists)[COMPOUND_COLUMNS]
+    return cells.set_axis(COMPOUND_COLUMNS, axis=1)
 
 
-def _activity_table(table: Table, id_column: str) -> pd.DataFrame:
-    cells = _named_cells(table, id_column, ["compound", "task"], ["active"])
+def _activity_table(table: Table, aliases: dict[str, str]) -> pd.DataFrame:
+    cells = _cells(table, aliases, ["compound", "task"], ["active"])
     table.require("active", "1 or 0")
     words = cells["active"].str.lower()
     table.blame(cells["active"], ~words.isin({"", *LABELS}), "active is 1 or 0, empty where it wasn't measured")
     labels = cells.assign(active=words.map(LABELS)).dropna()
     once = labels.drop_duplicates()
-    clash = once.duplicated([COMPOUND, "task"]).reindex(cells.index, fill_value=False)
-    table.blame(cells[COMPOUND], clash, "a compound has one label a task, and another stands above")
+    clash = once.duplicated(["compound", "task"]).reindex(cells.index, fill_value=False)
+    table.blame(cells["compound"], clash, "a compound has one label a task, and another stands above")
     if len(once) < len(cells):
         dropped = f"{(words == '').sum()} rows without a label and {len(labels) - len(once)} repeated ones"
         table.notes.append(f"{table.shown}: {dropped} were dropped.")
-    return once.astype({"active": np.int8}).reset_index(drop=True)[ACTIVITY_COLUMNS]
+    return once.astype({"active": np.int8}).rename(columns={"compound": COMPOUND}).reset_index(drop=True)
 
 
 def _task_table(table: Table | None, activity: pd.DataFrame) -> pd.DataFrame:
     """Tasks in the order of the user's table, then those only the activity table names."""
-    listed = []
+    tasks = pd.DataFrame(columns=["task", "target", "family"], dtype="str")
     if table is not None:
-        listed = [_named_cells(table, "", ["task"], ["target", "family"])]
-        names = listed[0]["task"]
-        table.blame(names, names.duplicated() & (names != ""), "one row a task")
-    absent = sorted(set(activity["task"]).difference(*(table["task"] for table in listed)))
-    tasks = pd.concat([*listed, pd.DataFrame({"task": absent}, dtype="str")], ignore_index=True)
-    tasks = tasks.reindex(columns=TASK_COLUMNS).fillna("")
+        tasks = _cells(table, {"assay": "task"}, ["task"], ["target", "family"])
+        table.blame(tasks["task"], tasks["task"].duplicated() & (tasks["task"] != ""), "one row a task")
+    absent = sorted(set(activity["task"]) - set(tasks["task"]))
+    tasks = pd.concat([tasks, pd.DataFrame({"task": absent}, dtype="str")], ignore_index=True).fillna("")
     return tasks.assign(family=tasks["family"].replace("", "other"), source="own")  # labels are taken as measured
 
 
 # --- the screen ---------------------------------------------------------------------------------------------
 
 
-def read_own_screen(toml_path: str | Path, reserved: Collection[str] = ()) -> Screen:
-    """Read a user's screen, checked and fit for use.
+def _profile_wells(tables: dict[str, Table], described: dict, roles: Columns) -> dict[str, pd.DataFrame]:
+    """Both profile tables in the project's form, ``cp`` and ``tx``, as far as they could be read."""
+    wells, controls = {}, set()
+    # the table that tells its controls comes first, since it tells the other's too
+    for section in sorted(tables, key=lambda section: roles.control not in tables[section].frame):
+        others = tables["cp"].frame.columns if section == "tx" and "cp" in tables else ()
+        pattern = described[section].get("features", "")
+        wells[section] = _wells(tables[section], section.upper(), roles, pattern, others, controls)
+        controls |= set(wells[section].loc[wells[section][CONTROL], COMPOUND])
+    for role, column in roles.model_dump(exclude_unset=True, exclude={"compound"}).items():
+        if tables and all(column not in table.frame for table in tables.values()):
+            next(iter(tables.values())).require(column, f"[columns] {role}, which no other table has either")
+    return wells
 
-    Raises
-    ------
-    ScreenError
-        With the first problem of `examine_own_screen`, saying how many more there are.
-    """
+
+def read_own_screen(toml_path: str | Path, reserved: Collection[str] = ()) -> Screen:
+    """Read a user's screen, fit for use; raise the first problem of `examine_own_screen` as a ScreenError."""
     screen, problems = examine_own_screen(toml_path, reserved)
     _refuse(problems)
     return screen
@@ -540,10 +512,8 @@ def examine_own_screen(toml_path: str | Path, reserved: Collection[str] = ()) ->
 
     Parameters
     ----------
-    toml_path : path
-        The description. Paths in it are relative to its own folder.
-    reserved : collection of str
-        Names that belong to the registry.
+    toml_path, reserved
+        As for `read_description`. Paths in the TOML are relative to its own folder.
 
     Returns
     -------
@@ -553,80 +523,71 @@ def examine_own_screen(toml_path: str | Path, reserved: Collection[str] = ()) ->
         One line each. A table whose section of the description is wrong isn't read, and none is where [columns] is
         wrong or a key above the sections is unknown.
     """
-    try:
-        described, wrong = _description(toml_path, reserved)
-    except ScreenError as error:
-        return None, [str(error)]
+    described, wrong = _description(toml_path, reserved)
     problems = [line for lines in wrong.values() for line in lines]
     if "" in wrong or "columns" in wrong:
-        return None, [one_line(line) for line in problems]
+        return None, problems
     toml, roles = user_path(toml_path).resolve(), Columns(**described.get("columns", {}))
     tables: dict[str, Table] = {}
-    sources = [_source(toml)]
-    for section in [name for name in ("cp", "tx", "compounds", "activity", "tasks") if name in described]:
-        try:
-            given = described[section] if section not in wrong else {}
+    used = [toml]
+    for section in ("cp", "tx", "compounds", "activity", "tasks"):
+        if section in described and section not in wrong:
+            given = described[section]
             texts = (roles.compound, roles.plate, roles.well) if section in ("cp", "tx") else None
-            path = (toml.parent / user_path(given["path"])).resolve()
-            tables[section] = _read_table(path, given["path"], texts, given.get("layer", ""))
-            sources.append(_source(path))
-        except ScreenError as error:
-            problems.append(str(error))
-    wells: dict[str, pd.DataFrame] = {}
-    controls: set[str] = set()
-    profiles = [section for section in ("cp", "tx") if section in tables]
-    # the table that tells its controls comes first, since it tells the other's too
-    for section in sorted(profiles, key=lambda section: roles.control not in tables[section].frame):
-        others = tables["cp"].frame.columns if section == "tx" and "cp" in tables else ()
-        pattern = described[section].get("features", "")
-        wells[section] = _wells(tables[section], section.upper(), roles, pattern, others, controls)
-        controls |= set(wells[section].loc[wells[section][CONTROL], COMPOUND])
-    for role, column in roles.model_dump(exclude_unset=True, exclude={"compound"}).items():
-        if profiles and all(column not in tables[section].frame for section in profiles):
-            tables[profiles[0]].require(column, f"[columns] {role}, which no other table has either")
-    measured = set().union(*(table[COMPOUND] for table in wells.values()))
-    listed, (activity, _) = pd.DataFrame(columns=COMPOUND_COLUMNS), no_outcomes()
+            try:
+                path = (toml.parent / user_path(given["path"])).resolve()
+                tables[section] = _read_table(path, given["path"], texts, given.get("layer", ""))
+                used.append(path)
+            except ScreenError as error:
+                problems.append(str(error))
+    wells = _profile_wells({name: tables[name] for name in ("cp", "tx") if name in tables}, described, roles)
+    treated, controls = (
+        set().union(*(table.loc[table[CONTROL] == flag, COMPOUND] for table in wells.values()))
+        for flag in (False, True)
+    )
+    compounds, (activity, _) = pd.DataFrame(columns=COMPOUND_COLUMNS, dtype="str"), no_outcomes()
+    aliases = {name.lower(): "compound" for name in (roles.compound, COMPOUND)} | {"assay": "task"}
     if "compounds" in tables:
-        listed = _compound_table(tables["compounds"], roles.compound)
+        compounds = _compound_table(tables["compounds"], aliases | {"inchikey14": "inchikey"})
     if "activity" in tables:
-        activity = _activity_table(tables["activity"], roles.compound)
+        activity = _activity_table(tables["activity"], aliases)
     tasks = _task_table(tables.get("tasks"), activity)
-    for section, table in (("compounds", listed), ("activity", activity)):
-        ids = sorted(set(table[COMPOUND]) - {""})
-        if len(wells) == 2 and ids and not measured & set(ids):
-            tables[section].problems.append(
-                f"{tables[section].shown}: none of its {len(ids)} compounds has a profile; it has "
-                f"{some_names(ids, 2)}, the profiles have {some_names(sorted(measured), 2)}; use the same ids"
-            )
+    for section, ids in (("compounds", compounds[COMPOUND]), ("activity", activity[COMPOUND])):
+        ids = sorted(set(ids) - {""})
+        if len(wells) == 2 and ids and not (treated | controls) & set(ids):
+            names = f"it has {some_names(ids, 2)}, the profiles have {some_names(sorted(treated), 2)}"
+            table = tables[section]
+            table.problems.append(f"{table.shown}: none of its compounds has a profile; {names}; use the same ids")
     problems += [line for table in tables.values() for line in table.problems]
     if len(wells) < 2:
-        return None, [one_line(line) for line in problems]
-    rest = sorted(measured - controls - set(listed[COMPOUND]))
-    rest = pd.DataFrame({COMPOUND: rest, "InChIKey14": "", "SMILES": "", "MoA": "", "target": ""}, dtype="str")
-    rest = rest.assign(**{name: rest[name].map(split_values).astype(object) for name in ("MoA", "target")})
-    compounds = pd.concat([listed[~listed[COMPOUND].isin(controls)], rest]).sort_values(COMPOUND, ignore_index=True)
-    notes = tuple(line for table in tables.values() for line in table.notes)
-    name = described.get("name", "")
-    screen = Screen(name, wells["cp"], wells["tx"], compounds, activity, tasks, notes, tuple(sources))
-    # what each table has wrong by itself is told; this adds what is wrong between them
-    problems += [line for line in check_screen(screen) if not line.startswith(("CP: ", "TX: ", "compounds: "))]
-    return (None, [one_line(line) for line in problems]) if problems else (require_valid(screen), [])
+        return None, problems
+    rest = pd.DataFrame({COMPOUND: sorted(treated - set(compounds[COMPOUND]))}, dtype="str")
+    compounds = pd.concat([compounds[~compounds[COMPOUND].isin(controls - treated)], rest]).fillna("")
+    for column in ("MoA", "target"):
+        compounds[column] = compounds[column].map(split_values).astype(object)
+    screen = Screen(
+        name=str(described.get("name")),
+        cp=wells["cp"],
+        tx=wells["tx"],
+        compounds=compounds.sort_values(COMPOUND, ignore_index=True),
+        activity=activity,
+        tasks=tasks,
+        notes=tuple(note for table in tables.values() for note in table.notes),
+        sources=tuple(_source(path) for path in used),
+    )
+    # what is wrong within a table is told above, with its file and rows
+    told = ("CP: ", "TX: ", "compounds: ", "activity: ", "tasks: ") if problems else ()
+    problems += [line for line in check_screen(screen) if not line.startswith(told)]
+    return (None, problems) if problems else (require_valid(screen), [])
 
 
 def _source(path: Path) -> dict:
-    return {
-        "file": path.name,
-        "address": str(path),
-        "sha256": sha256_file(path),
-        "bytes": path.stat().st_size,
-        "verified": True,
-        "licence": "the user's own",
-        "citation": "",
-    }
+    facts = {"file": path.name, "address": str(path), "sha256": sha256_file(path), "bytes": path.stat().st_size}
+    return facts | {"verified": True, "licence": "the user's own", "citation": ""}
 
 
 def review_screen(screen: Screen, max_missing: float = 0.05, min_controls: int = 4) -> list[str]:
-    """What is no mistake and yet should be known before a screen is run.
+    """What is no mistake and yet should be known before a screen is run, in sentences.
 
     Parameters
     ----------
@@ -635,31 +596,21 @@ def review_screen(screen: Screen, max_missing: float = 0.05, min_controls: int =
         Share of missing values from which the study drops a feature (`preprocessing.FeaturePreparation`).
     min_controls : int
         Negative controls a plate needs to be normalised (`preprocessing.normalise_plates`).
-
-    Returns
-    -------
-    list of str
-        Sentences about features that get dropped, plates with few controls or none, treatments without replicates,
-        and compounds measured on one side only.
     """
-    lines = []
-    treated = {}
+    lines, treated = [], {}
     for label, table in {"CP": screen.cp, "TX": screen.tx}.items():
         values = table[feature_columns(table)]
-        constant, gappy = values.nunique() < 2, values.isna().mean() > max_missing
+        constant, gappy = values.max() == values.min(), values.isna().mean() > max_missing
         for mask, what in ((constant, "are constant"), (gappy, f"miss more than {max_missing:.0%} of their values")):
             if mask.any():
                 names = some_names(values.columns[mask])
                 lines.append(f"{label}: {mask.sum()} of {len(mask)} features {what} and get dropped: {names}.")
-        counts = table.groupby(PLATE)[CONTROL].sum()
-        few = counts[counts < min_controls]
+        controls = table.groupby(PLATE)[CONTROL].sum()
         if not table[CONTROL].any():
             lines.append(f"{label}: no well is a negative control; plates stay as they are, without normalisation.")
-        elif len(few):
-            lines.append(
-                f"{label}: {len(few)} of {len(counts)} plates have fewer than the {min_controls} negative controls "
-                f"that normalising needs (plate {few.index[0]!r} has {few.iloc[0]})."
-            )
+        elif (controls < min_controls).any():
+            few = f"{(controls < min_controls).sum()} of {len(controls)} plates"
+            lines.append(f"{label}: {few} have fewer than the {min_controls} negative controls that normalising needs.")
         replicates = treatments(table[~table[CONTROL]]).value_counts()
         if (replicates == 1).any():
             single = f"{(replicates == 1).sum()} of {len(replicates)}"
@@ -668,8 +619,6 @@ def review_screen(screen: Screen, max_missing: float = 0.05, min_controls: int =
     for label, other in (("CP", "TX"), ("TX", "CP")):
         alone = sorted(treated[label] - treated[other])
         if alone:
-            lines.append(
-                f"{len(alone)} of {len(treated[label])} compounds have {label} and no {other} (first: {alone[0]}); "
-                "no encoder is trained or tested on them."
-            )
+            count = f"{len(alone)} of {len(treated[label])} compounds have {label} and no {other} (first: {alone[0]})"
+            lines.append(f"{count}; no encoder is trained or tested on them.")
     return lines
