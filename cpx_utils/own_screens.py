@@ -144,7 +144,7 @@ def _description(toml_path: str | Path, reserved: Collection[str] = ()) -> tuple
     try:
         Description.model_validate(described)
     except ValidationError as error:
-        for mistake in error.errors():
+        for mistake in sorted(error.errors(), key=lambda mistake: mistake["type"] == "missing"):  # a misspelt key first
             *parents, key = mistake["loc"]
             section = parents[0] if parents else key
             known = Description.model_fields[section].annotation.model_fields if parents else Description.model_fields
@@ -235,14 +235,15 @@ def _read_csv(path: Path, texts: Collection[str] | None, layer: str) -> tuple[pd
     import pyarrow as pa
     from pyarrow import csv
 
-    # several threads would lose count of the rows; a block holds at least one line
-    options = (csv.ReadOptions(use_threads=False, block_size=1 << 25), csv.ParseOptions(newlines_in_values=True))
-    with csv.open_csv(path, *options) as start:
+    read = csv.ReadOptions(use_threads=False, block_size=1 << 25)  # threads lose count of rows; a block holds a line
+    parse = csv.ParseOptions(newlines_in_values=True)
+    skip = csv.ParseOptions(newlines_in_values=True, invalid_row_handler=lambda row: "skip")
+    with csv.open_csv(path, read, skip) as start:
         names = start.schema.names
     if len(names) == 1 and re.search("[;\t]", names[0]):
         raise ScreenError("columns are separated by semicolons or tabs; use commas (and decimal points)")
     types = {name: pa.string() for name in names if texts is None or name in texts}
-    table = csv.read_csv(path, *options, csv.ConvertOptions(null_values=sorted(MISSING_WORDS), column_types=types))
+    table = csv.read_csv(path, read, parse, csv.ConvertOptions(null_values=sorted(MISSING_WORDS), column_types=types))
     strange = [column.name for column in table.schema if pa.types.is_binary(column.type)]
     if strange:
         raise ScreenError(f"column {some_names(strange)} isn't UTF-8 text; save the file as UTF-8")
@@ -397,7 +398,7 @@ def _features(table: Table, label: str, roles: Columns, pattern: str, others: Co
         re.compile(rule)
     except re.error as error:
         table.problems.append(f"{table.shown}: features = {rule!r} is no regular expression ({error}); mend it")
-        names = []
+        return pd.DataFrame(index=table.frame.index)
     chosen, worded = {}, {}
     for name in names:
         if not re.search(rule, name) or (by_values and (name in others or re.fullmatch(ROW_NUMBERS, name))):
@@ -415,9 +416,11 @@ def _features(table: Table, label: str, roles: Columns, pattern: str, others: Co
     rest = some_names(name for name in names if name not in chosen)
     if by_values and rest and chosen:
         table.notes.append(f"{label}: columns {rest} were taken as metadata.")
-    if not chosen and names:
+    if not chosen:
         what = f"is matched by features = {rule!r}" if rule else "of numbers is left for features"
-        table.problems.append(f"{table.shown}: no column {what}; it has {rest}; see features in [{label.lower()}]")
+        table.problems.append(
+            f"{table.shown}: no column {what}; it has {rest or 'metadata alone'}; see features in [{label.lower()}]"
+        )
     return pd.DataFrame(chosen, table.frame.index)
 
 

@@ -210,7 +210,9 @@ def test_a_nominal_dose_is_near_and_stays(doses):
 
 # --- readers ------------------------------------------------------------------------------------------------
 
-WORDS = st.one_of(st.sampled_from([*Description.model_fields, "path", "name", "compound", "seeds", "grid", ""]), st.text(max_size=8))
+WORDS = st.one_of(
+    st.sampled_from([*Description.model_fields, "path", "name", "compound", "seeds", "grid", ""]), st.text(max_size=8)
+)
 VALUES = st.recursive(
     st.one_of(st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), WORDS),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(WORDS, inner, max_size=4)),

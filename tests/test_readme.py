@@ -3,6 +3,7 @@
 import contextlib
 import re
 import shlex
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -11,7 +12,6 @@ import pytest
 
 from cpx_utils.pipeline import main
 from cpx_utils.sweep import read_sweep
-from cpx_utils.template import write_template
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -95,7 +95,7 @@ def test_it_begins_with_what_it_is_a_figure_and_the_two_commands_and_real_screen
 def place(tmp_path, monkeypatch):
     """A folder with all that the README's commands name: a screen, a sweep, new plates, a mirror."""
     monkeypatch.chdir(tmp_path)
-    write_template("mine/my_screen.toml")
+    shutil.copytree(ROOT / "examples" / "own_screen", "mine")
     [sweep] = [block for kind, block in BLOCKS if kind == "toml" and block.startswith("# heat.toml")]
     Path("heat.toml").write_text(sweep, encoding="utf-8")
     Path("DIR").mkdir()
@@ -111,9 +111,7 @@ def call(*words):
 @pytest.mark.parametrize("command", dict.fromkeys(commands()))
 def test_every_call_of_run_all_is_understood_and_runs_nothing_before_it_could(command, place, capsys):
     words = shlex.split(command)
-    if "--template" in words:
-        words[words.index("--template") + 1] = "new/my_screen.toml"
-    elif not {"--list", "--check", "--dry-run"} & set(words):
+    if not {"--list", "--check", "--dry-run"} & set(words):
         words.append("--dry-run")
     assert call(*words) == 0
     printed = capsys.readouterr()
@@ -138,7 +136,7 @@ def transcripts():
     return [(block.splitlines()[0].removeprefix("$ python run_all.py "), block.splitlines()[1:]) for block in shown]
 
 
-def test_the_check_of_the_template_says_what_is_shown(place, capsys):
+def test_the_check_of_the_example_says_what_is_shown(place, capsys):
     _, (command, shown) = transcripts()
     assert main(shlex.split(command)) == 0
     printed = capsys.readouterr()
@@ -148,10 +146,10 @@ def test_the_check_of_the_template_says_what_is_shown(place, capsys):
 def test_the_check_of_a_faulty_screen_says_what_is_shown(place, capsys):
     (command, shown), _ = transcripts()
     cp = pd.read_csv("mine/cp.csv", dtype=str)
-    cp.loc[4, "Metadata_Dose"] = "-10"
+    cp.loc[4, "dose_um"] = "-10"
     cp.loc[[3, 8], "Cells_AreaShape_Area"] = "n.d."
     cp.to_csv("mine/cp.csv", index=False)
-    toml = Path("mine/my_screen.toml")
+    toml = Path("mine/screen.toml")
     toml.write_text(toml.read_text().replace('"tx.csv"', '"tx.parquet"'))
     compounds = pd.read_csv("mine/compounds.csv", dtype=str)
     compounds.loc[1, "compound"] = compounds.loc[0, "compound"]
@@ -168,7 +166,7 @@ def test_the_check_of_a_faulty_screen_says_what_is_shown(place, capsys):
 def test_the_description_of_a_screen_that_is_shown_is_right(place, capsys):
     [shown] = [block for kind, block in BLOCKS if kind == "toml" and block.startswith("name = ")]
     described = tomllib.loads(shown)
-    assert described["columns"] == tomllib.loads(Path("mine/my_screen.toml").read_text())["columns"]
+    assert described["columns"] == tomllib.loads(Path("mine/screen.toml").read_text())["columns"]
     pd.read_csv("mine/cp.csv").to_parquet("mine/cp.parquet")
     pd.read_csv("mine/tx.csv").to_csv("mine/tx.csv.gz")
     Path("mine/shown.toml").write_text(shown, encoding="utf-8")
