@@ -5,7 +5,9 @@ be brought into it is told here. A mistake is one line: the file, the column, th
 from 1 without the header), and what would be right. `examples/own_screen/` holds a screen to copy.
 """
 
+import csv
 import difflib
+import gzip
 import re
 import tomllib
 from collections.abc import Collection, Iterable
@@ -59,10 +61,14 @@ class _Section(BaseModel):
 
 
 class TableFile(_Section):
+    """Where a table lies."""
+
     path: Text
 
 
 class ProfileFile(TableFile):
+    """Where a profile table lies, and which of its columns and values are taken."""
+
     features: Text = ""  # a regular expression
     layer: Text = ""
 
@@ -226,27 +232,30 @@ def _read_table(path: Path, shown: str, texts: Collection[str] | None = None, la
         raise ScreenError(f"{shown}: {error}") from None
     except Exception as error:  # a damaged file makes its reader raise anything
         reason = str(error) or type(error).__name__
-        raise ScreenError(f"{shown}: not a readable {ending} file ({reason}); write it again") from None
+        remedy = "save it as UTF-8" if re.search("utf-?8", reason, re.IGNORECASE) else "write it again"
+        raise ScreenError(f"{shown}: not a readable {ending} file ({reason}); {remedy}") from None
     return Table(shown, frame, features)
 
 
 def _read_csv(path: Path, texts: Collection[str] | None, layer: str) -> tuple[pd.DataFrame, None]:
     """Read by pyarrow, which refuses rows that are too short or too long and names the first (the header is row 1)."""
     import pyarrow as pa
-    from pyarrow import csv
+    from pyarrow import csv as arrow
 
-    read = csv.ReadOptions(use_threads=False, block_size=1 << 25)  # threads lose count of rows; a block holds a line
-    parse = csv.ParseOptions(newlines_in_values=True)
-    skip = csv.ParseOptions(newlines_in_values=True, invalid_row_handler=lambda row: "skip")
-    with csv.open_csv(path, read, skip) as start:
-        names = start.schema.names
+    with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rt", encoding="utf-8-sig", newline="") as file:
+        names = next((row for row in csv.reader(file) if row), [])
     if len(names) == 1 and re.search("[;\t]", names[0]):
         raise ScreenError("columns are separated by semicolons or tabs; use commas (and decimal points)")
     types = {name: pa.string() for name in names if texts is None or name in texts}
-    table = csv.read_csv(path, read, parse, csv.ConvertOptions(null_values=sorted(MISSING_WORDS), column_types=types))
+    table = arrow.read_csv(
+        path,
+        arrow.ReadOptions(use_threads=False, block_size=1 << 25),  # threads lose count of rows; a block holds a line
+        arrow.ParseOptions(newlines_in_values=True),
+        arrow.ConvertOptions(null_values=sorted(MISSING_WORDS), column_types=types),
+    )
     strange = [column.name for column in table.schema if pa.types.is_binary(column.type)]
     if strange:
-        raise ScreenError(f"column {some_names(strange)} isn't UTF-8 text; save the file as UTF-8")
+        raise ScreenError(f"column {some_names(strange)} isn't UTF-8 text; save it as UTF-8")
     return table.to_pandas(), None
 
 

@@ -134,7 +134,7 @@ def test_a_bad_file_is_one_line_that_says_what_would_be_right(case, tmp_path, li
 FILES = {
     "missing": (None, "isn't there"),
     "empty": (b"", "Empty CSV file"),
-    "not UTF-8": ("Metadata_Compound,Cells_F00\nÄ,1\n".encode("latin-1"), "UTF8"),
+    "not UTF-8": ("Metadata_Compound,Cells_F00\nÄ,1\n".encode("latin-1"), "utf-8"),
     "semicolons": (b"Metadata_Compound;Cells_F00\nc1;1,5\n", "separated by semicolons"),
     "ragged": (b"Metadata_Compound,Cells_F00\nc1,1,2\n", "Row #2: Expected 2 columns, got 3"),
     "an Excel sheet": (b"PK\x03\x04 and so on", "not a readable .csv file"),

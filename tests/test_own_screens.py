@@ -166,8 +166,8 @@ CASES = {
     "misspelt section": (toml("[compounds]", "[compound]"), [("'compound': unknown", "did you mean 'compounds'?")]),
     "misspelt keys": (
         both(toml('path = "cp.csv"', 'pth = "cp.csv"'), toml('dose = "', 'doses = "')),
-        [("'pth' in [cp]: unknown", "did you mean 'path'?"), ("'doses' in [columns]: unknown", "mean 'dose'?"),
-         ("'path' in [cp]: Field required", HOW)],
+        [("'pth' in [cp]: unknown", "did you mean 'path'?"), ("'path' in [cp]: Field required", HOW),
+         ("'doses' in [columns]: unknown", "mean 'dose'?")],
     ),
     "no name": (toml('name = "my-screen"', ""), [("'name': Field required", HOW)]),
     "a name that leads outside": (toml("my-screen", "../mine"), [("'name' is '../mine': ", "should match", HOW)]),
@@ -195,8 +195,13 @@ CASES = {
     "semicolons": (contents("cp.csv", lambda old: old.replace(b",", b";").replace(b".", b",")),
                    [("cp.csv: columns are separated by",)]),
     "Latin-1 in cells": (contents("tx.csv", lambda old: old.replace(b",no,", b",\xb5,")),
-                         [("tx.csv: column 'control' isn't UTF-8 text; save the file as UTF-8",)]),
-    "Latin-1 in ids": (contents("tx.csv", lambda old: old.replace(b"DMSO", b"\xb5")), [("tx.csv: ", "UTF8")]),
+                         [("tx.csv: ", "save it as UTF-8")]),
+    "Latin-1 in ids": (contents("tx.csv", lambda old: old.replace(b"DMSO", b"\xb5")), [("tx.csv: ", "save it as UTF-8")]),
+    "Latin-1 far below": (
+        contents("tx.csv", lambda old: old + b"TX,A1,SIM-00001,1,no" + b",1" * 24 + b"\n" * 9999 + b"TX,A2,SIM-00001,1,\xb5"
+                 + b",1" * 24),
+        [("tx.csv: column 'control' isn't UTF-8 text; save it as UTF-8",)],
+    ),
     "UTF-16": (contents("tx.csv", lambda old: old.decode().encode("utf-16")), [("tx.csv: not a readable .csv",)]),
     "not gzip": (instead("cp.csv.gz", b"a,b\n1,2\n"), [("cp.csv.gz: not a readable .csv", "write it again")]),
     "truncated gzip": (instead("cp.csv.gz", gzip.compress(os.urandom(999))[:-99]), [("cp.csv.gz: not a readable",)]),
