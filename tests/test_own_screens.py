@@ -196,12 +196,9 @@ CASES = {
                    [("cp.csv: columns are separated by",)]),
     "Latin-1 in cells": (contents("tx.csv", lambda old: old.replace(b",no,", b",\xb5,")),
                          [("tx.csv: ", "save it as UTF-8")]),
-    "Latin-1 in ids": (contents("tx.csv", lambda old: old.replace(b"DMSO", b"\xb5")), [("tx.csv: ", "save it as UTF-8")]),
-    "Latin-1 far below": (
-        contents("tx.csv", lambda old: old + b"TX,A1,SIM-00001,1,no" + b",1" * 24 + b"\n" * 9999 + b"TX,A2,SIM-00001,1,\xb5"
-                 + b",1" * 24),
-        [("tx.csv: column 'control' isn't UTF-8 text; save it as UTF-8",)],
-    ),
+    "Latin-1 in ids": (contents("tx.csv", lambda old: old.replace(b"DMSO", b"\xb5")), [("tx.csv: ", "as UTF-8")]),
+    "Latin-1 far below": (contents("tx.csv", lambda old: old + b"\n" * 9999 + b"T,A1,SIM-00001,1,\xb5" + b",1" * 24),
+                          [("tx.csv: column 'control' isn't UTF-8 text; save it as UTF-8",)]),
     "UTF-16": (contents("tx.csv", lambda old: old.decode().encode("utf-16")), [("tx.csv: not a readable .csv",)]),
     "not gzip": (instead("cp.csv.gz", b"a,b\n1,2\n"), [("cp.csv.gz: not a readable .csv", "write it again")]),
     "truncated gzip": (instead("cp.csv.gz", gzip.compress(os.urandom(999))[:-99]), [("cp.csv.gz: not a readable",)]),
