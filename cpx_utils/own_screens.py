@@ -36,6 +36,7 @@ from cpx_utils.profiles import (
     inchikey_blocks,
     no_outcomes,
     nominal_dose,
+    one_line,
     require_valid,
     some_names,
     split_values,
@@ -162,7 +163,7 @@ def _description(toml_path: str | Path, reserved: Collection[str] = ()) -> tuple
                 section = section if parents else ""
             elif mistake["type"] != "missing":
                 where += f" is {mistake['input']!r}"
-            wrong.setdefault(section, []).append(f"{toml_path}: {where}: {remedy}")
+            wrong.setdefault(section, []).append(one_line(f"{toml_path}: {where}: {remedy}"))
     if str(described.get("name")).lower() in {name.lower() for name in reserved}:
         wrong["name"] = [f"{toml_path}: name {described['name']!r} belongs to a screen of the registry; choose another"]
     return described, wrong
@@ -196,7 +197,8 @@ class Table:
             first, where = str(values.iloc[rows[0]]), "data row" if len(rows) == 1 else "data rows"
             listed = ", ".join(str(row + 1) for row in rows[:3])
             listed += f", ... ({len(rows)} in all)" if len(rows) > 3 else ""
-            self.problems.append(f"{self.shown}: column {values.name!r} has {first!r} in {where} {listed}; {remedy}")
+            line = f"{self.shown}: column {values.name!r} has {first!r} in {where} {listed}; {remedy}"
+            self.problems.append(one_line(line))
 
     def require(self, column: str, why: str) -> bool:
         """Whether a column is there; if not, add the line that says which may be meant."""

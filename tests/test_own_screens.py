@@ -174,6 +174,7 @@ CASES = {
     "a name of the registry": (toml("my-screen", "Cmea-U2OS"), [("name 'Cmea-U2OS' belongs to a screen of the",)]),
     "a number for a path": (toml(TX, "path = 3"), [("'path' in [tx] is 3: ", "valid string")]),
     "a list for a path": (toml(TX, 'path = ["tx.csv"]'), [("'path' in [tx] is ['tx.csv']: ", "valid string")]),
+    "a list without end": (toml(TX, f"path = {list(range(9999))}"), [("'path' in [tx] is [0, 1, 2", " ...")]),
     "no path": (toml(TX, 'path = ""'), [("'path' in [tx] is '': ", "at least 1 character")]),
     "a number for a section": (toml("[tx]  # one row a well\n" + TX, ""), [("'tx': Field required", HOW)]),
     "one column for two roles": (toml('well = "well"', 'well = "plate"'), [("each has its own column", HOW)]),
