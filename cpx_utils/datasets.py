@@ -1,7 +1,7 @@
 """The screens: where each comes from, its hashes, licence and citation, and how it is read into a `Screen`.
 
 A screen is one of the registry (`DATASETS`) or a user's own, described by a TOML file
-(`cpx_utils.user_screens`). Files are downloaded once and checked against the registry's hash
+(`cpx_utils.own_screens`). Files are downloaded once and checked against the registry's hash
 (`cpx_utils.downloads`).
 """
 
@@ -557,7 +557,7 @@ def dataset_name(dataset: str) -> str:
         If there is no such screen, listing those there are, or the TOML's name is missing or unfit.
     """
     if is_user_screen(dataset):
-        from cpx_utils.user_screens import read_description
+        from cpx_utils.own_screens import read_description
 
         return read_description(dataset, reserved=DATASETS)["name"]
     return _registered(dataset).name
@@ -620,9 +620,9 @@ def read_screen(
         cp_table=cp_table,
     )
     if is_user_screen(dataset):
-        from cpx_utils.user_screens import read_user_screen
+        from cpx_utils.own_screens import read_own_screen
 
-        return read_user_screen(dataset, reserved=DATASETS)
+        return read_own_screen(dataset, reserved=DATASETS)
     return require_valid(_read_registered(_registered(dataset), options))
 
 
@@ -649,9 +649,9 @@ def examine_screen(dataset: str, **options) -> tuple[Screen | None, list[str]]:
     """
     try:
         if is_user_screen(dataset):
-            from cpx_utils.user_screens import examine_user_screen
+            from cpx_utils.own_screens import examine_own_screen
 
-            return examine_user_screen(dataset, reserved=DATASETS)
+            return examine_own_screen(dataset, reserved=DATASETS)
         screen = _read_registered(_registered(dataset), ReadOptions(**options))
     except ScreenError as error:
         return None, [str(error)]

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from cpx_utils.metrics import unit_rows
+from cpx_utils.own_screens import read_cell_painting, read_plate_description
 from cpx_utils.preprocessing import FeaturePreparation, consensus, normalise_plates
 from cpx_utils.profiles import (
     COMPOUND,
@@ -22,7 +23,6 @@ from cpx_utils.profiles import (
     some_names,
     user_path,
 )
-from cpx_utils.user_screens import read_cell_painting, read_plate_description
 
 WITHOUT_CONTROLS = ("refuse", "as_they_are")
 CENTRAL = (0.005, 0.995)  # quantiles between which a training feature counts as in range
@@ -44,7 +44,7 @@ class PlateFile:
     columns : dict
         Role (compound, dose, plate, well, control) to column, for those that bear a name of their own.
     features, layer : str
-        As in `own_tables.read_cell_painting`.
+        As in `own_screens.read_cell_painting`.
     files : tuple of pathlib.Path
         Everything that is read: the table, and the TOML where there is one.
     """

@@ -63,7 +63,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--data-dir", default="", metavar="DIR", help="where downloads are kept (default: a folder of your user)")
     add("--unverified", action="store_true", help="accept files whose hash isn't the registry's; the results say so")
     add("--check", action="store_true", help="examine the screen, list what is wrong or not testable, run nothing")
-    add("--template", metavar="FILE.toml", help="write a description of a screen to edit, with small tables beside it")
     add = parser.add_argument_group("the study").add_argument
     add("--profile", choices=list(PROFILES),
         help="smoke: small, to see that everything works; full: more repeats (default: default)")  # fmt: skip
@@ -103,7 +102,7 @@ def parse_call(arguments: Sequence[str] | None) -> argparse.Namespace:
         hint = f"did you mean {nearest[0]}?" if nearest else "--help lists the options"
         raise ScreenError(f"there is no option {unknown[0]!r}; {hint}")
     if options.sweep:
-        for name in ("check", "template", "list"):
+        for name in ("check", "list"):
             if getattr(options, name):
                 raise ScreenError(f"--sweep doesn't go with --{name}; see what it would do with --dry-run")
     else:  # a sweep's file may say them
@@ -371,8 +370,8 @@ def check(options: argparse.Namespace, notebooks: Path, console: Console) -> int
 
 
 def _print_outlook(screen: Screen, least: int, console: Console) -> None:
+    from cpx_utils.own_screens import review_screen
     from cpx_utils.profiles import testability
-    from cpx_utils.user_screens import review_screen
 
     console.say(
         f"{screen.name}: CP {len(screen.cp)} wells, TX {len(screen.tx)} wells, "
@@ -383,15 +382,6 @@ def _print_outlook(screen: Screen, least: int, console: Console) -> None:
         console.say(f"  {row.endpoint}: {'testable' if row.testable else 'not testable'}{reason}")
     for note in (*screen.notes, *review_screen(screen)):
         console.say(f"  note: {note}")
-
-
-def write_template_screen(path: str, console: Console) -> None:
-    """Write a template of a user's own screen and say what to do with it."""
-    from cpx_utils.template import write_template
-
-    toml, *tables = write_template(path)
-    console.say(f"{toml}: describes a tiny simulated screen in {', '.join(table.name for table in tables)} beside it")
-    console.say(f"put your tables in their place, then: python run_all.py --dataset {toml} --check")
 
 
 def print_claims(run_dir: Path, console: Console) -> None:
@@ -478,9 +468,6 @@ def main(arguments: Sequence[str] | None = None, notebooks: str | Path | None = 
     previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         options = parse_call(arguments)
-        if options.template:
-            write_template_screen(options.template, console)
-            return 0
         folder = Path(notebooks) if notebooks else project_root() / "notebooks"
         if options.check:
             return check(options, folder, console)

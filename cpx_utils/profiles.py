@@ -268,7 +268,7 @@ def check_screen(screen: Screen) -> list[str]:
     infinite), empty compound ids, negative doses, wells given twice, ids that are both control and compound,
     the compounds, activity and task tables, and that CP and TX share at least one compound.
     """
-    problems = _table_problems(screen.cp, "CP") + _table_problems(screen.tx, "TX")
+    problems = check_table(screen.cp, "CP") + check_table(screen.tx, "TX")
     if not problems:
         problems += _control_problems(screen)
         if not paired_compounds(screen):
@@ -302,7 +302,8 @@ def require_valid(screen: Screen) -> Screen:
     return _drop_unmeasured(screen)
 
 
-def _table_problems(table: pd.DataFrame, label: str) -> list[str]:
+def check_table(table: pd.DataFrame, label: str) -> list[str]:
+    """Everything that is wrong with one profile table, which messages call `label`; as `check_screen`."""
     missing = [column for column in METADATA_COLUMNS if column not in table.columns]
     if missing:
         return [f"{label}: column {some_names(missing)} is missing; a profile table has {METADATA_COLUMNS}"]

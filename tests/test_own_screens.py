@@ -1,218 +1,584 @@
-"""A user's own screens from the TOML file to the verdicts: one with nothing optional, one with everything."""
+"""A user's own screen: the example is sound in every format, and every mistake in it is told in one line.
 
+Each case spoils a copy of `examples/own_screen/` in one way and states the lines that `--check` must print: all of
+them, no more.
+"""
+
+import csv
+import gzip
+import io
+import os
+import re
+import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
-from study_runs import KEYS, METHODS, QUICK, Study, assert_complete
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy import sparse
 
-from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, METADATA_COLUMNS, PLATE, WELL, feature_columns
-from cpx_utils.provenance import stage_records
-from cpx_utils.simulation import simulate_screen
+from cpx_utils import own_screens
+from cpx_utils.own_screens import Columns, Description, ProfileFile, read_cell_painting, read_own_screen, review_screen
+from cpx_utils.pipeline import main
+from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, METADATA_COLUMNS, PLATE, WELL, ScreenError, feature_columns
 
-
-@pytest.fixture(scope="module")
-def bare(tmp_path_factory):
-    """A screen without plates, wells, doses, controls, structures, MoA, assays: 40 compounds, one profile each."""
-    folder = tmp_path_factory.mktemp("bare")
-    rng = np.random.default_rng(7)
-    effects = rng.normal(size=(40, 5))
-    for name, columns in (("cp", [f"Cells_F{n}" for n in range(24)]), ("tx", [f"GENE{n}" for n in range(30)])):
-        values = effects @ rng.normal(size=(5, len(columns))) + rng.normal(size=(40, len(columns)))
-        table = pd.DataFrame(values, columns=columns)
-        table.insert(0, COMPOUND, [f"drug {number}" for number in range(40)])
-        table.to_csv(folder / f"{name}.csv", index=False)
-    toml = folder / "screen.toml"
-    toml.write_text('name = "bare"\n[cp]\npath = "cp.csv"\n[tx]\npath = "tx.csv"\n', encoding="utf-8")
-    study = Study(folder, toml, "bare", *QUICK, "map_methods=[]")
-    study.done = study.run()
-    return study
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "own_screen"
+DATA = Path(__file__).resolve().parent / "data"
+TABLES = ("cp", "tx", "compounds", "activity", "tasks")
 
 
-def test_a_screen_with_nothing_optional_runs_through_and_says_what_it_cannot_tell(bare):
-    assert_complete(bare, bare.done)
-    claims = bare.table("tables/claims.csv")
-    assert claims["verdict"].tolist() == ["not testable"] * 4 and claims["reason"].str.len().gt(10).all()
-    assert bare.done.stdout.count(": not testable (") == 4
-    testability = bare.table("tables/testability.csv").set_index("endpoint")["testable"].astype(str)
-    assert testability.to_dict() == {
-        "replicate_clustering": "False", "activity_calls": "False", "moa_clustering": "False",
-        "retrieval": "True", "bioactivity": "False", "target_families": "False",
-    }  # fmt: skip
-    for number, words in (("01", "replicate clustering"), ("05", "Replicate clustering"), ("06", "Bioactivity")):
-        assert words in bare.learned(number) and "ot testable" in bare.learned(number)
-    assert bare.learned("07").count("not testable on bare") == 4
-    assert "left out" in bare.learned("02"), "LDA on identity needs replicates"
-    assert len(bare.table("tables/retrieval.csv")) > 0
+@pytest.fixture
+def folder(tmp_path):
+    """A copy of the example."""
+    return Path(shutil.copytree(EXAMPLE, tmp_path / "screen"))
 
 
-OWN_TOML = """\
-name = "own"
-[cp]
-path = "cp.csv.gz"
-[tx]
-path = "tx.csv.gz"
-[columns]
-compound = "drug"
-plate = "plate id"
-well = "position"
-dose = "uM"
-control = "dmso"
-[compounds]
-path = "compounds.csv.gz"
-[activity]
-path = "activity.csv.gz"
-[tasks]
-path = "tasks.csv.gz"
-"""
-OWN_COLUMNS = {COMPOUND: "drug", PLATE: "plate id", WELL: "position", DOSE: "uM", CONTROL: "dmso"}
+def read(folder):
+    return read_own_screen(folder / "screen.toml")
 
 
-def write_own_screen(folder: Path, cp, tx, compounds, activity, tasks) -> Path:
-    """Write a screen as csv.gz with columns of its own names; return its TOML."""
-    compounds = compounds.rename(columns={COMPOUND: "compound", "SMILES": "smiles", "MoA": "moa"})
-    compounds = compounds.assign(**{name: compounds[name].map("|".join) for name in ("moa", "target")})
-    tables = {
-        "cp": cp.rename(columns=OWN_COLUMNS),
-        "tx": tx.rename(columns=OWN_COLUMNS),
-        "compounds": compounds[["compound", "smiles", "moa", "target"]],
-        "activity": activity.rename(columns={COMPOUND: "compound"}),
-        "tasks": tasks,
-    }
-    for name, table in tables.items():
-        table.to_csv(folder / f"{name}.csv.gz", index=False)
-    (folder / "screen.toml").write_text(OWN_TOML, encoding="utf-8")
-    return folder / "screen.toml"
+@pytest.fixture
+def check(folder, capsys):
+    """Check the screen by the command line."""
+
+    def run(*options):
+        status = main(["--dataset", str(folder / "screen.toml"), "--check", *options])
+        printed = capsys.readouterr()
+        assert "Traceback" not in printed.out + printed.err
+        return status, printed.out.splitlines(), printed.err.splitlines()
+
+    return run
 
 
-@pytest.fixture(scope="module")
-def own_screen():
-    return simulate_screen("tiny", seed=3, n_compounds=60, n_cp_features=40, n_genes=50)
+# --- spoiling -----------------------------------------------------------------------------------------------
 
 
-OWN = (*QUICK, "map_methods=[]", "min_active=8", "min_shown=8", "split_kinds=random")
+def contents(name, made):
+    """Write bytes made from the file's own."""
+
+    def spoil(folder):
+        path = folder / name
+        path.write_bytes(made(path.read_bytes() if path.exists() else b""))
+
+    return spoil
 
 
-@pytest.fixture(scope="module")
-def own(tmp_path_factory, own_screen):
-    """A screen with replicates, doses, controls, MoA and assays; its notebook 08 embeds a file of new wells."""
-    folder = tmp_path_factory.mktemp("own")
-    screen = own_screen
-    toml = write_own_screen(folder, screen.cp, screen.tx, screen.compounds, screen.activity, screen.tasks)
-    new = simulate_screen("tiny", seed=4, n_compounds=12, n_cp_features=40, n_genes=50).cp
-    new[COMPOUND] = new[COMPOUND].where(new[CONTROL], "new " + new[COMPOUND])
-    new.rename(columns=OWN_COLUMNS).to_csv(folder / "new.csv.gz", index=False)
-    study = Study(folder, toml, "own", *OWN, f"new_profiles={folder / 'new.csv.gz'}", "compound_column=drug",
-                  "plate_column=plate id", "control_column=dmso")  # fmt: skip
-    study.toml = toml
-    study.new = sorted(new.loc[~new[CONTROL], COMPOUND].unique())
-    study.done = study.run()
-    return study
+def text(name, old, new):
+    """Replace the first occurrence of a text in a file."""
+
+    def made(content):
+        assert old.encode() in content
+        return content.replace(old.encode(), new.encode(), 1)
+
+    return contents(name, made)
 
 
-def test_a_screen_with_everything_runs_through_under_its_own_names(own, own_screen):
-    assert_complete(own, own.done)
-    cp = own.table("cp.parquet")
-    assert list(cp.columns[:5]) == METADATA_COLUMNS and set(cp[COMPOUND]) == set(own_screen.cp[COMPOUND])
-    testability = own.table("tables/testability.csv").set_index("endpoint")["testable"].astype(str)
-    for endpoint in ("replicate_clustering", "activity_calls", "moa_clustering", "retrieval", "bioactivity"):
-        assert testability[endpoint] == "True"
-    verdicts = own.table("tables/claims.csv").query("verdict != ''").set_index("claim")["verdict"]
-    assert "not testable" not in verdicts.loc[[1, 2, 3]].tolist()
-    assert "says nothing about biology" not in own.done.stdout
+def toml(old, new):
+    return text("screen.toml", old, new)
 
 
-def test_new_wells_of_a_file_are_embedded_and_annotated(own):
-    embedded = own.table("tables/new_embeddings.csv")
-    assert sorted(embedded[COMPOUND]) == own.new
-    mechanisms, activities = own.table("tables/new_mechanisms.csv"), own.table("tables/new_activities.csv")
-    assert set(mechanisms["compound"]) == set(activities["compound"]) == set(own.new)
-    assert activities["probability"].between(0, 1).all()
-    for name, column in (("treatments", "p_value"), ("neighbours", "p_value"), ("mechanisms", "p_adjusted")):
-        assert own.table(f"tables/new_{name}.csv")[column].between(0, 1, inclusive="right").all()
-    assert "contrastive/all/encoder.safetensors" in "".join(
-        stage_records(own.run_dir)["08_embed_new_compounds"]["reads"]
+def frame(name, change):
+    """Rewrite a table by a function of its data frame of text."""
+
+    def spoil(folder):
+        change(pd.read_csv(folder / name, dtype=str, keep_default_na=False)).to_csv(folder / name, index=False)
+
+    return spoil
+
+
+def cells(name, column, values):
+    """Set cells of a column, by data row counted from 1."""
+
+    def change(table):
+        for row, value in values.items():
+            table.loc[row - 1, column] = value
+        return table
+
+    return frame(name, change)
+
+
+def both(*spoils):
+    def spoil(folder):
+        for one in spoils:
+            one(folder)
+
+    return spoil
+
+
+def instead(name, content):
+    """Another CP file: bytes, or what a function of its path writes."""
+
+    def spoil(folder):
+        (folder / "cp.csv").unlink()
+        toml('path = "cp.csv"', f'path = "{name}"')(folder)
+        content(folder / name) if callable(content) else (folder / name).write_bytes(content)
+
+    return spoil
+
+
+def h5ad(path, **changes):
+    """A small h5ad; `changes` replace datasets by the values given, or remove them (None)."""
+    parts = {"X": [[1.0]], "layers/raw": [[1.0]], "obs/_index": ["0"], "obs/compound": ["SIM-00001"],
+             "var/_index": ["Cells_A"]}  # fmt: skip
+    with h5py.File(path, "w") as file:
+        for group, columns in (("obs", ["compound"]), ("var", [])):
+            file.create_group(group).attrs.update({"_index": "_index", "column-order": columns})
+        for name, value in {**parts, **changes}.items():
+            if callable(value):
+                value(file, name)
+            elif value is not None:
+                file[name] = value
+
+
+def spoilt_h5ad(**changes):
+    return instead("cp.h5ad", lambda path: h5ad(path, **changes))
+
+
+def outside(file, name):
+    file.create_dataset(name, (1, 1), "f4", external=[(__file__, 0, 4)])
+
+
+def linked(file, name):
+    with h5py.File(Path(file.filename).with_name("other.h5"), "w") as other:
+        other["X"] = [[42.0]]
+    file[name] = h5py.ExternalLink("other.h5", "X")
+
+
+def wrong_places(file, name):
+    file.create_group(name).attrs.update({"encoding-type": "csr_matrix", "shape": [1, 1]})
+    for part, values in (("data", [1.0]), ("indices", [10**6]), ("indptr", [0, 1])):
+        file[name][part] = values
+
+
+AREA, EXTENT = "Cells_AreaShape_Area", "Cells_AreaShape_Extent"
+TX, HOW = 'path = "tx.csv"', "own_screen/screen.toml shows every key"
+# What is wrong, and the lines to be printed: a tuple of fragments each, in this order.
+CASES = {
+    # the description
+    "no TOML": (lambda folder: (folder / "screen.toml").unlink(), [("screen.toml: No such file", "TOML file")]),
+    "TOML syntax": (toml("[tx]", "[tx"), [("screen.toml: not valid TOML", "line 14", "double quotes")]),
+    "TOML in Latin-1": (contents("screen.toml", lambda old: b"# \xb5M\n" + old), [("not valid TOML in UTF-8",)]),
+    "TOML of brackets": (toml("name =", f"deep = {'[' * 9999}\nname ="), [("not valid TOML",)]),
+    "TOML with an endless number": (toml("name =", f"n = {'9' * 5000}\nname ="), [("not valid TOML", "digits")]),
+    "misspelt section": (toml("[compounds]", "[compound]"), [("'compound': unknown", "did you mean 'compounds'?")]),
+    "misspelt keys": (
+        both(toml('path = "cp.csv"', 'pth = "cp.csv"'), toml('dose = "', 'doses = "')),
+        [("'pth' in [cp]: unknown", "did you mean 'path'?"), ("'path' in [cp]: Field required", HOW),
+         ("'doses' in [columns]: unknown", "mean 'dose'?")],
+    ),
+    "no name": (toml('name = "my-screen"', ""), [("'name': Field required", HOW)]),
+    "a name that leads outside": (toml("my-screen", "../mine"), [("'name' is '../mine': ", "should match", HOW)]),
+    "a name of the registry": (toml("my-screen", "Cmea-U2OS"), [("name 'Cmea-U2OS' belongs to a screen of the",)]),
+    "a number for a path": (toml(TX, "path = 3"), [("'path' in [tx] is 3: ", "valid string")]),
+    "a list for a path": (toml(TX, 'path = ["tx.csv"]'), [("'path' in [tx] is ['tx.csv']: ", "valid string")]),
+    "a list without end": (toml(TX, f"path = {list(range(9999))}"), [("'path' in [tx] is [0, 1, 2", " ...")]),
+    "no path": (toml(TX, 'path = ""'), [("'path' in [tx] is '': ", "at least 1 character")]),
+    "a number for a section": (toml("[tx]  # one row a well\n" + TX, ""), [("'tx': Field required", HOW)]),
+    "one column for two roles": (toml('well = "well"', 'well = "plate"'), [("each has its own column", HOW)]),
+    "a column that no table has": (
+        toml('dose = "dose_um"', 'dose = "dose"'),
+        [("cp.csv: column 'dose' ([columns] dose, which no other table has either)", "did you mean 'dose_um'?")],
+    ),
+    # files
+    "missing file": (toml(TX, 'path = "plates/tx.csv"'), [("plates/tx.csv: no such file", "relative to the TOML")]),
+    "folder": (toml(TX, 'path = "."'), [(".: is a folder", "relative to the TOML file")]),
+    "address": (toml(TX, 'path = "https://x.org/tx.csv"'), [("https://x.org/tx.csv: no such file",)]),
+    "a home of nobody": (toml(TX, 'path = "~nobody-here/tx.csv"'), [("no user of that name", "in full")]),
+    "a zero byte in a name": (toml(TX, 'path = "t\\u0000.csv"'), [("'t\\x00.csv': no path holds a zero byte",)]),
+    "a name that is too long": (toml(TX, f'path = "{"c" * 300}.csv"'), [("not a readable .csv file", "too long")]),
+    "a pipe": (instead("pipe.csv", os.mkfifo), [("pipe.csv: no such file",)]),
+    "unknown format": (instead("cp.xlsx", b""), [("cp.xlsx: unknown format; tables are .csv, .csv.gz, .par",)]),
+    "Excel under the name of csv": (instead("cp.csv", b"PK\x03\x04zip"), [("cp.csv: ",)]),
+    "gzip under the name of csv": (contents("tx.csv", gzip.compress), [("tx.csv: not a readable .csv file",)]),
+    "semicolons": (contents("cp.csv", lambda old: old.replace(b",", b";").replace(b".", b",")),
+                   [("cp.csv: columns are separated by",)]),
+    "Latin-1 in cells": (contents("tx.csv", lambda old: old.replace(b",no,", b",\xb5,")),
+                         [("tx.csv: ", "save it as UTF-8")]),
+    "Latin-1 in ids": (contents("tx.csv", lambda old: old.replace(b"DMSO", b"\xb5")), [("tx.csv: ", "as UTF-8")]),
+    "Latin-1 far below": (contents("tx.csv", lambda old: old + b"\n" * 9999 + b"T,A1,SIM-00001,1,\xb5" + b",1" * 24),
+                          [("tx.csv: column 'control' isn't UTF-8 text; save it as UTF-8",)]),
+    "UTF-16": (contents("tx.csv", lambda old: old.decode().encode("utf-16")), [("tx.csv: not a readable .csv",)]),
+    "not gzip": (instead("cp.csv.gz", b"a,b\n1,2\n"), [("cp.csv.gz: not a readable .csv", "write it again")]),
+    "truncated gzip": (instead("cp.csv.gz", gzip.compress(os.urandom(999))[:-99]), [("cp.csv.gz: not a readable",)]),
+    "no parquet": (instead("cp.parquet", b"PAR1 no"), [("cp.parquet: not a readable .parquet", "write it again")]),
+    "no h5ad": (instead("cp.h5ad", b"HDF no"), [("cp.h5ad: not a readable .h5ad", "write it again")]),
+    "h5ad without the layer": (both(spoilt_h5ad(), toml('"cp.h5ad"', '"cp.h5ad"\nlayer = "log"')),
+                               [("cp.h5ad: there is no layers/log; layer is one of 'raw'",)]),
+    "h5ad without X": (spoilt_h5ad(X=None), [("cp.h5ad: there is no X; layer is one of 'raw'",)]),
+    "h5ad without variables": (spoilt_h5ad(**{"var/_index": None}), [("cp.h5ad: not a readable .h5ad file",)]),
+    "h5ad of another shape": (spoilt_h5ad(X=[[1.0, 2.0]]), [("cp.h5ad: not a readable .h5ad file",)]),
+    "h5ad with a variable twice": (spoilt_h5ad(X=[[1, 2]], **{"var/_index": ["A", "A"]}),
+                                   [("cp.h5ad: column 'A' occurs more than once",)]),
+    "h5ad with wrong places": (spoilt_h5ad(X=wrong_places), [("cp.h5ad: not a readable .h5ad file (", "again")]),
+    "h5ad with values elsewhere": (spoilt_h5ad(X=outside), [("cp.h5ad: /X lies in another file",)]),
+    "h5ad that leads to another": (spoilt_h5ad(X=linked), [("cp.h5ad: /X lies in another file",)]),
+    "h5ad that claims too much": (
+        spoilt_h5ad(X=lambda file, name: file.create_dataset(name, (10**12, 9), "f8", chunks=True)),
+        [("cp.h5ad: not a readable .h5ad file",)],
+    ),
+    "a layer of a csv": (toml(TX, TX + '\nlayer = "raw"'), [("tx.csv: layer = 'raw' is for .h5ad", "leave it out")]),
+    "empty file": (contents("tasks.csv", lambda old: b""), [("tasks.csv: not a readable .csv file (Empty CSV",)]),
+    "header only": (contents("cp.csv", lambda old: old[: old.index(b"\n") + 1]),
+                    [("cp.csv: the table has a header but no",)]),
+    "short row": (contents("cp.csv", lambda old: old.rstrip().rsplit(b",", 3)[0] + b"\n"),
+                  [("cp.csv: not a readable .csv", "Row #217: Expected 25 columns, got 22")]),
+    "long row": (text("activity.csv", "kinase assay 01,", "kinase assay 01,1,"),
+                 [("activity.csv: ", "Row #2: Expected 3 columns, got 4")]),
+    "open quote": (text("tasks.csv", "kinase assay 01", '"kinase assay 01'), [("tasks.csv: not a readable .csv",)]),
+    "column twice": (text("cp.csv", EXTENT, AREA), [(f"cp.csv: column {AREA!r} occurs more than once", "unique")]),
+    # profiles
+    "no compound column": (text("cp.csv", "compound", "compund"),
+                           [("cp.csv: column 'compound' (the compound id) is missing; did you mean 'compund'?",)]),
+    "no feature matched": (toml(TX, TX + '\nfeatures = "^gene_"'),
+                           [("tx.csv: no column is matched by features = '^gene_'; it has 'ABCC1'", "in [tx]")]),
+    "bad expression": (toml(TX, TX + '\nfeatures = "(gene"'),
+                       [("tx.csv: features = '(gene' is no regular expression", "unterminated")]),
+    "no CP feature": (frame("cp.csv", lambda cp: cp.rename(columns=lambda name: re.sub("^C|^N", "X", name))),
+                      [("cp.csv: no column is matched by features = '^(Cells|Cytoplasm|Nuclei)_'", "in [cp]")]),
+    "no gene": (frame("tx.csv", lambda tx: tx[["compound"]].assign(gene="up")),
+                [("tx.csv: no column of numbers is left for features; it has 'gene'",)]),
+    "words in features": (
+        both(*(cells("cp.csv", column, {9: "low", 4: "n.d."}) for column in (AREA, EXTENT)),
+             cells("tx.csv", "AKT1", {2: "1,5"})),
+        [(f"cp.csv: column {AREA!r} has 'n.d.' in data rows 4, 9; features hold decimal numbers", "and 1 more feat"),
+         ("tx.csv: column 'AKT1' has '1,5' in data row 2; features hold decimal numbers or empty cells",)],
+    ),
+    "infinite": (both(cells("cp.csv", AREA, {3: "inf"}), cells("cp.csv", EXTENT, {7: "-1e39"})),
+                 [(f"cp.csv: feature {AREA!r}, {EXTENT!r} holds infinite values", "leave them empty")]),
+    "features without values": (frame("tx.csv", lambda tx: tx.assign(AKT1="", ATF1="NA")),
+                                [("tx.csv: feature 'AKT1', 'ATF1' is missing (NaN) in every row; drop the column",)]),
+    "negative dose": (cells("cp.csv", "dose_um", {5: "-10"}), [("cp.csv: dose -10 in data row 5", "micromolar")]),
+    "endless dose": (cells("cp.csv", "dose_um", {5: "inf"}), [("cp.csv: dose inf in data row 5", "finite")]),
+    "dose with its unit": (cells("tx.csv", "dose_um", {5: "10 uM", 6: "10 uM"}),
+                           [("tx.csv: column 'dose_um' has '10 uM' in data rows 5, 6; doses are numbers",)]),
+    "unclear control": (cells("cp.csv", "control", {2: "maybe"}),
+                        [("cp.csv: column 'control' has 'maybe' in data row 2", "true/false, 1/0, yes/no or negcon")]),
+    "nothing but controls": (frame("tx.csv", lambda tx: tx.assign(control="yes")),
+                             [("is a negative control in some wells and a treatment in others",),
+                              ("CP and TX have no compound in common", "the same ids")]),
+    "control and treatment": (cells("cp.csv", "control", {216: "no"}),
+                              [("compound 'DMSO' is a negative control in some wells and a treatment in others",)]),
+    "well twice": (cells("cp.csv", "well", {1: "B14", 2: "B14"}), [("cp.csv: plate 'CP-01-1' well 'B14' is given",)]),
+    "no id": (cells("cp.csv", "compound", {2: "", 4: " "}), [("cp.csv: 2 wells have no compound id (first data row",)]),
+    "no compound in common": (
+        contents("tx.csv", lambda old: old.replace(b"SIM-", b"BRD-")),
+        [("CP and TX have no compound in common", "'SIM-00001'", "'BRD-000", "the same ids")],
+    ),
+    # compounds and assays
+    "compounds without a column": (text("compounds.csv", "compound", "cmpound"),
+                                   [("compounds.csv: column 'compound'", "is missing; did you mean 'cmpound'?")]),
+    "compound twice": (cells("compounds.csv", "compound", {2: "SIM-00001"}),
+                       [("compounds.csv: column 'compound' has 'SIM-00001' in data row 2", "joined by '|'")]),
+    "compound without an id": (cells("compounds.csv", "compound", {3: ""}),
+                               [("compounds.csv: column 'compound' has '' in data row 3; every row names its",)]),
+    "bad InChIKey": (frame("compounds.csv", lambda old: old.assign(InChIKey=["BSYNRYMUTXBXSQ"] * 29 + ["../etc"])),
+                     [("compounds.csv: column 'inchikey' has '../etc' in data row 30", "14 capital letters")]),
+    "ids of another kind": (contents("activity.csv", lambda old: old.replace(b"SIM-0", b"cpd ")),
+                            [("activity.csv: none of its compounds has a profile", "'cpd 0001'", "the same ids")]),
+    "label 2": (cells("activity.csv", "active", {4: "2", 6: "yes", 7: "2", 8: "2"}),
+                [("activity.csv: column 'active' has '2' in data rows 4, 6, 7, ... (4 in all); active is 1 or 0",)]),
+    "both labels": (frame("activity.csv", lambda old: pd.concat([old.iloc[:1].assign(active="1"), old])),
+                    [("activity.csv: column 'compound' has 'SIM-00002' in data row 2; a compound has one label",)]),
+    "nameless tasks": (both(cells("activity.csv", "task", {1: ""}), cells("tasks.csv", "task", {1: ""})),
+                       [("activity.csv: column 'task' has '' in data row 1",), ("tasks.csv: column 'task' has ''",)]),
+    "task twice": (cells("tasks.csv", "task", {2: "kinase assay 01"}),
+                   [("tasks.csv: column 'task' has 'kinase assay 01' in data row 2; one row a task",)]),
+    "no labels": (text("activity.csv", "active", "measured"), [("activity.csv: column 'active'", "is missing")]),
+}  # fmt: skip
+
+
+def assert_lines(printed, expected):
+    assert len(printed) == len(expected), "\n".join(printed)
+    for line, fragments in zip(printed, expected, strict=True):
+        assert line.startswith("run_all: ") and len(line) < 1600
+        assert [fragment for fragment in fragments if fragment not in line] == [], line
+
+
+@pytest.mark.parametrize("mistake", CASES)
+def test_every_mistake_is_told_in_one_line(mistake, folder, check):
+    spoil, expected = CASES[mistake]
+    spoil(folder)
+    status, _, errors = check()
+    assert status == 2
+    assert_lines(errors, expected)
+
+
+def test_many_mistakes_are_told_at_once_and_a_run_stops_at_the_first(folder, check, capsys):
+    names = ("unclear control", "words in features", "negative dose", "no compound column", "label 2", "task twice")
+    for name in (*names[:3], "dose with its unit", *names[4:]):
+        CASES[name][0](folder)
+    toml("my-screen", "my screen")(folder)
+    (folder / "compounds.csv").unlink()
+    status, out, errors = check()
+    assert status == 2 and out[0].endswith("9 problems; what is testable can be told once nothing is wrong")
+    assert_lines(errors, [("'my screen'",), ("compounds.csv: no such file",), ("'maybe'",), (AREA,), ("dose -10",),
+                          ("'10 uM'",), ("AKT1",), ("'2'",), ("'kinase assay 01'",)])  # fmt: skip
+    with pytest.raises(ScreenError, match=r"my screen.*\(and 8 more; run_all\.py --check of a screen lists all\)$"):
+        read(folder)
+    where = [f"--{name}={folder / name}" for name in ("results", "figures")]
+    assert main(["--dataset", str(folder / "screen.toml"), *where]) == 2
+    assert "my screen" in capsys.readouterr().err and not (folder / "results").exists()
+
+
+# --- a sound screen -----------------------------------------------------------------------------------------
+
+
+def test_the_example_is_sound_small_and_names_every_key(check):
+    status, out, errors = check()
+    assert status == 0 and errors == []
+    assert out[0] == "my-screen: CP 216 wells, TX 144 wells, 30 compounds, 6 tasks; nothing is wrong"
+    told = dict(re.fullmatch(r"  (\w+): ((?:not )?testable) \(.*\)", line).groups() for line in out[1:])
+    assert [name for name, answer in told.items() if answer == "testable"] == [
+        "replicate_clustering", "activity_calls", "moa_clustering", "retrieval",
+    ]  # fmt: skip
+    assert sum(path.stat().st_size for path in EXAMPLE.iterdir()) < 150_000
+    described = (EXAMPLE / "screen.toml").read_text(encoding="utf-8")
+    for model in (Description, Columns, ProfileFile):
+        assert [key for key in model.model_fields if not re.search(rf"^(# )?\[?{key}\b", described, re.M)] == []
+
+
+def test_a_screen_in_the_projects_form(folder):
+    frame("compounds.csv", lambda old: old.assign(moa=["a| b|a", *old["moa"][1:]]))(folder)
+    cells("compounds.csv", "smiles", {1: "CC(=O)Oc1ccccc1C(=O)O", 2: "no molecule"})(folder)
+    cells("activity.csv", "active", {1: "", 2: "true"})(folder)
+    contents("tx.csv", lambda old: old.replace(b",10.0,no,", b",10.004,no,"))(folder)
+    screen = read(folder)
+    assert list(screen.cp.columns[:5]) == METADATA_COLUMNS and list(screen.cp.columns[5:]) == sorted(screen.cp)[:20]
+    assert screen.cp[feature_columns(screen.cp)].dtypes.eq(np.float32).all()
+    assert set(screen.tx[DOSE].dropna()) == set(screen.cp[DOSE].dropna()) == {0, 1, 10}, "rounded to three digits"
+    row = screen.compounds.iloc[0]
+    assert (row["InChIKey14"], row["MoA"], row["target"]) == ("BSYNRYMUTXBXSQ", ["a", "b"], ["target 03"])
+    assert screen.activity["active"].dtype == np.int8 and screen.activity["active"].iloc[0] == 1
+    assert screen.tasks.loc[0].tolist() == ["kinase assay 01", "", "kinase", "own"]
+    assert screen.notes == (
+        "1 SMILES of compounds.csv can't be read (first: SIM-00002).",
+        "activity.csv: 1 rows without a label and 0 repeated ones were dropped.",
+    )
+    assert [source["file"] for source in screen.sources] == ["screen.toml", *(f"{name}.csv" for name in TABLES)]
+
+
+@pytest.mark.parametrize("words", ["True False", "1.0 0.0", "negcon trt", "control poscon", "y NA"])
+def test_words_of_controls(words, folder):
+    yes, no = words.split(" ")
+    frame("cp.csv", lambda cp: cp.assign(control=cp["control"].map({"yes": yes, "no": no})))(folder)
+    pd.testing.assert_frame_equal(read(folder).cp, read(EXAMPLE).cp)
+
+
+def test_what_is_optional_may_lack(folder):
+    bare = 'name = "bare"\n[cp]\npath = "cp.csv"\n[tx]\npath = "tx.csv"\n[columns]\ncompound = "compound"\n'
+    (folder / "screen.toml").write_text(bare, encoding="utf-8-sig")
+    frame("cp.csv", lambda cp: cp.drop(columns=["plate", "well", "dose_um", "control"]))(folder)
+    frame("tx.csv", lambda tx: tx[["compound", "AKT1", "ATF1"]].assign(batch="x", index=1, Cells_A=2))(folder)
+    text("cp.csv", "Cells_AreaShape_Area", "Cells_A")(folder)
+    contents("tx.csv", lambda old: old.replace(b"SIM-000", b"00").replace(b"DMSO", b"007"))(folder)
+    contents("cp.csv", lambda old: old.replace(b"SIM-000", b"00"))(folder)
+    screen = read(folder)
+    assert feature_columns(screen.tx) == ["AKT1", "ATF1"] and screen.notes[0].endswith("were taken as metadata.")
+    assert screen.cp[PLATE].eq("").all() and screen.cp[DOSE].isna().all() and not screen.cp[CONTROL].any()
+    assert "0001" in set(screen.cp[COMPOUND]) and len(screen.activity) == len(screen.tasks) == 0
+
+
+def test_controls_told_by_one_table_count_in_the_other(folder):
+    frame("tx.csv", lambda tx: tx.drop(columns="control"))(folder)
+    screen = read(folder)
+    pd.testing.assert_frame_equal(screen.tx, read(EXAMPLE).tx)
+    assert screen.notes == ("TX has no control column; 24 wells hold the other table's controls.",)
+
+
+def test_what_is_no_mistake_and_yet_worth_knowing_is_noted(folder, check):
+    both(
+        frame("cp.csv", lambda cp: cp.assign(**{AREA: "1", EXTENT: ["", *["1.5"] * 8] * 24})),
+        frame("cp.csv", lambda cp: cp[(cp["control"] == "no") | (cp["plate"] != "CP-01-1")]),
+        frame("tx.csv", lambda tx: tx[(tx["compound"] != "SIM-00005") & (tx["control"] == "no")]),
+        frame("tx.csv", lambda tx: tx.drop_duplicates(["compound", "dose_um"])),
+    )(folder)
+    notes = [line.removeprefix("  note: ") for line in check()[1] if line.startswith("  note: ")]
+    assert (
+        notes
+        == review_screen(read(folder))
+        == [
+            f"CP: 2 of 20 features are constant and get dropped: {AREA!r}, {EXTENT!r}.",
+            f"CP: 1 of 20 features miss more than 5% of their values and get dropped: {EXTENT!r}.",
+            "CP: 1 of 3 plates have fewer than the 4 negative controls that normalising needs.",
+            "TX: no well is a negative control; plates stay as they are, without normalisation.",
+            "TX: 58 of 58 treatments have one well only, and no replicates.",
+            "1 of 30 compounds have CP and no TX (first: SIM-00005); no encoder is trained or tested on them.",
+        ]
     )
 
 
-def new_plate(folder: Path, name: str, missing: float = 0.0) -> Path:
-    """The new file of `own` once more, without the last share of its features."""
-    table = pd.read_csv(folder / "new.csv.gz")
-    features = [column for column in table if column.startswith(("Cells_", "Cytoplasm_", "Nuclei_"))]
-    lost = features[len(features) - round(missing * len(features)) :]
-    table.drop(columns=lost).to_csv(folder / name, index=False)
-    return folder / name
+HOSTILE = ["<script>alert(1)</script>", "../../etc/passwd", "C:\\x", "=1+1", "{x} %s $y_$", 'said "so", twice',
+           "O'Hara", "β-阿司匹林🧪", "e\u0301", "007", "two\nlines", "x" * 300]  # fmt: skip
 
 
-def test_a_plate_that_lacks_a_tenth_of_its_features_is_embedded_and_that_is_said(own):
-    path = new_plate(own.toml.parent, "tenth.csv", 0.1)
-    done = own.run("--only", "08", parameters=(f"new_profiles={path}",))
-    assert done.status == 0, done.stderr
-    features = own.table("tables/new_features.csv")
-    n_missing, n_asked = (features["status"] == "missing").sum(), (features["status"] != "extra").sum()
-    assert 0 < n_missing <= 0.2 * n_asked
-    assert f"{n_missing} of {n_asked} features that the encoder uses are missing" in own.learned("08")
-    assert sorted(own.table("tables/new_compounds.csv")["compound"]) == own.new
-    # A file that changes under the same name runs the notebook again, and nothing else does.
-    arguments = {"parameters": (f"new_profiles={path}",)}
-    assert own.run("--only", "08", **arguments).ran == []
-    new_plate(own.toml.parent, "tenth.csv", 0.05)
-    assert own.run("--only", "08", **arguments).ran == ["08_embed_new_compounds"]
+def test_hostile_names_are_text(folder, check):
+    def renamed(table):
+        names = [f"SIM-{number:05d}" for number in range(1, 1 + len(HOSTILE))]
+        return table.assign(compound=table["compound"].replace(dict(zip(names, HOSTILE, strict=True))))
+
+    for name in TABLES[:4]:
+        frame(f"{name}.csv", renamed)(folder)
+    text("cp.csv", AREA, "Cells_<img src=x>")(folder)
+    assert check()[0] == 0
+    screen = read(folder)
+    assert set(HOSTILE) <= set(screen.compounds[COMPOUND]) and set(HOSTILE) <= set(screen.activity[COMPOUND])
+    assert "Cells_<img src=x>" in screen.cp and len(screen.compounds) == 30
 
 
-def test_a_plate_that_lacks_most_of_its_features_is_refused_in_one_line(own):
-    path = new_plate(own.toml.parent, "most.csv", 0.6)
-    done = own.run("--only", "08", parameters=(f"new_profiles={path}",))
-    assert done.status == 1 and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
-    assert "most.csv: " in done.stderr and "the limit is 20%" in done.stderr and "in all)" in done.stderr
+# --- one screen in every format -----------------------------------------------------------------------------
 
 
-def test_nothing_fitted_knows_of_the_test_compounds(own, own_screen, tmp_path):
-    """The strict regime: other CP, TX, MoA and outcomes of a fold's test compounds change nothing that is fitted."""
-    folds = own.table("folds.parquet")
-    test = folds.loc[folds["fold"] == 0, COMPOUND].to_numpy()
-    rng = np.random.default_rng(0)
-    kept, spoilt = test[::2], test[1::2]  # CP of the kept ones stays, so that their embeddings can be compared
-    turned = dict(zip(test, np.roll(test, 1), strict=True))
-    cp, tx, compounds, activity = (
-        table.copy() for table in (own_screen.cp, own_screen.tx, own_screen.compounds, own_screen.activity)
+def put(file, name, values):
+    """Write values as anndata does: an array, text, or a sparse matrix."""
+    if sparse.issparse(values):
+        file.create_group(name).attrs.update({"encoding-type": f"{values.format}_matrix", "shape": values.shape})
+        for part in ("data", "indices", "indptr"):
+            file[name][part] = getattr(values, part)
+    else:
+        values = np.asarray(values)
+        file[name] = values if values.dtype.kind in "ifb" else [str(value) for value in values]
+
+
+def write_h5ad(path, table, form=np.asarray, where="X"):
+    metadata = ["plate", "well", "compound", "dose_um", "control"]
+    with h5py.File(path, "w") as file:
+        put(file, where, form(table.drop(columns=metadata).to_numpy(float)))
+        file.create_group("obs").attrs.update({"_index": "well", "column-order": metadata[2:]})
+        file.create_group("var").attrs.update({"_index": "_index", "column-order": []})
+        put(file, "var/_index", table.columns.drop(metadata))
+        for name in metadata[1:]:
+            put(file, f"obs/{name}", table[name])
+        codes, plates = pd.factorize(table["plate"])
+        file.create_group("obs/plate").attrs["encoding-type"] = "categorical"
+        put(file, "obs/plate/codes", codes.astype(np.int8))
+        put(file, "obs/plate/categories", plates)
+        file["obs"].attrs["column-order"] = ["plate", *metadata[2:]]
+
+
+def rearranged(table):
+    return table[np.random.default_rng(0).permutation(table.columns)].assign(comment="a, b", Metadata_Site=7)
+
+
+def as_csv(change=lambda table: table, encoding="utf-8", **options):
+    return lambda table, path: path.write_text(
+        change(table).to_csv(index=False, **options), encoding=encoding, newline=""
     )
-    for table, changed in ((cp, spoilt), (tx, test)):
-        rows = table[COMPOUND].isin(changed).to_numpy()
-        features = feature_columns(table)
-        table.loc[rows, features] = rng.normal(3, 9, size=(rows.sum(), len(features))).astype(np.float32)
-    moa = compounds.set_index(COMPOUND)["MoA"]
-    compounds["MoA"] = [moa[turned.get(name, name)] for name in compounds[COMPOUND]]
-    activity[COMPOUND] = [turned.get(name, name) for name in activity[COMPOUND]]
-    toml = write_own_screen(tmp_path, cp, tx, compounds, activity, own_screen.tasks)
-    other = Study(tmp_path, toml, "own", *OWN)
-    done = other.run("--only", "01", "02", "03", "04", "06")
-    assert done.status == 0, done.stderr
 
-    pd.testing.assert_frame_equal(other.table("folds.parquet"), folds)
-    first, second = own.files(), other.files()
-    models = [name for name in first if "/models/" in name]
-    assert len(models) >= 2 * 4 * len(METHODS)
-    unseen = [name for name in models if "/random-0-0/" in name]
-    assert [name for name in unseen if first[name] != second[name]] == []
-    for method in METHODS:  # the comparison has teeth: the other folds trained on what was changed
-        assert (
-            first[f"default/models/{method}/random-0-1/preparation.json"]
-            != second[f"default/models/{method}/random-0-1/preparation.json"]
-        )
-        pair = [table[(table["fold"] == 0) & table[COMPOUND].isin(kept)].reset_index(drop=True)
-                for table in (study.table(f"embeddings/{method}_wells.parquet") for study in (own, other))]  # fmt: skip
-        # Where other folds chose other numbers of discriminants, the table has more or fewer columns, empty here.
-        pair = [table.dropna(axis=1, how="all") for table in pair]
-        assert len(pair[0]) > 0
-        pd.testing.assert_frame_equal(*pair, check_exact=True)
-    keys = [*KEYS, "model", "compound", "task"]
-    predictions = [study.table("tables/predictions.parquet") for study in (own, other)]
-    predictions = [
-        table[(table["fold"] == 0) & table["compound"].isin(kept) & ~table["method"].isin(["tx", "cp_tx"])]
-        for table in predictions
-    ]
-    both = predictions[0].merge(predictions[1], on=keys, suffixes=("", "_other"))
-    assert len(both) > 500 and (both["label"] != both["label_other"]).any()
-    assert (both["score"] == both["score_other"]).all()
+
+FORMATS = {
+    "csv.gz": lambda table, path: table.to_csv(path, index=False),
+    "several members.csv.gz": lambda table, path: path.write_bytes(
+        b"".join(gzip.compress(line) for line in table.to_csv(index=False).encode().splitlines(keepends=True))
+    ),
+    "byte order mark.csv": as_csv(encoding="utf-8-sig"),
+    "Windows.csv": as_csv(lineterminator="\r\n"),
+    "empty lines.csv": as_csv(lineterminator="\n\n"),
+    "quoted.csv": as_csv(quoting=csv.QUOTE_ALL),
+    "rearranged.csv": as_csv(rearranged),
+    "parquet": lambda table, path: table.to_parquet(path),
+    "categories.parquet": lambda table, path: (
+        table.astype({"plate": "category", "dose_um": "category"}).set_index("compound").to_parquet(path)
+    ),
+    "h5ad": write_h5ad,
+    "rows.h5ad": lambda table, path: write_h5ad(path=path, table=table, form=sparse.csr_matrix),
+    "columns.h5ad": lambda table, path: write_h5ad(path=path, table=table, form=sparse.csc_matrix),
+    "layer.h5ad": lambda table, path: write_h5ad(path=path, table=table, where="layers/raw"),
+}
+FORMATS["h5ad"] = lambda table, path: write_h5ad(path, table)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_one_screen_in_every_format(form, folder):
+    for name in ("cp", "tx"):
+        FORMATS[form](pd.read_csv(folder / f"{name}.csv"), folder / f"{name}.{form}")
+        layer = '"\nlayer = "raw' if form == "layer.h5ad" else ""
+        toml(f'path = "{name}.csv', f'path = "{name}.{form}{layer}')(folder)
+    screen, plain = read(folder), read(EXAMPLE)
+    for name in TABLES:
+        pd.testing.assert_frame_equal(getattr(screen, name), getattr(plain, name), check_exact=True)
+    assert bool(screen.notes) == (form == "rearranged.csv")
+
+
+# Six wells with categories, text, gaps and flags in obs, X as csr, layers dense (X * 2) and csc (X * 3).
+VALUES = np.array(
+    [[0, 1.5, 0, -2], [0, 0, 3, 0], [1, 0, 0, np.nan], [0, 0, 0, 1], [2, 0, 0, 0], [0, 0.25, 0, 4]], np.float32
+)
+
+
+@pytest.mark.parametrize("release", ["0.12", "0.13"])
+@pytest.mark.parametrize(("layer", "factor"), [("", 1), ("dense", 2), ("csc", 3)])
+def test_files_of_anndata_itself(release, layer, factor, tmp_path):
+    """anndata 0.12.19 (on pandas 2) and 0.13.4 (on pandas 3) wrote them: they store text differently."""
+    path = tmp_path / "screen.h5ad"
+    path.write_bytes(gzip.decompress((DATA / f"anndata_{release}.h5ad.gz").read_bytes()))
+    columns = {"compound": "compound", "dose": "uM", "plate": "batch", "well": "well", "control": "negcon"}
+    wells = read_cell_painting(path, columns, layer=layer)
+    np.testing.assert_array_equal(wells[["G2", "G1", "G4", "G3"]], VALUES * factor)
+    assert wells[COMPOUND].tolist() == ["a", "b", "c", "DMSO", "a", "b"] and wells[CONTROL].sum() == 1
+    assert wells[DOSE].fillna(0).tolist() == [1, 2, 3, 0, 1, 2] and wells[PLATE].tolist() == ["x", "", *"xyyx"]
+    flags = own_screens._read_table(path, path.name, layer=layer).frame["flag"]
+    assert own_screens.as_text(flags).tolist() == ["True", "", "False", "True", "True", "False"]
+
+
+# --- new plates ---------------------------------------------------------------------------------------------
+
+
+def test_one_table_of_new_wells_is_read_by_the_same_rules(folder):
+    columns = {"compound": "compound", "control": "control", "plate": "plate"}
+    wells = read_cell_painting(folder / "cp.csv", columns)
+    expected = read(folder).cp.assign(**{WELL: "", DOSE: np.nan})
+    pd.testing.assert_frame_equal(wells, expected)
+    assert feature_columns(read_cell_painting(folder / "cp.csv", columns, "^Cells_.*_Area$")) == [AREA]
+    for change, line in (({"compound": "name"}, "column 'name'"), ({"dose": "dose"}, "did you mean 'dose_um'?")):
+        with pytest.raises(ScreenError, match=re.escape(line)):
+            read_cell_painting(folder / "cp.csv", columns | change)
+    described = own_screens.read_plate_description(folder / "screen.toml")
+    assert described["cp"] == {"path": "cp.csv"} and sorted(described) == ["columns", "cp"]
+    toml("[columns]", "[column]")(folder)
+    with pytest.raises(ScreenError, match="did you mean 'columns'"):
+        own_screens.read_plate_description(folder / "screen.toml")
+
+
+# --- any bytes ----------------------------------------------------------------------------------------------
+
+SOUND = "compound,Cells_A\nx,1.5\ny,2\n"
+
+
+def flipped(sound, places):
+    """Sound bytes with some replaced, and perhaps cut off."""
+    spoilt = bytearray(sound)
+    for place, value in places:
+        spoilt[place % len(spoilt)] = value
+    return bytes(spoilt)
+
+
+def sound_file(ending):
+    table = pd.read_csv(io.StringIO(SOUND))
+    if ending == ".parquet":
+        return table.to_parquet()
+    return gzip.compress(SOUND.encode()) if ending == ".csv.gz" else SOUND.encode()
+
+
+@pytest.mark.parametrize("ending", own_screens.READERS)
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_any_bytes_are_a_table_or_one_line(ending, data, tmp_path):
+    if ending == ".h5ad":  # flipped bytes inside an HDF5 file can crash its library; it is cut off instead
+        h5ad(tmp_path / "sound.h5ad")
+        whole = (tmp_path / "sound.h5ad").read_bytes()
+        content = data.draw(st.one_of(st.binary(max_size=200), st.integers(0, len(whole)).map(lambda end: whole[:end])))
+    else:
+        places = st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=4)
+        sound = sound_file(ending)
+        content = data.draw(st.one_of(st.binary(max_size=200), places.map(lambda changes: flipped(sound, changes))))
+    path = tmp_path / f"cp{ending}"
+    path.write_bytes(content)
+    try:
+        wells = read_cell_painting(path, {"compound": "compound"})
+    except ScreenError as error:
+        assert str(error).startswith(path.name) and "\n" not in str(error)
+    else:
+        assert list(wells.columns[:5]) == METADATA_COLUMNS and len(wells) > 0
