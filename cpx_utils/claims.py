@@ -30,22 +30,10 @@ import pandas as pd
 
 from cpx_utils.bioactivity import PredictionFold, Predictions, dense_predictions, tx_strong_cp_weak
 from cpx_utils.metrics import benjamini_hochberg, retrieval_scores
+from cpx_utils.profiles import CLAIM_TEXTS, UNITS
 from cpx_utils.splits import halves
 
 ENDPOINTS = {1: "tx_strong_tasks", 2: "replicate_map", 3: "moa_map", 4: "family_auc"}
-CLAIM_TEXTS = {
-    1: "where TX excels and CP does not, the learned embedding predicts bioactivity better than CP",
-    2: "learned embeddings cluster CP replicates better",
-    3: "learned embeddings cluster mechanisms of action better",
-    4: "learned embeddings improve bioactivity tasks by target family",
-}
-UNITS = {
-    "tx_strong_tasks": "ROC-AUC",
-    "replicate_map": "mAP",
-    "moa_map": "mAP",
-    "family_auc": "ROC-AUC",
-}
-VERDICTS = ("supported", "explained without TX", "not supported", "inconclusive", "not testable")
 CP_ONLY = ("raw_cp", "sphered_cp", "pca_cp", "cell_count", "lda_identity")
 SMALLEST_EFFECTS = {"tx_strong_tasks": 0.01, "replicate_map": 0.02, "moa_map": 0.02, "family_auc": 0.01}
 MIN_TASKS_PER_FAMILY = 3

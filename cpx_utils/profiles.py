@@ -36,6 +36,15 @@ LONGEST_LINE = 1500  # characters of a message
 MIN_PAIRED_COMPOUNDS = 10
 MIN_TASKS_PER_FAMILY = 3
 
+# What the study claims, and the units of the endpoints that decide
+CLAIM_TEXTS = {
+    1: "where TX excels and CP does not, the learned embedding predicts bioactivity better than CP",
+    2: "learned embeddings cluster CP replicates better",
+    3: "learned embeddings cluster mechanisms of action better",
+    4: "learned embeddings improve bioactivity tasks by target family",
+}
+UNITS = {"tx_strong_tasks": "ROC-AUC", "replicate_map": "mAP", "moa_map": "mAP", "family_auc": "ROC-AUC"}
+
 
 def no_outcomes() -> tuple[pd.DataFrame, pd.DataFrame]:
     """Activity and tasks of a screen without assays: empty, and of the types that such tables have with rows.

@@ -7,11 +7,9 @@ stands in test_bad_input.py; addresses, redirects and checksums in test_download
 import ast
 import bz2
 import gzip
-import html
 import json
 import lzma
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree
@@ -22,18 +20,16 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
-import small_report
+from small_report import EVIL_NAMES
 from stub_notebooks import write_study
 
 from cpx_utils import downloads, provenance, rosetta, tables
 from cpx_utils.datasets import DATASETS, read_r_profiles
 from cpx_utils.downloads import RemoteFile
 from cpx_utils.encoders import METHODS
-from cpx_utils.interactive_map import map_content, read_map
 from cpx_utils.pipeline import main
 from cpx_utils.profiles import ScreenError
-from cpx_utils.provenance import Workspace, read_record, stage_record_path, write_json, write_record
-from cpx_utils.report import notebook_html, write_report
+from cpx_utils.provenance import read_record, stage_record_path, write_json, write_record
 
 ROOT = Path(__file__).resolve().parents[1]
 CODE = [ROOT / "run_all.py", *sorted((ROOT / "cpx_utils").glob("*.py")), *sorted((ROOT / "benchmarks").glob("*.py"))]
@@ -191,116 +187,7 @@ def test_a_record_that_was_not_written_here_counts_as_none(record, tmp_path):
     assert read_record(tmp_path / "01.json") is None
 
 
-# --- names in pages -----------------------------------------------------------------------------------------
-
-EVIL_NAMES = (
-    "<script>alert(1)</script>",
-    "</script><script>alert(1)</script>",
-    "<!--<script>",
-    '"><img src=x onerror=alert(1)>',
-    "' onmouseover='alert(1)",
-    "<svg/onload=alert(1)>",
-    "<scr<script>ipt>alert(1)</scr</script>ipt>",
-    "[x](javascript:alert(1)) ![y](https://example.org/y.png)",
-    "{{ 7 * 7 }} {% raw %}",
-    "]]> --> \u2028 &lt;script&gt;",
-)
-ALLOWED = {"script": {"map.html"}}  # elements that run something, and the pages that hold our own
-
-
-class _Elements(HTMLParser):
-    """Every element of a page with its attributes, and the scripts' text."""
-
-    def __init__(self):
-        super().__init__()
-        self.elements: list[tuple[str, dict]] = []
-        self.text: list[str] = []
-
-    def handle_starttag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-
-    def handle_data(self, data):
-        self.text.append(data)
-
-
-def parsed(page: str) -> _Elements:
-    parser = _Elements()
-    parser.feed(page)
-    return parser
-
-
-def active_parts(page: str) -> list[str]:
-    """Elements and attributes of a page that would run or load something."""
-    found = []
-    for tag, attributes in parsed(page).elements:
-        if tag in ("script", "iframe", "object", "embed", "link", "svg", "base", "form") and not (
-            tag == "svg" and attributes.get("aria-hidden") == "true"  # the legend's marks
-        ):
-            found.append(tag)
-        found += [f"{tag} {name}" for name in attributes if name.startswith("on")]
-        found += [
-            f"{tag} {name}={value}"
-            for name, value in attributes.items()
-            if name in ("src", "href", "action") and re.match(r"\s*(javascript|data:text|vbscript)", value or "", re.I)
-        ]
-        if tag == "img" and not re.match(r"(\.\./)?figures/|data:image/", attributes.get("src", "")):
-            found.append(f"img {attributes.get('src')}")
-    return found
-
-
-def test_active_parts_are_found():
-    page = "<img src=x onerror=y><script>1</script><a href=' javascript:x'>a</a><b onclick=x>b</b>"
-    assert active_parts("<img src='figures/a.png'><a href='https://example.org'>a</a>") == []
-    assert active_parts(page) == ["img onerror", "img x", "script", "a href= javascript:x", "b onclick"]
-
-
-@pytest.mark.parametrize("name", EVIL_NAMES)
-def test_names_from_data_are_text_in_every_page_of_the_report(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(small_report, "EVIL", name)
-    index = write_report(*small_report.write_run(tmp_path))
-    pages = {path.name: path.read_text(encoding="utf-8") for path in index.parent.rglob("*.html")}
-    assert len(pages) == 5
-    for page, text in pages.items():
-        expected = ["script"] * 3 if page == "map.html" else []  # the data, Bokeh, and what draws the map
-        assert active_parts(text) == expected, page
-    shown = " ".join("".join(parsed(pages["index.html"]).text).split())
-    assert shown.count(" ".join(name.split()).replace("`", "")) >= 6
-    alts = [attributes.get("alt", "") for _, attributes in parsed(pages["index.html"]).elements]
-    assert f"Found: {' '.join(name.split())}" in alts
-    rows = "".join(parsed(pages["map.html"]).text)
-    assert name in rows
-    content = map_content(read_map(tmp_path / "run"))
-    assert "<" not in content["data"] and name in json.loads(content["data"])["names"]
-
-
-@pytest.mark.parametrize("name", EVIL_NAMES)
-def test_names_from_data_are_text_in_executed_notebooks(name, tmp_path, monkeypatch):
-    """What a notebook shows: tables, sentences of What we learn, captions, and pictures with their alternative text."""
-    import IPython.display
-    from matplotlib import pyplot
-
-    shown = []
-    monkeypatch.setattr(provenance, "_in_notebook", lambda: True)
-    monkeypatch.setattr(IPython.display, "display", shown.append)
-    workspace = Workspace("01_prepare", str(tmp_path / "run"), str(tmp_path / "figures"))
-    workspace.say(f"**The best** is {name}.")
-    figure = pyplot.figure(figsize=(1, 1))
-    workspace.figure(figure, "01_x", pd.DataFrame({"a": [1]}), f"Of {name}")
-    words = [nbformat.v4.new_output("display_data", data={"text/markdown": one.data})
-             for one in shown if isinstance(one, IPython.display.Markdown)]  # fmt: skip
-    assert len(words) == 2
-    table = {"text/html": pd.DataFrame({name: [name]}, index=[name])._repr_html_(), "text/plain": name}
-    picture = {"image/png": "iVBORw0KGgo="}
-    outputs = [
-        nbformat.v4.new_output("display_data", data=table),
-        nbformat.v4.new_output("stream", name="stdout", text=name),
-        nbformat.v4.new_output("display_data", data=picture, metadata={"image/png": {"alt": name}}),
-        *words,
-    ]
-    page = notebook_html(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x", outputs=outputs)]))
-    assert active_parts(page) == []
-    assert name in "".join(parsed(page).text)
-    assert name in [attributes.get("alt") for _, attributes in parsed(page).elements]
+# --- names in pictures; in pages: test_report.py ------------------------------------------------------------
 
 
 def test_names_in_a_picture_are_no_elements_of_its_svg(tmp_path):
@@ -316,20 +203,6 @@ def test_names_in_a_picture_are_no_elements_of_its_svg(tmp_path):
     assert tags <= {"svg", "defs", "style", "g", "path", "use", "metadata", "RDF", "Work", "type", "format", "title",
                     "creator", "Agent", "clipPath", "rect"}  # fmt: skip
     assert pd.read_csv(tmp_path / "x.csv")["name"].tolist() == list(EVIL_NAMES)
-
-
-def test_what_is_typed_on_the_command_line_is_escaped_too(tmp_path):
-    evil = html.escape(EVIL_NAMES[0])
-    run_dir, figures = small_report.write_run(tmp_path)
-    record = read_record(run_dir / "stages" / "01_prepare.json")
-    record["run"] = {"fingerprint": {"parameters": {"split": EVIL_NAMES[0]}}, "seconds": 1.0, "git": {}}
-    write_record(run_dir / "stages" / "01_prepare.json", record)
-    known = provenance.run_manifest(
-        run_dir, dataset=EVIL_NAMES[0], profile=EVIL_NAMES[0], seed=0, threads=1, unverified=True
-    )
-    write_json(run_dir / "manifest.json", known)
-    page = write_report(run_dir, figures).read_text(encoding="utf-8")
-    assert active_parts(page) == [] and page.count(evil) == 4  # title, heading, profile, parameter
 
 
 # --- files that are larger than they look -------------------------------------------------------------------
