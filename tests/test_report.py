@@ -105,7 +105,7 @@ def test_pages_are_whole_and_names_from_data_are_text(written, page):
 
 def table_of_map(folder):
     """The cells of the table on the map's page, by compound."""
-    _, _, table = (folder / "map.html").read_text(encoding="utf-8").partition("<table")
+    table = (folder / "map.html").read_text(encoding="utf-8").partition("<table")[2].partition("</table>")[0]
     cells = [re.findall(r"<t[hd]>(.*?)</t[hd]>", row, re.DOTALL) for row in table.split("</tr>")[:-1]]
     rows = [[words(html.unescape(cell)) for cell in row] for row in cells]
     return {row[0]: dict(zip(rows[0], row, strict=True)) for row in rows[1:]}
