@@ -17,7 +17,7 @@ import pytest
 from small_report import COMPOUNDS, EVIL_NAMES, METHODS, STAGES, remote_references, write_run
 
 from cpx_utils import report
-from cpx_utils.provenance import Workspace, read_record, sha256_file, stage_record_path, write_record
+from cpx_utils.provenance import Workspace, read_json, write_json
 from cpx_utils.report import formula_html, notebook_html, write_report
 
 PAGES = ["index.html", "map.html", *(f"notebooks/{stage}.html" for stage in STAGES)]
@@ -152,10 +152,8 @@ def test_what_is_missing_or_not_what_was_recorded_is_not_shown(run):
     run_dir, figures_dir = run
     (run_dir / "tables" / "map.csv").write_text("method,compound,x,y,label\n")
     (figures_dir / "01_map.csv").write_text("drawn by another profile")
-    executed = run_dir / "notebooks" / "05_cluster.ipynb"
-    path = stage_record_path(run_dir, "05_cluster")
-    write_record(path, read_record(path) | {"run": {"notebook": sha256_file(executed)}})
-    executed.write_text("damaged")
+    record = run_dir / "stages" / "05_cluster.json"
+    write_json(record, read_json(record) | {"run": {"notebook": "0" * 64}})
     page = write_report(*run).read_text(encoding="utf-8")
     assert '<figure id="01_map">' not in page and '<figure id="07_map">' in page
     written = {path.relative_to(run_dir / "report").as_posix() for path in (run_dir / "report").rglob("*.html")}
