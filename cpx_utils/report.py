@@ -28,7 +28,7 @@ STAMP = ".made_from"
 # What a page may load: pictures beside it or inside it, its own style, and scripts named by their hashes.
 POLICY = "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 VERDICTS = ("supported", "explained without TX", "not supported", "inconclusive", "not testable")
-COMPARISONS = ["claim", "endpoint", "method", "reference", "effect", "ci_low", "ci_high", "p_adjusted", "verdict"]
+COMPARISONS = ["claim", "endpoint", "method", "reference", "effect", "ci_low", "ci_high", "p_adjusted"]
 SOURCES = ["file", "address", "bytes", "sha256", "verified", "licence", "citation"]
 
 MAX_SHOWN = 2000  # compounds on the map: beyond that a page gets slow, and points hide each other
@@ -341,7 +341,7 @@ def _map_plot(table: pd.DataFrame, methods: list[str], labels: list[str]) -> Any
             plot.scatter(
                 f"x {method}", f"y {method}", source=source, legend_label=label, fill_color=colour, marker=mark,
                 view=CDSView(filter=GroupFilter(column_name="label", group=label)), size=6 if label == OTHER else 12,
-                line_color="white", selection_line_color="black", selection_line_width=3, nonselection_alpha=0.4,
+                line_color="white", selection_line_color="black", selection_line_width=2, nonselection_alpha=0.4,
             )  # fmt: skip
         plot.add_layout(plot.legend[0], "below")
         plot.legend.update(click_policy="hide", ncols=2, location="left", border_line_color=None)

