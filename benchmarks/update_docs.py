@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from cpx_utils.claims import CLAIM_TEXTS, UNITS
 from cpx_utils.plots import method_label
+from cpx_utils.profiles import CLAIM_TEXTS, UNITS
 
 ROOT = Path(__file__).resolve().parent.parent
 SCREENS = ("cmea-u2os", "simulated")  # real ones first

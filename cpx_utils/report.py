@@ -1,138 +1,117 @@
 """The report of a run: one folder of plain HTML pages that opens anywhere, without a network.
 
-`index.html` shows verdicts, figures, what was learned, what couldn't be tested and where all of it comes
-from; each executed notebook is a page of its own, and so is the map of unseen compounds, the only one with
-JavaScript. Formulas become MathML, which browsers show by themselves. Each page forbids its browser to load
-anything from elsewhere. The templates lie in `pages/`.
+`index.html` shows verdicts, what was learned, figures and where all of it comes from; each executed notebook is a page
+of its own, and so is the map of unseen compounds, the only one with JavaScript. Formulas become MathML, which browsers
+show by themselves. Each page forbids its browser to load anything from elsewhere. The templates lie in `pages/`.
+Slow libraries are imported where they are used, since a report that is up to date needs none of them.
 """
 
 import base64
-import copy
 import functools
 import hashlib
-import os
 import re
 import shutil
-import struct
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pandas as pd
+from markupsafe import Markup, escape
 
-from cpx_utils.provenance import (
-    FIGURE_PREFIX,
-    UNFINISHED,
-    atomic_path,
-    read_json,
-    read_record,
-    sha256_file,
-    stage_records,
-    write_record,
-)
+from cpx_utils.profiles import CLAIM_TEXTS, COMPOUND, UNITS, VERDICTS
+from cpx_utils.provenance import FIGURE_PREFIX, UNFINISHED, read_json, sha256_file, stage_records
 
-PAGES_FOLDER = "notebooks"
-FIGURES_FOLDER = "figures"
-STAMP = ".made_from.json"
-TEMPLATES = Path(__file__).parent / "pages"
-# What a page may load: pictures beside it or inside it, its own style, nothing else.
+PAGES = Path(__file__).parent / "pages"
+STAMP = ".made_from"
+# What a page may load: pictures beside it or inside it, its own style, and scripts named by their hashes.
 POLICY = "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-NO_WORDS = "Picture that the code above makes; it has no description of its own."
+COMPARISONS = ["claim", "endpoint", "method", "reference", "effect", "ci_low", "ci_high", "p_adjusted"]
+SOURCES = ["file", "address", "bytes", "sha256", "verified", "licence", "citation"]
+
+MAX_SHOWN = 2000  # compounds on the map: beyond that a page gets slow, and points hide each other
+OTHER = "other or unknown"
+MARKS = ("circle", "square", "triangle", "diamond", "inverted_triangle", "plus", "star", "hex")
+TOOLTIP = """<div style="max-width: 19rem; white-space: normal; font-size: 13px"><b>@compound</b><br>@mechanisms<br>
+Nearest by cosine: @{nearest METHOD}</div>"""
+
+# Elements and attributes that a notebook's prose and tables may bring into a page. Formulas are MathML.
+TAGS = """a b blockquote br code dd del details div dl dt em h1 h2 h3 h4 h5 h6 hr i img li ol p pre span strong sub
+summary sup table tbody td th thead tr ul math mfrac mi mn mo mover mpadded mphantom mroot mrow mspace msqrt mstyle
+msub msubsup msup mtable mtd mtext mtr munder munderover""".split()
+ATTRIBUTES = {
+    "*": "class id display mathvariant stretchy fence columnalign width minsize maxsize".split(),
+    "a": lambda tag, name, value: name == "title" or (name == "href" and not value.strip().startswith("data")),
+    "img": lambda tag, name, value: name == "alt" or (name == "src" and value.startswith("data:image/")),
+}
 
 
 def write_report(run_dir: str | Path, figures_dir: str | Path) -> Path:
     """Write the report of a finished run, unless the one there was made from the same files and is whole.
 
-    It is written aside and then put in the place of the old one, so that a reader finds one or the other.
+    It is written aside and then put in the place of the old one, so that a reader finds one or the other. Its first
+    page, `run_dir/report/index.html`, is returned.
 
     Parameters
     ----------
     run_dir
-        Folder of the run: stage records, manifest.json, executed notebooks, tables/claims.csv where there are
-        claims, tables/map.csv where there is a map.
+        Folder of the run: stage records, manifest.json, executed notebooks; tables of claims and of the map, if any.
     figures_dir
         Folder of its pictures.
-
-    Returns
-    -------
-    pathlib.Path
-        `run_dir/report/index.html`.
     """
     run_dir, figures_dir = Path(run_dir), Path(figures_dir)
     report = run_dir / "report"
-    made_from = _inputs(run_dir)
-    if read_record(report / STAMP) == {"made_from": made_from, "files": _hashes(report)}:
+    # A stage's record stands for its tables, figures and notebook, and the manifest's time-bound parts follow from it.
+    sources = [Path(__file__), *PAGES.iterdir(), *run_dir.glob("stages/*.json"), *run_dir.glob("notebooks/*/*.svg")]
+    made_from = _digest([*sources, run_dir / "tables" / "claims.csv"])
+    stamp = report / STAMP
+    if stamp.is_file() and stamp.read_bytes() == f"{made_from}\n{_digest(report.rglob('*'))}\n".encode():
         return report / "index.html"
     with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=run_dir) as folder:
         aside, old = Path(folder, report.name), Path(folder, "old")
         _write_pages(run_dir, figures_dir, aside)
-        write_record(aside / STAMP, {"made_from": made_from, "files": _hashes(aside)})
+        (aside / STAMP).write_text(f"{made_from}\n{_digest(aside.rglob('*'))}\n", encoding="utf-8")
         if report.exists():
             report.replace(old)
         aside.replace(report)
     return report / "index.html"
 
 
-def _hashes(report: Path) -> dict[str, str]:
-    files = [path for path in sorted(report.rglob("*")) if path.is_file() and path.name != STAMP]
-    return {path.relative_to(report).as_posix(): sha256_file(path) for path in files}
+def _digest(paths: Iterable[Path]) -> str:
+    """Return one hash of the names and bytes of several files, the stamp apart."""
+    files = sorted((path.name, sha256_file(path)) for path in paths if path.is_file() and path.name != STAMP)
+    return hashlib.sha256(repr(files).encode()).hexdigest()
 
 
 def _write_pages(run_dir: Path, figures_dir: Path, report: Path) -> None:
-    """Write all that a report holds into a new folder."""
-    from cpx_utils.interactive_map import map_content, read_map
-
     records = stage_records(run_dir)
     notebooks = _notebooks(run_dir, records)
-    figures = _copy_figures(records, notebooks, figures_dir, report / FIGURES_FOLDER)
-    content = _index_content(run_dir, records) | {"figures": figures}
-    compounds = read_map(run_dir)
-    shared = {
-        "questions": {stage: question for stage, (question, _) in notebooks.items()},
-        "has_map": compounds is not None,
-        "simulated": content["simulated"],
-    }
-    _write_notebook_pages(notebooks, report / PAGES_FOLDER, shared)
+    content = _index_content(run_dir, records)
+    compounds = _map_content(run_dir)
+    questions = {stage: question for stage, (question, _) in notebooks.items()}
+    shared = {"questions": questions, "has_map": compounds is not None, "simulated": content["simulated"]}
+    figures = _copy_figures(records, notebooks, figures_dir, report / "figures")
+    for stage, (question, notebook) in notebooks.items():
+        page = {"title": question, "content": Markup(notebook_html(notebook, run_dir / "notebooks"))}
+        _write_page(report / "notebooks" / f"{stage}.html", "notebook", shared | page)
     if compounds is not None:
-        _write_page(report / "map.html", "map", shared | map_content(compounds))
-    _write_page(report / "index.html", "index", shared | content)
-
-
-def _inputs(run_dir: Path) -> dict[str, str]:
-    """Return the hashes of what the report is made from; a stage's record stands for its tables and figures."""
-    ours = [Path(__file__), Path(__file__).with_name("interactive_map.py"), *sorted(TEMPLATES.iterdir())]
-    files = [*sorted((run_dir / "stages").glob("*.json")), run_dir / "tables" / "claims.csv", *ours]
-    # The manifest's own time-bound parts follow from the records.
-    return {path.name: sha256_file(path) for path in files if path.is_file()}
-
-
-@functools.cache
-def _templates() -> Any:
-    """Return the jinja2 environment: everything that comes from data is escaped."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, loader=jinja2.FileSystemLoader(TEMPLATES)
-    )
-    environment.filters["table"] = _table
-    environment.filters["emphasised"] = _emphasised
-    environment.filters["literal"] = repr
-    return environment
+        _write_page(report / "map.html", "map", shared | compounds)
+    _write_page(report / "index.html", "index", shared | content | {"figures": figures})
 
 
 def _write_page(path: Path, template: str, content: dict) -> None:
-    """Write a page of the report; `content` may bring more style, and scripts, which its policy then allows."""
-    from markupsafe import Markup
-
-    folder_up = "" if path.parent.name == "report" else "../"
-    style = (TEMPLATES / "report.css").read_text(encoding="utf-8") + content.get("more_style", "")
-    hashes = [hashlib.sha256(script.encode()).digest() for script in content.get("scripts", ())]
-    allowed = [f"'sha256-{base64.b64encode(digest).decode()}'" for digest in hashes]
+    """Write a page of the report, all that comes from data escaped; its policy allows `content["scripts"]` alone."""
+    loader = jinja2.FileSystemLoader(PAGES)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, loader=loader)
+    environment.filters |= {"table": _table, "emphasised": _emphasised, "literal": repr}
+    digests = [hashlib.sha256(script.encode()).digest() for script in content.get("scripts", ())]
+    allowed = [f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests]
     policy = f"{POLICY}; script-src {' '.join(allowed)}" if allowed else POLICY
-    known = {"policy": policy, "page": path.stem, "up": folder_up}
-    page = _templates().get_template(f"{template}.html").render(known | content | {"style": Markup(style)})
-    with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    style = Markup((PAGES / "report.css").read_text(encoding="utf-8"))
+    known = {"policy": policy, "style": style, "page": path.stem, "up": "../" if template == "notebook" else ""}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(environment.get_template(f"{template}.html").render(known | content), encoding="utf-8")
 
 
 def _copy_figures(records: dict[str, dict], notebooks: dict, figures_dir: Path, folder: Path) -> list[dict]:
@@ -140,49 +119,34 @@ def _copy_figures(records: dict[str, dict], notebooks: dict, figures_dir: Path, 
     folder.mkdir(parents=True)
     figures = []
     for stage, record in records.items():
+        cells = notebooks[stage][1].cells if stage in notebooks else []
         for figure in record["figures"]:
-            picture = figures_dir / f"{figure['name']}.png"
-            files = [picture.with_suffix(suffix) for suffix in (".png", ".svg", ".csv")]
+            name = figure["name"]
+            files = [figures_dir / f"{name}.png", figures_dir / f"{name}.csv"]
             # Drawn into another folder, when the call before had other --figures, or since drawn by another profile
             if not all(_is_recorded(path, record["writes"].get(FIGURE_PREFIX + path.name)) for path in files):
                 continue
             for path in files:
                 shutil.copyfile(path, folder / path.name)
-            # A PNG's width and height stand after its signature and the head of its first chunk. With them a page
-            # doesn't jump while pictures load.
-            width, height = struct.unpack(">II", picture.read_bytes()[16:24])
-            place = f"{PAGES_FOLDER}/{stage}.html{_cell_of(figure['name'], notebooks.get(stage))}"
-            figures.append({"title": ""} | figure | {"stage": stage, "width": width, "height": height, "place": place})
+            makers = [cell.id for cell in cells if cell.cell_type == "code" and f'"{name}"' in cell.source]
+            place = f"notebooks/{stage}.html" + "".join(f"#cell-id={maker}" for maker in makers[:1])
+            figures.append({"title": ""} | figure | {"stage": stage, "place": place})
     return figures
 
 
 def _is_recorded(path: Path, digest: str | None) -> bool:
-    """Say whether a file is, byte for byte, what a record says of it."""
+    """Say whether a file is, byte for byte, what a record says."""
     return path.is_file() and sha256_file(path) == digest
 
 
-def _cell_of(figure: str, notebook: tuple | None) -> str:
-    """Return the anchor of the cell that makes a figure, "" if there is none."""
-    cells = notebook[1].cells if notebook else []
-    made_by = [cell.get("id") for cell in cells if cell.cell_type == "code" and f'"{figure}"' in cell.source]
-    return f"#cell-id={made_by[0]}" if made_by and made_by[0] else ""
-
-
-def _table(frame: pd.DataFrame, name: str) -> Any:
-    """Return a table as HTML: numbers with three or four digits, missing ones as nothing.
-
-    It scrolls in a box of its own, which the keyboard reaches and a screen reader calls `name`.
-    """
-    from markupsafe import Markup, escape
-
-    text = frame.to_html(index=False, na_rep="", float_format="%.4g", border=0, classes="", escape=True)
+def _table(frame: pd.DataFrame, name: str) -> Markup:
+    """Return a table as HTML, called `name` for a screen reader; it scrolls in a box that the keyboard reaches."""
+    text = frame.to_html(index=False, na_rep="", float_format="%.4g", border=0, escape=True)
     return Markup(f'<div class="wide" role="region" tabindex="0" aria-label="{escape(name)}">{text}</div>')
 
 
-def _emphasised(sentence: str) -> Any:
+def _emphasised(sentence: str) -> Markup:
     """Return a sentence as HTML, escaped, with Markdown's **bold** and `code` as such."""
-    from markupsafe import Markup, escape
-
     bold = re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", str(escape(sentence)))
     return Markup(re.sub(r"`(.+?)`", r"<code>\1</code>", bold))
 
@@ -192,89 +156,52 @@ def _index_content(run_dir: Path, records: dict[str, dict]) -> dict:
     manifest = read_json(run_dir / "manifest.json")
     screen = read_json(run_dir / "screen.json") if (run_dir / "screen.json").is_file() else {}
     testability = run_dir / "tables" / "testability.csv"
-    untestable = []
-    if testability.is_file():
-        frame = pd.read_csv(testability)
-        untestable = frame[~frame["testable"]].to_dict("records")
-    columns = ["file", "address", "bytes", "sha256", "verified", "licence", "citation"]
-    sources = screen.get("sources", [])
+    endpoints = pd.read_csv(testability) if testability.is_file() else pd.DataFrame({"testable": []}, dtype=bool)
+    timings = [(stage, part["seconds"], part["peak_mb"]) for stage, part in manifest["stages"].items()]
+    steps = [(stage, *step.values()) for stage, record in records.items() for step in record["steps"]]
     return {
         "title": f"cpx on the {manifest['dataset']} screen",
         "manifest": manifest,
         "simulated": manifest["dataset"] == "simulated",
-        "untestable": untestable,
+        "untestable": endpoints[~endpoints["testable"]].to_dict("records"),
         "learned": [(stage, record["learned"]) for stage, record in records.items() if record["learned"]],
         "notes": screen.get("notes", []),
-        "sources": pd.DataFrame(sources).reindex(columns=columns) if sources else None,
-        **_timings(manifest, records),
+        "sources": pd.DataFrame(screen.get("sources", []), columns=SOURCES),
+        "timings": pd.DataFrame(timings, columns=["notebook", "seconds", "peak MB"]),
+        "steps": pd.DataFrame(steps, columns=["notebook", "step", "seconds", "peak MB"]),
         **_claims(run_dir / "tables" / "claims.csv"),
     }
 
 
-def _timings(manifest: dict, records: dict[str, dict]) -> dict:
-    """Return time and memory of the notebooks and of the steps inside them."""
-    timings = [
-        {"notebook": stage, "seconds": part["seconds"], "peak MB": part["peak_mb"]}
-        for stage, part in manifest["stages"].items()
-    ]
-    steps = [
-        {"notebook": stage, "step": step["step"], "seconds": step["seconds"], "peak MB": step["peak_mb"]}
-        for stage, record in records.items()
-        for step in record["steps"]
-    ]
-    return {"timings": pd.DataFrame(timings), "steps": pd.DataFrame(steps) if steps else None}
-
-
 def _claims(path: Path) -> dict:
-    """Return a sentence of all verdicts, each verdict with its primary comparison in words, and all comparisons."""
-    from cpx_utils.profiles import CLAIM_TEXTS, VERDICTS
-
+    """Return a sentence on all verdicts, each verdict with its primary comparison in words, and all comparisons."""
     if not path.is_file():
         return {"verdicts": [], "comparisons": None, "summary": ""}
     claims = pd.read_csv(path)
-    verdicts = [
-        {
-            "claim": row.claim,
-            "text": CLAIM_TEXTS.get(row.claim, ""),
-            "verdict": row.verdict,
-            "kind": row.verdict.lower().replace(" ", "-"),
-            "numbers": _comparison(row._asdict()),
-            "reason": row.reason,
-        }
-        for row in claims[claims["verdict"].notna()].fillna({"reason": "", "reference": ""}).itertuples()
-    ]
-    counts = claims["verdict"].value_counts().reindex(VERDICTS, fill_value=0)
-    n_supported = counts.pop("supported")
-    parts = [f"{n_supported or 'none'} {'is' if n_supported < 2 else 'are'} supported"]
-    parts += [f"{n} {verdict}" for verdict, n in counts.items() if n]
+    primary = claims[claims["verdict"].notna()].fillna({"reason": "", "reference": ""}).to_dict("records")
+    given = [row["verdict"] for row in primary]
+    counts = [f"{given.count(name) or 'none'} {name}" for name in VERDICTS if name in ["supported", *given]]
     return {
-        "verdicts": verdicts,
-        "comparisons": claims.drop(columns=["screen", "reason"]),
-        "summary": f"Of {len(verdicts)} claims, {', '.join(parts)}.",
+        "verdicts": [row | {"text": CLAIM_TEXTS.get(row["claim"], ""), "numbers": _comparison(row)} for row in primary],
+        "comparisons": claims.reindex(columns=COMPARISONS),
+        "summary": f"Of {len(primary)} claims: {', '.join(counts)}.",
     }
 
 
 def _comparison(row: dict) -> str:
     """Return a row of the claims table as a line: what, of which method, against which, the gain."""
     from cpx_utils.plots import ENDPOINT_LABELS, method_label
-    from cpx_utils.profiles import UNITS
 
-    words = ENDPOINT_LABELS.get(row["endpoint"], row["endpoint"])
-    words += f" ({UNITS[row['endpoint']]})" if row["endpoint"] in UNITS else ""
-    words += f": {method_label(row['method'])}"
-    known = row.get("value_method"), row.get("value_reference")
-    values = ["" if value is None or pd.isna(value) else f" {value:.3f}" for value in known]
-    words += values[0]
-    if row["reference"]:
-        itself = row["reference"] == "deranged"
-        words += f" against {'itself on deranged pairs' if itself else method_label(row['reference'])}{values[1]}"
-    if not pd.isna(row["effect"]):
-        gain = f"{row['effect']:+.3f} [{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]"
-        words += f", gain {gain.replace('-', '−')}"
+    endpoint, reference = row["endpoint"], row["reference"]
+    values = [f" {row[name]:.3f}" if pd.notna(row.get(name)) else "" for name in ("value_method", "value_reference")]
+    words = f"{ENDPOINT_LABELS.get(endpoint, endpoint)} ({UNITS.get(endpoint, 'value')}): "
+    words += f"{method_label(row['method'])}{values[0]}"
+    if reference:
+        itself = reference == "deranged"
+        words += f" against {'itself on deranged pairs' if itself else method_label(reference)}{values[1]}"
+    if pd.notna(row["effect"]):
+        words += f", gain {row['effect']:+.3f} [{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]".replace("-", "−")
     return words
-
-
-# --- notebooks as pages -------------------------------------------------------------------------------------
 
 
 def _notebooks(run_dir: Path, records: dict[str, dict]) -> dict[str, tuple[str, Any]]:
@@ -287,133 +214,62 @@ def _notebooks(run_dir: Path, records: dict[str, dict]) -> dict[str, tuple[str, 
         by_hand = "run" not in record and path.is_file()  # nobody recorded which notebook that was
         if by_hand or _is_recorded(path, record.get("run", {}).get("notebook")):
             notebook = nbformat.read(path, as_version=4)
-            headings = [cell.source for cell in notebook.cells if cell.source.startswith("# ")]
-            notebooks[stage] = headings[0].partition("\n")[0].lstrip("# ") if headings else stage, notebook
+            notebooks[stage] = notebook.cells[0].source.partition("\n")[0].lstrip("# ") or stage, notebook
     return notebooks
 
 
-def _write_notebook_pages(notebooks: dict[str, tuple[str, Any]], folder: Path, shared: dict) -> None:
-    """Write each executed notebook as a page that leads to those beside it."""
-    from markupsafe import Markup
-
-    stages = list(notebooks)
-    for before, stage, after in zip(["", *stages], stages, [*stages[1:], ""], strict=False):
-        question, notebook = notebooks[stage]
-        content = {"title": question, "content": Markup(notebook_html(notebook)), "more_style": _code_style()}
-        _write_page(folder / f"{stage}.html", "notebook", shared | content | {"before": before, "after": after})
-
-
-@functools.cache
-def _code_style() -> str:
-    """Return the colours of code, light and dark."""
-    from pygments.formatters import HtmlFormatter
-
-    light, dark = (HtmlFormatter(style=name).get_style_defs(".highlight") for name in ("xcode", "github-dark"))
-    background = ".highlight, .highlight pre { background: var(--card); }"
-    return f"\n{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n{background}\n"
-
-
-@functools.cache
-def _exporter() -> Any:
-    """Return what turns a notebook into a piece of HTML without page, scripts or styles."""
-    from nbconvert import HTMLExporter
-
-    return HTMLExporter(template_name="basic")
-
-
-def notebook_html(notebook: Any) -> str:
+def notebook_html(notebook: Any, folder: str | Path = ".") -> str:
     """Return an executed notebook as a piece of HTML that needs no network and no JavaScript.
+
+    Formulas become MathML; scripts, widgets, progress bars and pictures from elsewhere are left out.
 
     Parameters
     ----------
     notebook
         An nbformat version 4 notebook; it isn't changed.
-
-    Returns
-    -------
-    str
-        Formulas are MathML; scripts, widgets, progress bars and pictures from elsewhere are left out.
+    folder
+        Where the pictures lie that its text refers to: they become part of the page.
     """
-    notebook = copy.deepcopy(notebook)
-    formulas: list[str] = []
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            cell.source = _hide_formulas(cell.source, formulas)
-        for output in cell.get("outputs", ()):
-            for kind in {"image/png", "image/jpeg"} & output.get("data", {}).keys():
-                output.setdefault("metadata", {}).setdefault(kind, {}).setdefault("alt", NO_WORDS)
-            if output.get("name") == "stderr":
-                lines = re.split(r"[\r\n]+", output.text)
-                output.text = "\n".join(line for line in lines if "%|" not in line).strip()
-            data = output.get("data", {})
-            for kind in [kind for kind in data if "javascript" in kind or "widget" in kind]:
-                del data[kind]
-            if "text/markdown" in data:
-                data["text/markdown"] = _hide_formulas("".join(data["text/markdown"]), formulas)
-        if "outputs" in cell:
-            cell.outputs = [output for output in cell.outputs if output.get("text") != ""]
-    page, _ = _exporter().from_notebook_node(notebook)
-    page = re.sub(r"<script\b.*?</script\s*>", "", page, flags=re.IGNORECASE | re.DOTALL)
-    page = re.sub(r"<link\b[^>]*>", "", page, flags=re.IGNORECASE)
-    page = re.sub(
-        r"<(img|iframe|video|audio|source|embed|object)\b[^>]*?\b(?:src|data)\s*=\s*[\"']?(?:https?:)?//[^>]*>",
-        "",
-        page,
-        flags=re.IGNORECASE,
-    )
-    page = page.replace("<th></th>", "<td></td>")  # pandas leaves corners empty: those are no headings
-    # Tables that are wider than the page scroll in their own box: the keyboard must reach it.
-    reachable = '<div tabindex="0" role="group" aria-label="Table" class="output_html'
-    page = page.replace('<div class="output_html', reachable)
-    return re.sub(r"xformulax(\d+)x", lambda match: formulas[int(match[1])], page)
+    import nbformat
+    from nbconvert import HTMLExporter
+    from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+
+    notebook = nbformat.from_dict(notebook)
+    for output in [output for cell in notebook.cells for output in cell.get("outputs", ())]:
+        for kind in {"image/png", "image/jpeg"} & output.get("data", {}).keys():
+            output.metadata.setdefault(kind, {}).setdefault("alt", "Picture without a description")
+        if output.get("name") == "stderr":
+            output.text = "\n".join(line for line in re.split(r"[\r\n]+", output.text) if "%|" not in line).strip()
+    exporter = HTMLExporter(template_name="basic", sanitize_html=True)
+    exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
+    renderer = IPythonRenderer(escape=False, embed_images=True, path=str(folder), exclude_anchor_links=True)
+    renderer.inline_math, renderer.block_math = formula_html, functools.partial(formula_html, block=True)
+    exporter.register_filter("markdown2html", MarkdownWithMath(renderer=renderer).render)
+    exporter.register_filter("clean_html", _harmless)
+    return exporter.from_notebook_node(notebook)[0]
 
 
-# Code in fences or between backticks is left alone; then $$...$$ and $...$ as pandoc understands them: a
-# single dollar opens before a character and closes after one, so that "$5 and $6" stays money.
-_FORMULA = re.compile(
-    r"(?P<code>^(?P<fence>```+|~~~+).*?^(?P=fence)|(?P<ticks>`+)(?!`).*?(?<!`)(?P=ticks)(?!`))"
-    r"|\$\$(?P<block>.+?)\$\$"
-    r"|(?<![\\$])\$(?=[^\s$])(?P<line>(?:\\.|[^$\\`])*?(?:\\.|[^\s\\$`]))\$(?![\d$])",
-    flags=re.DOTALL | re.MULTILINE,
-)
+def _harmless(page: str) -> str:
+    """Return HTML without anything that runs or loads; nbconvert's own sanitiser would take headings and pictures, too.
 
+    The words of other elements stay, so styles (pandas brings one with each table) and scripts go as a whole before.
+    """
+    import bleach
 
-def _hide_formulas(source: str, formulas: list[str]) -> str:
-    """Replace the formulas of a Markdown text by marks that pass through; add their MathML to `formulas`."""
-
-    def mark(match: re.Match) -> str:
-        if match["code"]:
-            return match[0]
-        formulas.append(formula_html(match["block"] or match["line"], block=match["block"] is not None))
-        return f"xformulax{len(formulas) - 1}x"
-
-    return _FORMULA.sub(mark, source)
+    page = re.sub(r"<(style|script)\b.*?</\1\s*>", "", page, flags=re.IGNORECASE | re.DOTALL)
+    protocols = ["http", "https", "mailto", "data"]
+    return bleach.clean(page, tags=TAGS, attributes=ATTRIBUTES, protocols=protocols, strip=True)
 
 
 def formula_html(tex: str, block: bool = False) -> str:
-    """Return a TeX formula as MathML; as escaped code if it can't be converted.
-
-    Parameters
-    ----------
-    tex
-        Without its dollars.
-    block
-        Whether it stands on a line of its own.
-    """
-    from html import escape
-
+    """Return a TeX formula without its dollars as MathML, a `block` on a line of its own; as code if that fails."""
     from latex2mathml.converter import convert
 
-    # latex2mathml knows these by other names
-    for pattern, plain in (
-        (r"\{aligned\}|\{align\*?\}", "{align*}"),
-        (r"\\arg\b", r"\\operatorname{arg}"),
-        (r"\\[dt]frac\b", r"\\frac"),
-        (r"\\lVert\b|\\rVert\b", r"\\Vert "),
-    ):
-        tex = re.sub(pattern, plain, tex.strip())
+    others = {"{aligned}": "{align*}", r"\tfrac": r"\frac", r"\lVert": r"\Vert ", r"\rVert": r"\Vert "}
+    for name, known in others.items():  # latex2mathml knows these by another name
+        tex = tex.replace(name, known)
     try:
-        formula = convert(tex, display="block" if block else "inline")
+        formula = convert(tex.strip(), display="block" if block else "inline")
     except Exception:  # the converter fails in many ways; the formula's source is still readable
         formula = ""
     # It passes on what it doesn't know, with its backslash or as a bare ampersand.
@@ -422,16 +278,72 @@ def formula_html(tex: str, block: bool = False) -> str:
     return formula
 
 
-def remote_references(folder: str | Path) -> list[str]:
-    """Return what the pages of a folder would load from a network, as "page: address"; links are fine."""
-    pattern = re.compile(
-        r"<(?:script|link|img|iframe|source|video|audio|embed|object)\b[^>]*?"
-        r"(?:src|href|data)\s*=\s*[\"']?((?:https?:)?//[^\"'\s>]+)"
-        r"|(?:@import|url\()\s*[\"']?((?:https?:)?//[^\"')\s]+)",
-        flags=re.IGNORECASE,
-    )
-    found = []
-    for page in sorted(Path(folder).rglob("*.html")):
-        for match in pattern.finditer(page.read_text(encoding="utf-8")):
-            found.append(f"{os.path.relpath(page, folder)}: {match[1] or match[2]}")
-    return found
+def _map_content(run_dir: Path) -> dict | None:
+    """Return what the map's page shows, None where the run has no map.
+
+    Positions are those of notebook 05's UMAP, neighbours the nearest by cosine in the full embedding.
+    """
+    from bokeh.embed import components
+    from bokeh.resources import INLINE
+
+    from cpx_utils.plots import method_label, order_methods
+
+    files = [run_dir / "tables" / name for name in ("map.csv", "map_nearest.csv")]
+    if not files[1].is_file():
+        return None
+    names = dict.fromkeys(["method", "compound", "neighbour", "label"], str)
+    points, nearest = (pd.read_csv(path, dtype=names, keep_default_na=False) for path in files)
+    if points.empty:
+        return None
+    near = nearest[nearest["rank"] <= 3].sort_values("rank", kind="stable")
+    near = near.assign(nearest=near["neighbour"] + near["cosine"].map(" ({:.2f})".format))
+    near = near.groupby(["compound", "method"])["nearest"].agg(", ".join)
+    placed = points.set_index(["compound", "method"])[["x", "y"]].join(near).unstack("method")
+    placed.columns = [f"{value} {method}" for value, method in placed.columns]
+    # The order that the figure's colours follow
+    labels = points["label"].value_counts().drop("other", errors="ignore").index[: len(MARKS)].tolist()
+    compounds = points.drop_duplicates("compound").set_index("compound")["label"]
+    compounds = compounds.where(compounds.isin(labels), OTHER).sort_values(key=lambda label: label == OTHER)
+    known = pd.read_parquet(run_dir / "compounds.parquet").set_index(COMPOUND)["MoA"].map("; ".join)
+    mechanisms = known.reindex(compounds.index).replace("", None).fillna("mechanism unknown")
+    table = pd.DataFrame({"label": compounds, "mechanisms": mechanisms}).head(MAX_SHOWN).join(placed).reset_index()
+    methods = order_methods(points["method"].unique())
+    columns = {f"nearest {method}": f"nearest by {method_label(method)} (cosine)" for method in methods}
+    table[[*columns]] = table[[*columns]].fillna("")
+    script, plot = components(_map_plot(table, methods, labels), wrap_script=False)
+    return {
+        "title": f"Map of {len(table):,} unseen compounds",
+        "n_test": len(compounds),
+        "n_shown": len(table),
+        "plot": Markup(plot),
+        "compounds": table[["compound", "mechanisms", *columns]].rename(columns=columns),
+        "scripts": [Markup(part) for part in (*INLINE.js_raw, script)],
+    }
+
+
+def _map_plot(table: pd.DataFrame, methods: list[str], labels: list[str]) -> Any:
+    """Return a tab for each method; a compound chosen in one is chosen in all, since they share their source."""
+    from bokeh.models import CDSView, ColumnDataSource, GroupFilter, HoverTool, TabPanel, Tabs, TapTool
+    from bokeh.plotting import figure
+
+    from cpx_utils.plots import CATEGORY_COLOURS, method_label
+
+    source = ColumnDataSource(table)
+    # Grey ones are drawn first, so that they hide none that has a name.
+    styles = {OTHER: ("#8C8C8C", "circle")} | dict(zip(labels, zip(CATEGORY_COLOURS, MARKS, strict=True), strict=False))
+    tabs = []
+    for method in methods:
+        plot = figure(tools="pan,wheel_zoom,box_zoom,reset", height=640, sizing_mode="stretch_width")
+        plot.axis.visible = plot.grid.visible = False
+        plot.toolbar.logo = None
+        for label, (colour, mark) in styles.items():
+            plot.scatter(
+                f"x {method}", f"y {method}", source=source, legend_label=label, fill_color=colour, marker=mark,
+                view=CDSView(filter=GroupFilter(column_name="label", group=label)), size=6 if label == OTHER else 12,
+                line_color="white", selection_line_color="black", selection_line_width=2, nonselection_alpha=0.4,
+            )  # fmt: skip
+        plot.add_layout(plot.legend[0], "below")
+        plot.legend.update(click_policy="hide", ncols=2, location="left", border_line_color=None)
+        plot.add_tools(HoverTool(tooltips=TOOLTIP.replace("METHOD", method), limit=2), TapTool())
+        tabs.append(TabPanel(child=plot, title=method_label(method)))
+    return Tabs(tabs=tabs, sizing_mode="stretch_width")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import nbformat
 import pandas as pd
+from small_report import remote_references
 
 from cpx_utils.provenance import read_json, stage_records
-from cpx_utils.report import remote_references
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = {path.stem: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}

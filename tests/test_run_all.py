@@ -12,12 +12,12 @@ import nbformat
 import pandas as pd
 import psutil
 import pytest
+from small_report import remote_references
 from stub_notebooks import write_notebook, write_study
 
 from cpx_utils.kernels import StageProcess
 from cpx_utils.pipeline import main
 from cpx_utils.provenance import Workspace, read_json, stage_record_path, stage_records
-from cpx_utils.report import remote_references
 
 ALL = ["01_prepare", "02_baselines", "03_contrastive", "05_cluster"]
 
