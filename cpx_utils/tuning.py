@@ -13,6 +13,7 @@ scores on true pairs are noise, and so is the choice, which then favours neither
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
@@ -30,7 +31,7 @@ from cpx_utils.profiles import COMPOUND, CONTROL, ScreenError
 
 BEST = {"retrieval": "lowest", "replicates": "highest"}
 ENOUGH_SCORES = 500  # held-out compounds after which no further part is held out: the mean rank is known to 0.01
-CHOICE_COLUMNS = ["candidate", "score", "value", "standard_error", "n_compounds", "chosen"]
+CHOICE_COLUMNS = ["candidate", "parameters", "score", "value", "standard_error", "n_compounds", "chosen"]
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class Choice:
     parameters : dict
         Of the winner, for `set_params`.
     table : DataFrame
-        One row a candidate: `candidate` (its parameters in words), `score` (which one), `value`, `standard_error`,
-        `n_compounds` (both over held-out training compounds) and `chosen`.
+        One row a candidate: `candidate` (its parameters in words), `parameters` (in JSON), `score` (which one),
+        `value`, `standard_error`, `n_compounds` (both over held-out training compounds) and `chosen`.
     """
 
     parameters: dict[str, Any]
@@ -146,7 +147,10 @@ def choose(
         if best not in options:
             options.append(best)
             values += _held_out_scores(encoder, [best], prepared, parts, score)
-    rows = [(in_words(parameters), score, *_summary(one)) for parameters, one in zip(options, values, strict=True)]
+    rows = [
+        (in_words(parameters), json.dumps(parameters), score, *_summary(one))
+        for parameters, one in zip(options, values, strict=True)
+    ]
     table = pd.DataFrame(rows, columns=CHOICE_COLUMNS[:-1])
     winner = int(np.argmin((sign * table["value"]).fillna(np.inf)))
     table["chosen"] = np.arange(len(table)) == winner
