@@ -58,7 +58,7 @@ def test_a_scaler_fitted_on_everything_is_caught_by_both(monkeypatch, tiny_table
 
     monkeypatch.setattr(FeaturePreparation, "fit", fit_on_all)
     current = [tiny_tables[0]]
-    with pytest.raises(ScreenError, match="^CP features of fold random-0-0 are not centred.*took part in scaling"):
+    with pytest.raises(ScreenError, match=r"^CP features of fold random-0-0 are not centred.*took part in scaling"):
         next(crossfit.prepare_folds(*tiny_tables))
     monkeypatch.setattr(crossfit, "_require_own_means", lambda *_: None)
     before = fitted(tiny_tables)
