@@ -268,9 +268,9 @@ def _excel(folder: Path) -> Path:
 
 
 def _read_excel(path: Path) -> list[str]:
-    from cpx_utils.rosetta import _gene_symbols
+    from cpx_utils.datasets import _gene_symbols
 
-    _gene_symbols(["a_at", "b_at"], path)
+    _gene_symbols(["a_at", "b_at"], path, [])
     return []
 
 
