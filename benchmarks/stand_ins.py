@@ -199,10 +199,9 @@ def _write_rosetta(
         dose, plates = np.array([_third_digit(value) for value in dose]), wells[PLATE].tolist()
     expected = pd.DataFrame({PLATE: plates, WELL: wells[WELL] if "well" in names else ""})
     expected[COMPOUND] = wells[COMPOUND].where(~control, "DMSO" if "hub" in paths else "negcon")
-    shared = (
-        wells[DOSE] if kind == "cp" else wells[DOSE].where(known["cp"].to_numpy(), [float(f"{d:.3g}") for d in dose])
-    )
-    expected[DOSE] = shared.where(~control & ("hub" in paths))
+    as_cp = np.full(len(wells), True) if kind == "cp" else known["cp"].to_numpy()  # a dose that CP has, too, is CP's
+    nominal = wells[DOSE].where(as_cp, [float(f"{value:.3g}") for value in dose])
+    expected[DOSE] = nominal.where(~control & ("hub" in paths))
     expected[CONTROL] = control
     ids = [f"{name}-{index % 3 + 1:03d}-0{index % 5}-{index % 9}" for index, name in enumerate(wells[COMPOUND])]
     ids = ids if (dataset, kind) == ("cdrp-bio", "cp") else wells[COMPOUND]

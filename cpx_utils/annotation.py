@@ -59,61 +59,44 @@ def read_table(path: str | Path, columns: Sequence[str], separator: str = ",", *
 # ----------------------------------------------------------------------------- structures, mechanisms, targets
 
 
-def cached_inchikeys(smiles: Sequence[str], cache: Path | None = None) -> list[str]:
+def cached_inchikeys(smiles: Sequence[str], cache: Path) -> list[str]:
     """As `profiles.inchikeys`, kept in the folder `cache` by the hash of the SMILES: thousands take some seconds."""
     distinct = sorted(set(smiles) - {""})
-    path = (cache or Path("/nowhere")) / f"inchikeys-{hashlib.sha256(repr(distinct).encode()).hexdigest()[:16]}.parquet"
+    path = cache / f"inchikeys-{hashlib.sha256(repr(distinct).encode()).hexdigest()[:16]}.parquet"
     try:
         keys = pd.read_parquet(path)["InChIKey"].tolist()
     except (OSError, ValueError, KeyError):  # none yet, or a damaged one
         keys = inchikeys(distinct)
-        if cache:
-            with suppress(OSError), atomic_path(path) as temporary:
-                pd.DataFrame({"InChIKey": keys}, dtype="str").to_parquet(temporary, index=False)
+        with suppress(OSError), atomic_path(path) as temporary:
+            pd.DataFrame({"InChIKey": keys}, dtype="str").to_parquet(temporary, index=False)
     known = dict(zip(distinct, keys, strict=True))
     return [known.get(text, "") for text in smiles]
 
 
-def join_structures(
-    compounds: Sequence[str], sources: Sequence[pd.DataFrame], cache: Path | None = None
-) -> tuple[pd.DataFrame, int]:
+def join_structures(compounds: Sequence[str], sources: Sequence[pd.DataFrame], cache: Path) -> tuple[pd.DataFrame, int]:
     """Structure of each compound from the first source that has one.
 
-    Parameters
-    ----------
-    compounds
-        Ids, in the order of the result.
-    sources
-        Tables with Metadata_Compound, SMILES and InChIKey14, the most trusted first; keys that are ``""`` are computed.
-    cache
-        Folder where computed keys are kept.
-
-    Returns
-    -------
-    table : pandas.DataFrame
-        Metadata_Compound, SMILES, InChIKey14, both ``""`` where unknown.
-    conflicts : int
-        Compounds for which two sources disagree in the InChIKey block.
+    Sources are tables with Metadata_Compound, SMILES and InChIKey14 (``""``: computed from the SMILES, and kept in the
+    folder `cache`), the most trusted first. Returned are a table of these columns, in the order of `compounds`, both
+    ``""`` where unknown, and for how many compounds two sources disagree in the InChIKey block.
     """
     blocks: dict[str, dict[str, str]] = {str(compound): {} for compound in compounds}  # SMILES by block, in order
     for source in sources:
         rows = source[source[COMPOUND].isin(blocks)].drop_duplicates(COMPOUND)
         computed = cached_inchikeys(rows["SMILES"].fillna("").where(rows["InChIKey14"] == "", "").tolist(), cache)
-        for (compound, smiles, block), key in zip(
-            rows[[COMPOUND, "SMILES", "InChIKey14"]].itertuples(index=False), computed, strict=True
-        ):
+        columns = rows[COMPOUND], rows["SMILES"], rows["InChIKey14"], computed
+        for compound, smiles, block, key in zip(*columns, strict=True):
             if block or key:
                 blocks[compound].setdefault(block or key[:BLOCK_LENGTH], smiles)
-    first = [next(iter(found.items()), ("", "")) for found in blocks.values()]
-    columns = {COMPOUND: list(blocks), "SMILES": [text for _, text in first], "InChIKey14": [key for key, _ in first]}
-    return pd.DataFrame(columns), sum(len(found) > 1 for found in blocks.values())
+    first = [(compound, *next(iter(found.items()), ("", ""))) for compound, found in blocks.items()]
+    table = pd.DataFrame(first, columns=[COMPOUND, "InChIKey14", "SMILES"], dtype="str")
+    return table, sum(len(found) > 1 for found in blocks.values())
 
 
 def read_structures(files: Callable[..., list[Path]]) -> list[pd.DataFrame]:
-    """Public structures of Broad compounds, the most trusted first, as `join_structures` takes them.
+    """Public structures of Broad compounds, the most trusted first: Moshkov 2023 (16,978 of CDRP), and InfoAlign.
 
-    They are the two parallel lists of Moshkov 2023 (16,978 CDRP compounds) and InfoAlign's structure.csv.gz; `files` as
-    in `annotate_compounds`.
+    Tables as `join_structures` takes them; `files` as in `annotate_compounds`.
     """
     sources = []
     if lists := files("broad_ids", "broad_smiles"):
@@ -152,12 +135,10 @@ def annotate_mechanisms(structures: pd.DataFrame, hub: pd.DataFrame) -> pd.DataF
     `profiles.COMPOUND_COLUMNS`.
     """
     table = structures[[COMPOUND, "InChIKey14", "SMILES"]].copy()
+    names = list(zip(table[COMPOUND], table["InChIKey14"], strict=True))
     for column in ("MoA", "target"):
         by_compound, by_block = (_united(hub, key, column) for key in (COMPOUND, "InChIKey14"))
-        found = [
-            list(by_compound.get(compound) or by_block.get(block, ()))
-            for compound, block in zip(table[COMPOUND], table["InChIKey14"], strict=True)
-        ]
+        found = [list(by_compound.get(compound) or by_block.get(block, ())) for compound, block in names]
         table[column] = pd.Series(found, index=table.index, dtype=object)
     return table
 
@@ -175,23 +156,15 @@ def _united(hub: pd.DataFrame, key: str, column: str) -> dict[str, dict[str, Non
 
 
 def read_assays(
-    collection: str, paths: Sequence[Path], cache: Path | None = None, without: Collection[str] = ()
+    collection: str, paths: Sequence[Path], cache: Path, without: Collection[str] = ()
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """One collection of assays.
+    """One collection of assays, a key of `COLLECTIONS`, from its files in their order.
 
     ``Moshkov 270`` (doi 10.1038/s41467-023-37570-1; 16,170 CDRP compounds) and ``broad6k``, 32 of its assays as
     InfoAlign (arXiv 2406.12056) publishes them, call an assay by its PUMA id followed by its name; the family is that
     of the protein in the name (`assay_target`), or else the assay's type (cell, biochem, bacterial, ...). InfoAlign's
-    ``ToxCast`` has 617 assays (`toxcast_target`), its ``ChEMBL`` 41 protein targets, called ``ChEMBL SYMBOL``.
-
-    Parameters
-    ----------
-    collection, paths
-        Key of `COLLECTIONS`, and its files in their order.
-    cache
-        Folder where computed keys are kept.
-    without
-        Tasks to leave out, since another collection brings them.
+    ``ToxCast`` has 617 assays (`toxcast_target`), its ``ChEMBL`` 41 protein targets, called ``ChEMBL SYMBOL``. Tasks
+    that are named in `without` are left out; computed keys are kept in the folder `cache`.
 
     Returns
     -------
@@ -240,23 +213,14 @@ def read_assays(
 
 
 def outcomes(
-    labels: pd.DataFrame, tasks: pd.DataFrame, compounds: pd.DataFrame, cache: Path | None = None
+    labels: pd.DataFrame, tasks: pd.DataFrame, compounds: pd.DataFrame, cache: Path
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Outcomes of a screen's compounds in a collection of assays.
+    """Outcomes of a screen's compounds in a collection of assays, as `read_assays` returns it.
 
     The label of a compound in a task is that of the rows with its own full InChIKey: active if any of them is active.
     Where none of them was measured in the task, the rows of its InChIKey block (stereoisomers, isotopes, charge states)
-    decide if they are unanimous. Where they disagree the compound gets no label.
-
-    Parameters
-    ----------
-    labels, tasks
-        As `read_assays` returns them.
-    compounds
-        Metadata_Compound, InChIKey14 and SMILES (both ``""`` for compounds without a structure, which get no label). A
-        compound whose SMILES can't be read is looked up by its block alone.
-    cache
-        Folder where computed keys are kept.
+    decide if they are unanimous. Where they disagree the compound gets no label. `compounds` has Metadata_Compound,
+    InChIKey14 and SMILES; one whose SMILES can't be read is looked up by its block alone, one without both not at all.
 
     Returns
     -------
@@ -275,7 +239,8 @@ def outcomes(
     conflicts = np.where(has_own, own_most > own_least, block_most > block_least).sum(axis=0)
     compound, task = np.nonzero(np.isfinite(wide))
     ids, names = compounds[COMPOUND].to_numpy()[compound], tasks["task"].to_numpy()[task]
-    activity = pd.DataFrame({COMPOUND: ids, "task": names, "active": wide[compound, task].astype(np.int8)})
+    columns = {COMPOUND: ids, "task": names, "active": wide[compound, task].astype(np.int8)}
+    activity = pd.DataFrame(columns, columns=profiles.ACTIVITY_COLUMNS)
     return activity, tasks.assign(conflicts=conflicts).iloc[np.unique(task)].reset_index(drop=True)
 
 
@@ -290,32 +255,20 @@ def hub_targets(compounds: pd.DataFrame, min_active: int = 5) -> tuple[pd.DataFr
     """Annotated targets as tasks: every compound with any target is active on its own targets, inactive on others.
 
     Nobody measured these labels. An inactive compound may well bind; it is only not known to. The tasks carry the
-    source `profiles.ANNOTATED`, by which `profiles.measured_only` leaves them out.
-
-    Parameters
-    ----------
-    compounds
-        Metadata_Compound and target, as `annotate_mechanisms` returns them.
-    min_active
-        Compounds a target needs.
-
-    Returns
-    -------
-    activity, tasks : pandas.DataFrame
-        As of `outcomes`; a task is called ``annotated SYMBOL``, and its family ``annotation: FAMILY``.
+    source `profiles.ANNOTATED`, by which `profiles.measured_only` leaves them out. A target of at least `min_active`
+    compounds is a task ``annotated SYMBOL`` of the family ``annotation: FAMILY``; tables as those of `outcomes`.
     """
     known = compounds.loc[compounds["target"].map(bool), [COMPOUND, "target"]]
     counts = known["target"].map(set).explode().value_counts()
     symbols = sorted(counts.index[counts >= min_active])
     names = [f"annotated {symbol}" for symbol in symbols]
     active = np.array([[symbol in targets for symbol in symbols] for targets in known["target"]], np.int8)
-    columns = {
-        COMPOUND: known[COMPOUND].repeat(len(symbols)).to_numpy(),
-        "task": np.tile(names, len(known)).astype(object),
-    }
+    held, asked = known[COMPOUND].repeat(len(symbols)).to_numpy(), np.tile(np.array(names, dtype=object), len(known))
+    columns = {COMPOUND: held, "task": asked, "active": active.reshape(-1)}
+    activity = pd.DataFrame(columns, columns=profiles.ACTIVITY_COLUMNS)
     families = [f"annotation: {target_family(symbol)}" for symbol in symbols]
     tasks = {"task": names, "target": symbols, "family": families, "source": ANNOTATED}
-    return pd.DataFrame(columns | {"active": active.reshape(-1)}), pd.DataFrame(tasks, dtype="str").assign(conflicts=0)
+    return activity, pd.DataFrame(tasks, dtype="str").assign(conflicts=0)
 
 
 def annotate_compounds(
@@ -324,14 +277,12 @@ def annotate_compounds(
     cache: Path,
     *,
     own: Sequence[pd.DataFrame] = (),
-    collections: Sequence[str] = ("broad6k", "ToxCast", "ChEMBL"),
+    collections: Sequence[str] = (*COLLECTIONS, ANNOTATED),
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, list[str]]:
-    """Structures, MoA, targets and assay outcomes of Broad compounds, from the registry's annotation files.
+    """Structures, MoA, targets and assay outcomes of Broad compounds (BRD ids), from the registry's annotation files.
 
     Parameters
     ----------
-    compounds
-        BRD ids of 13 characters.
     files
         Gives the paths of the roles named, or ``[]`` where the screen lacks one of them, whose table is then done
         without: hub; broad_ids with broad_smiles, broad6k_structures (structures); those of `COLLECTIONS` (assays).
@@ -344,9 +295,8 @@ def annotate_compounds(
 
     Returns
     -------
-    compounds, activity, tasks : pandas.DataFrame
+    compounds, activity, tasks, notes
         As in `Screen`.
-    notes : list of str
     """
     hub = pd.DataFrame(columns=[COMPOUND, "SMILES", "InChIKey14", "MoA", "target"], dtype=object)
     for path in files("hub"):
@@ -389,19 +339,11 @@ def annotate_compounds(
 def reach(screen: Screen, min_active: int = 25, min_inactive: int = 25) -> pd.DataFrame:
     """How many paired compounds each table of outcomes reaches, and what can be tested on it.
 
-    Parameters
-    ----------
-    screen
-    min_active, min_inactive
-        Labels of each kind a task needs among the paired compounds to be tested.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row a source in the order of the tasks, then one for mechanisms: source, compounds (paired ones with any
-        label), tasks (with any such label), tested (tasks with enough labels of both kinds), labels, conflicts (as of
-        `outcomes`, of all compounds) and families (tasks of the most frequent ones). In the row of mechanisms, tasks
-        are MoAs, tested those of at least two compounds of different structure, labels pairs of compound and MoA.
+    One row a source in the order of the tasks, then one for mechanisms: source, compounds (paired ones with any label),
+    tasks (with any such label), tested (tasks with at least `min_active` and `min_inactive` such labels), labels,
+    conflicts (as of `outcomes`, of all compounds) and families (tasks of the most frequent ones). In the row of
+    mechanisms, tasks are MoAs, tested those of at least two compounds of different structure, labels pairs of compound
+    and MoA.
     """
     paired = profiles.paired_compounds(screen)
     counts = profiles.task_counts(screen, min_active, min_inactive)
@@ -441,13 +383,8 @@ def assay_target(name: str) -> tuple[str, str]:
     name. A name of one human protein (a short list in families.toml) decides. Names of processes and of other organisms
     tell no target. A word is a symbol if it holds a digit or is all capitals, and a rule of families.toml matches it
     without hyphens, in capitals and without ``Inhibition``, ``Inhibitor`` or ``invitro`` at its end. A name with two
-    proteins tells none. The words kinase and phosphodiesterase tell the family alone.
-
-    Returns
-    -------
-    target, family : str
-        HGNC symbol, ``""`` if the name tells no single protein; one of `FAMILIES` but never other, ``""`` if neither
-        the name nor the protein tells it.
+    proteins tells none. The words kinase and phosphodiesterase tell the family alone. Returned are the HGNC symbol,
+    ``""`` if the name tells no single protein, and one of `FAMILIES` but never other, ``""`` if nothing tells it.
     """
     name = re.split(r"\.(?=Absorb|Fluor|Lumin|Reporter|ImmFluor|QPCR)", name)[0].removeprefix("MLPCN").strip()
     lower = f" {name.lower()} "

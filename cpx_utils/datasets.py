@@ -28,12 +28,10 @@ from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, PLATE, WELL, Screen, Scr
 from cpx_utils.provenance import sha256_file
 from cpx_utils.user_screens import examine_user_screen, read_description, read_user_screen
 
-PROGRESS_BYTES = 1 << 20  # an attempt that brings so much is followed by another at once, as often as it takes
+RETRIES = 6  # after a break or damage, with growing pauses
 PASSING_STATUS = {408, 425, 429, *range(500, 600)}  # too busy or too slow now; others from 400 on are refusals
 TIMEOUT = (15, 45)  # seconds to connect, and between bytes
-S3_PART_BYTES = 8 << 20  # the default of Amazon's own tools
-# Part sizes that common tools upload with; a server's ETag doesn't tell which was used.
-USUAL_PART_BYTES = tuple(size << 20 for size in (5, 8, 10, 15, 16, 25, 32, 50, 64, 100, 128))
+S3_PART_BYTES = 8 << 20  # the default of Amazon's own tools; an ETag doesn't tell it
 CHECKS = {"sha256": "SHA-256", "git_blob_id": "git blob id", "s3_etag": "S3 ETag"}  # of screens.toml, in words
 # The two CP tables that the Rosetta screens come with, and their roles: selected features, or all of them.
 CP_TABLES = {"selected": "cp", "all": "cp_all"}
@@ -85,13 +83,12 @@ class _RefusedError(Exception):
     """A download that can't work however often it is tried."""
 
 
-def checksum(path: str | Path, kind: str, like: str = "", part_bytes: int = S3_PART_BYTES) -> str:
+def checksum(path: str | Path, kind: str, like: str = "") -> str:
     """A file's checksum of one of the kinds in `CHECKS`.
 
     Git's blob id is the SHA-1 of ``blob <bytes>\\0`` followed by the bytes. An ETag of Amazon S3 is the MD5 of a file
     uploaded in one request; of one uploaded in N parts, it is the MD5 of the parts' binary MD5s one after the other,
-    with ``-N`` behind it (S3 User Guide, "Checking object integrity"). `like`, the value to compare with, tells which;
-    the size of the parts can't be read off it.
+    with ``-N`` behind it (S3 User Guide, "Checking object integrity"). `like`, the value to compare with, tells which.
     """
     if kind == "SHA-256":
         return sha256_file(path)
@@ -100,7 +97,7 @@ def checksum(path: str | Path, kind: str, like: str = "", part_bytes: int = S3_P
         return hashlib.sha1(f"blob {len(content)}\0".encode() + content, usedforsecurity=False).hexdigest()
     if "-" not in like:
         return hashlib.md5(content, usedforsecurity=False).hexdigest()
-    parts = [content[start : start + part_bytes] for start in range(0, len(content), part_bytes)]
+    parts = [content[start : start + S3_PART_BYTES] for start in range(0, len(content), S3_PART_BYTES)]
     together = b"".join(hashlib.md5(part, usedforsecurity=False).digest() for part in parts)
     return f"{hashlib.md5(together, usedforsecurity=False).hexdigest()}-{len(parts)}"
 
@@ -131,7 +128,6 @@ def obtain(
 
     Parameters
     ----------
-    file
     mirror
         Folder or http(s) address laid out as HOST/PATH. A folder's file is checked and used where it lies; a mirror's
         file at an address is downloaded as the original would be. Nothing is written to a mirror.
@@ -143,8 +139,7 @@ def obtain(
     Raises
     ------
     ScreenError
-        If the file can't be had, is damaged or is not the registry's: nothing is then left under its final name. What
-        arrived of it before the connection broke is kept beside that name, and a later call goes on from there.
+        If the file can't be had, is damaged or is not the registry's: nothing is then left under its final name.
     """
     import filelock
 
@@ -187,13 +182,13 @@ def _examined(file: RemoteFile, path: Path, unverified: bool = False) -> tuple[L
 
 def _damage(path: Path, etag: str = "") -> str:
     """What shows by itself that a file isn't as its maker wrote it, or its server has it; "" if nothing does."""
-    size = path.stat().st_size
-    form = re.fullmatch(r'"([0-9a-f]{32}(?:-(\d+))?)"', etag)  # other ETags are no sums of bytes
-    if not size:
+    if not path.stat().st_size:
         return "it is empty"
+    form = re.fullmatch(r'"([0-9a-f]{32}(-\d+)?)"', etag)  # other ETags are no sums of bytes
     if form:
-        fitting = [part for part in USUAL_PART_BYTES if not form[2] or -(-size // part) == int(form[2])]
-        if fitting and form[1] not in {checksum(path, "S3 ETag", form[1], part) for part in fitting}:
+        found = checksum(path, "S3 ETag", form[1])
+        # an upload in another number of parts had parts of another size
+        if found != form[1] and found.partition("-")[2] == form[1].partition("-")[2]:
             return "its bytes disagree with the server's own ETag"
     if path.name.removesuffix(".part").endswith(".gz"):
         try:
@@ -218,16 +213,11 @@ def _downloaded(file: RemoteFile, path: Path, address: str, plain_http: bool) ->
     damaged = set()
 
     def download(url: str, output_file: str, pooch_instance: pooch.Pooch) -> None:
-        while True:
-            before = part.stat().st_size if part.exists() else 0
-            try:
-                etag, resumed = _transfer(url, part, file, plain_http)
-                break
-            except requests.RequestException as error:
-                if isinstance(error, ValueError):  # requests' own, for addresses that can't or mustn't be followed
-                    raise _RefusedError(str(error)) from None
-                if not part.exists() or part.stat().st_size - before < PROGRESS_BYTES:
-                    raise
+        try:
+            etag, resumed = _transfer(url, part, plain_http)
+        except requests.RequestException as error:
+            words, hopeless = _reason(error)
+            raise (_RefusedError if hopeless else ValueError)(words) from None
         found, _ = _examined(file, part)
         damage = "" if found.verified else _damage(part, etag)
         if resumed and not (found.verified or damage):
@@ -242,19 +232,21 @@ def _downloaded(file: RemoteFile, path: Path, address: str, plain_http: bool) ->
 
     pooch.get_logger().setLevel("ERROR")
     path.unlink(missing_ok=True)
-    brought = pooch.create(path.parent, "", registry={path.name: None}, urls={path.name: address}, retry_if_failed=4)
+    brought = pooch.create(
+        path.parent, "", registry={path.name: None}, urls={path.name: address}, retry_if_failed=RETRIES
+    )
     try:
         brought.fetch(path.name, downloader=download)
-    except (requests.RequestException, _RefusedError, ValueError) as error:
+    except (_RefusedError, ValueError) as error:
         kept = f"; {size_words(part.stat().st_size)} of it are kept to go on from" if part.exists() else ""
         raise ScreenError(
-            f"{file.name}: can't be downloaded from {address} ({_reason(error)}){kept}; check the network, or give a "
+            f"{file.name}: can't be downloaded from {address} ({error}){kept}; check the network, or give a "
             f"copy with --mirror DIR_OR_URL (laid out as {file.mirror_path})"
         ) from None
     return _examined(file, path)[0]
 
 
-def _transfer(address: str, part: Path, file: RemoteFile, plain_http: bool) -> tuple[str, bool]:
+def _transfer(address: str, part: Path, plain_http: bool) -> tuple[str, bool]:
     """Bring what is still missing of a file into `part`, going on from what is there of the same version.
 
     What version that is stands beside it in ``.part.version``: a strong ETag, or the date of the last change. The
@@ -269,49 +261,52 @@ def _transfer(address: str, part: Path, file: RemoteFile, plain_http: bool) -> t
     headers = {"Accept-Encoding": "identity"}
     if offset:
         headers |= {"Range": f"bytes={offset}-", "If-Range": version.read_text(encoding="utf-8")}
-    with requests.Session() as session:
-        if not plain_http:
-            del session.adapters["http://"]  # then no redirect leads there, either
-        with session.get(address, headers=headers, stream=True, timeout=TIMEOUT) as response:
-            if response.status_code in PASSING_STATUS:
-                response.raise_for_status()
-            resumed = response.status_code == 206
-            if response.status_code == 416:
-                part.unlink()
-                raise requests.ConnectionError("the server has no such part of it any more")
-            if response.status_code not in (200, 206):
-                raise _RefusedError(f"the server answers {response.status_code} {response.reason}".rstrip())
-            etag = response.headers.get("ETag", "").strip()
-            if not resumed:
-                offset = 0
-                validator = etag if etag[:1] == '"' else response.headers.get("Last-Modified", "")
-                version.unlink(missing_ok=True)
-                if validator:
-                    version.write_text(validator, encoding="utf-8")
-            total = offset + int(response.headers.get("Content-Length", 0))
-            # Some servers mark a .gz file as gzip'd content whatever is asked; requests would unpack it.
-            response.raw.headers.pop("Content-Encoding", None)
-            bar = tqdm(total=total or None, initial=offset, desc=file.name, unit="B", unit_scale=True, leave=False)
-            with open(part, "ab" if resumed else "wb") as handle, bar:
-                for chunk in response.iter_content(1 << 16):
-                    handle.write(chunk)
-                    bar.update(len(chunk))
+    session = requests.Session()
+    if not plain_http:
+        del session.adapters["http://"]  # then no redirect leads there, either
+    with session, session.get(address, headers=headers, stream=True, timeout=TIMEOUT) as response:
+        if response.status_code == 416:
+            part.unlink()
+            raise requests.ConnectionError("the server has no such part of it any more")
+        if response.status_code not in (200, 206):
+            response.raise_for_status()
+            raise _RefusedError(f"the server answers {response.status_code} {response.reason}")
+        resumed = response.status_code == 206
+        etag = response.headers.get("ETag", "").strip()
+        if not resumed:
+            offset = 0
+            validator = etag if etag[:1] == '"' else response.headers.get("Last-Modified", "")
+            version.unlink(missing_ok=True)
+            if validator:
+                version.write_text(validator, encoding="utf-8")
+        total = offset + int(response.headers.get("Content-Length", 0))
+        # Some servers mark a .gz file as gzip'd content whatever is asked; requests would unpack it.
+        response.raw.headers.pop("Content-Encoding", None)
+        bar = tqdm(total=total or None, initial=offset, desc=part.stem, unit="B", unit_scale=True, leave=False)
+        with open(part, "ab" if resumed else "wb") as handle, bar:
+            for chunk in response.iter_content(1 << 16):
+                handle.write(chunk)
+                bar.update(len(chunk))
     version.unlink(missing_ok=True)
     return etag, resumed
 
 
-def _reason(error: Exception) -> str:
-    """The few words that matter of requests' nested errors; other errors speak for themselves."""
+def _reason(error: Exception) -> tuple[str, bool]:
+    """The few words that matter of requests' nested errors, and whether it is no use to try again."""
+    response = getattr(error, "response", None)
+    if response is not None:
+        words = f"the server answers {response.status_code} {response.reason}"
+        return words, response.status_code not in PASSING_STATUS
     signs = {
         "NameResolution": "the host's name can't be resolved",
-        "timed out": "no answer in time",
+        "unreachable": "network unreachable",
         "refused": "connection refused",
-        "IncompleteRead": "the connection broke off",
-        "RemoteDisconnected": "the connection broke off",
         "CERTIFICATE": "the server's certificate isn't trusted",
         "connection adapters": "an address that isn't https; only a mirror may be http",
     }
-    return next((words for sign, words in signs.items() if sign in str(error)), str(error))
+    hopeless = [words for sign, words in signs.items() if sign in str(error)]
+    broke_off = "no answer in time" if "timed out" in str(error) else "the connection broke off"
+    return (hopeless or [broke_off])[0], bool(hopeless)
 
 
 def size_words(count: int) -> str:
@@ -341,7 +336,7 @@ def download_lines(
             begun = ", begun" if path.with_name(path.name + ".part").is_file() else ""
             lines.append(f"  {file.name}: to download{begun}, {size_words(file.bytes)} ({address})")
             coming.append(file.bytes)
-    unknown = f" and {coming.count(0)} files of unknown size" if 0 in coming else ""
+    unknown = f" and {coming.count(0)} of unknown size" if 0 in coming else ""
     amount = f"{len(coming)} of {len(files)} files, {size_words(sum(coming))}{unknown}, into {data_folder(data_dir)}"
     return [*lines, f"downloads: {amount if coming else 'none'}"] if lines else []
 
@@ -385,26 +380,16 @@ DATASETS = _registry()
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How a screen is read.
+    """How a screen is read; what a screen has no use for, it ignores."""
 
-    Attributes
-    ----------
-    size, seed, preset, shared_strength
-        Of the simulated screen (`cpx_utils.simulation.simulate_screen`); other screens ignore them.
-    mirror, data_dir, unverified
-        See `obtain`; files that are not the registry's release are marked in `Screen.sources` and noted.
-    cp_table
-        ``selected`` or ``all``: which CP features of a Rosetta screen are read; other screens have one CP table.
-    """
-
-    size: str = "default"
+    size: str = "default"  # of the simulated screen, as seed, preset and shared_strength (`simulate_screen`)
     seed: int = 0
     preset: str = "cdrp-bio"
     shared_strength: float | None = None
-    mirror: str = ""
+    mirror: str = ""  # as data_dir and unverified, see `obtain`
     data_dir: str = ""
-    unverified: bool = False
-    cp_table: str = "selected"
+    unverified: bool = False  # a file that isn't the registry's release is marked in `Screen.sources` and noted
+    cp_table: str = "selected"  # or "all": which CP features of a Rosetta screen
 
 
 def is_user_screen(dataset: str) -> bool:
@@ -413,32 +398,20 @@ def is_user_screen(dataset: str) -> bool:
 
 
 def dataset_name(dataset: str) -> str:
-    """Name of a screen: the registry's, or the ``name`` of a TOML file.
-
-    Raises
-    ------
-    ScreenError
-        If there is no such screen, listing those there are, or the TOML's name is missing or unfit.
-    """
+    """Name of a screen: the registry's, or the ``name`` of a TOML file; a ScreenError where there is no such screen."""
     if is_user_screen(dataset):
         return read_description(dataset, reserved=DATASETS)["name"]
     if dataset in DATASETS:
         return dataset
-    near = difflib.get_close_matches(str(dataset), DATASETS, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ScreenError(
-        f"no data set is called {str(dataset)!r}; there are {', '.join(DATASETS)}, and a .toml file that "
-        f"describes your own screen is accepted too.{hint}"
-    )
+    hint = "".join(f" Did you mean {near!r}?" for near in difflib.get_close_matches(str(dataset), DATASETS, n=1))
+    own = "a .toml file that describes your own screen is accepted too"
+    raise ScreenError(f"no data set is called {str(dataset)!r}; there are {', '.join(DATASETS)}, and {own}.{hint}")
 
 
 def read_screen(dataset: str, **options) -> Screen:
     """Read a screen by name or by TOML file, checked and fit for use; options are those of `ReadOptions`.
 
-    Raises
-    ------
-    ScreenError
-        One line for whatever is wrong: the name, a download, the first thing wrong with the tables.
+    Whatever is wrong is told by one line of a ScreenError: the name, a download, the first thing wrong with the tables.
     """
     if is_user_screen(dataset):
         return read_user_screen(dataset, reserved=DATASETS)
@@ -517,10 +490,7 @@ def clean_gene_symbol(name: str) -> str:
 def read_r_profiles(path: str | Path) -> pd.DataFrame:
     """The one data frame in an R data file: float32 values, index compound ids, columns features.
 
-    Raises
-    ------
-    ScreenError
-        If the file is no R data file, holds no or several data frames, or the values are not numeric.
+    A file that is no R data, holds no or several data frames, or words, is a ScreenError.
     """
     import rdata
 
@@ -552,8 +522,7 @@ def _read_consensus(dataset: Dataset, files: Callable[..., list[Path]], options:
         shared = cp.index.intersection(tx.index)
         notes.append(f"CP and TX list different compounds or another order; {len(shared)} are in both.")
     ids, cache = sorted({*cp.index, *tx.index}), data_folder(options.data_dir) / "derived"
-    collections = ("Moshkov 270", "broad6k", "ToxCast", "ChEMBL", annotation.ANNOTATED)
-    *known, more = annotation.annotate_compounds(ids, files, cache, collections=collections)
+    *known, more = annotation.annotate_compounds(ids, files, cache)
     blank = {PLATE: "", WELL: "", COMPOUND: "", DOSE: np.nan, CONTROL: False}
     wells = [
         pd.concat([pd.DataFrame(blank | {COMPOUND: table.index}), table.reset_index(drop=True)], axis=1)
@@ -564,7 +533,7 @@ def _read_consensus(dataset: Dataset, files: Callable[..., list[Path]], options:
 
 # ------------------------------------------------------------------------------------- the Rosetta collection
 
-FEATURE_MARKS = {"cp": ("Cells_", "Cytoplasm_", "Nuclei_"), "tx": ("_at",)}
+FEATURES = {"cp": r"(?!Metadata_).*(Cells_|Cytoplasm_|Nuclei_)", "tx": r"(?!Metadata_).*_at"}
 GAPS = ["", "NA", "N/A", "#N/A", "NaN", "nan", "NAN", "-nan", "null", "NULL", "None", "<NA>"]
 SNIFFED_ROWS = 50
 UNKNOWN = {"-666", "-666.0"}  # what LINCS files write where a value of the metadata is not known
@@ -603,43 +572,29 @@ def _read_rosetta(dataset: Dataset, files: Callable[..., list[Path]], options: R
     if dataset.alleles:
         notes.append("The treatments are overexpressed alleles, not compounds: no doses, structures, MoAs or assays.")
     own = pd.concat(smiles).query(f"SMILES != '' and not {CONTROL}").drop_duplicates(COMPOUND).assign(InChIKey14="")
-    collections = () if dataset.alleles else ("broad6k", "ToxCast", "ChEMBL", annotation.ANNOTATED)
-    cache = data_folder(options.data_dir) / "derived"
-    *known, more = annotation.annotate_compounds(
-        sorted(cp_ids | tx_ids), files, cache, own=[own], collections=collections
-    )
+    collections = () if dataset.alleles else (*annotation.COLLECTIONS, annotation.ANNOTATED)
+    ids, cache = sorted(cp_ids | tx_ids), data_folder(options.data_dir) / "derived"
+    *known, more = annotation.annotate_compounds(ids, files, cache, own=[own], collections=collections)
     return Screen(dataset.name, cp, tx, *known, (*notes, *more))
 
 
 def _read_csv(path: Path, kind: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Metadata as words, and features as float32, of a gzipped CSV table; features are known by their names.
-
-    Columns named like features that hold words in the first rows are metadata.
-    """
+    """Metadata as words, and features as float32, of a gzipped CSV table; features are known by their names."""
     import pyarrow as pa
     from pyarrow import csv
 
     try:
         head = pd.read_csv(path, nrows=SNIFFED_ROWS, na_values=GAPS)
-        names = [str(name) for name in head]
-        features = [
-            name
-            for name in names
-            if any(mark in name for mark in FEATURE_MARKS[kind])
-            and not name.startswith("Metadata_")
-            and pd.api.types.is_numeric_dtype(head[name])
-        ]
-        types = {name: pa.float32() if name in features else pa.string() for name in names}
-        table = csv.read_csv(
-            path,
-            csv.ReadOptions(column_names=names, skip_rows=1),
-            convert_options=csv.ConvertOptions(column_types=types, null_values=GAPS, strings_can_be_null=True),
-        )
+        # a column named like a feature that holds words is metadata
+        features = [name for name in head.select_dtypes("number") if re.match(FEATURES[kind], name)]
+        types = {name: pa.float32() if name in features else pa.string() for name in head}
+        reading = csv.ReadOptions(column_names=list(head), skip_rows=1)
+        converting = csv.ConvertOptions(column_types=types, null_values=GAPS, strings_can_be_null=True)
+        table = csv.read_csv(path, reading, convert_options=converting)
     except (pa.ArrowInvalid, OSError, EOFError, ValueError, zlib.error) as error:
         raise ScreenError(f"{path.name}: can't be read as a table of profiles ({error})") from None
     if not features:
-        marks = " or ".join(map(repr, FEATURE_MARKS[kind]))
-        raise ScreenError(f"{path.name}: no feature columns; names of features contain {marks}")
+        raise ScreenError(f"{path.name}: no feature columns; their names match {FEATURES[kind]}")
     return table.drop_columns(features).to_pandas(), table.select(features).to_pandas()
 
 
@@ -662,9 +617,9 @@ def _wells(metadata: pd.DataFrame, dataset: Dataset, kind: str, file: str, notes
     columns, label = dataset.columns[kind], kind.upper()
     absent = [column for column in columns.values() if column not in metadata]
     if columns["treatment"] in absent:
+        there = some_names(metadata.columns)
         raise ScreenError(
-            f"{file}: column {columns['treatment']!r} is missing, which names the treatment; "
-            f"there are {some_names(metadata.columns)}"
+            f"{file}: column {columns['treatment']!r} is missing, which names the treatment; it has {there}"
         )
     if absent:
         notes.append(f"{label} table: no column {', '.join(absent)}; what it would tell is taken as not known.")
@@ -672,9 +627,8 @@ def _wells(metadata: pd.DataFrame, dataset: Dataset, kind: str, file: str, notes
     key, plate, well, dose, smiles = (_words(metadata, columns.get(meaning, "")) for meaning in meanings)
     parsed = key.str.extract(TREATMENT)
     name = key if dataset.alleles else parsed["id"].fillna(key)
-    control_type, perturbation = (
-        _words(metadata, column, f"Metadata_{column}").str.lower() for column in ("control_type", "pert_type")
-    )
+    control_type = _words(metadata, "control_type", "Metadata_control_type").str.lower()
+    perturbation = _words(metadata, "pert_type", "Metadata_pert_type").str.lower()
     control = name.str.lower().isin(["negcon", "dmso"]) | control_type.eq("negcon")
     control |= perturbation.eq("control") & control_type.eq("")  # a named positive control is none
     in_key, in_column = (pd.to_numeric(words, errors="coerce").astype(float) for words in (parsed["dose"], dose))
@@ -684,16 +638,10 @@ def _wells(metadata: pd.DataFrame, dataset: Dataset, kind: str, file: str, notes
     doses = profiles.nominal_dose(in_key.fillna(in_column))
     broad = name.where(~name.str.match(r"BRD-[A-Z]\d{8}"), name.str[: annotation.BROAD_ID_LENGTH])
     compound = key if dataset.alleles else broad
-    wells = pd.DataFrame(
-        {
-            PLATE: plate,
-            WELL: well,
-            COMPOUND: compound.mask(control, "negcon" if dataset.alleles else "DMSO"),
-            DOSE: np.where(control | dataset.alleles, np.nan, doses),
-            CONTROL: control.to_numpy(bool),
-            "smiles": smiles,
-        }
-    )
+    wells = pd.DataFrame({PLATE: plate, WELL: well})
+    wells[COMPOUND] = compound.mask(control, "negcon" if dataset.alleles else "DMSO")
+    wells[DOSE] = np.where(control | dataset.alleles, np.nan, doses)
+    wells = wells.assign(**{CONTROL: control.to_numpy(bool), "smiles": smiles})
     nameless = wells[COMPOUND] == ""
     if nameless.any():
         notes.append(f"{label}: {nameless.sum()} wells without treatment that are no controls were dropped.")
