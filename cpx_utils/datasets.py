@@ -617,10 +617,8 @@ def _wells(metadata: pd.DataFrame, dataset: Dataset, kind: str, file: str, notes
     columns, label = dataset.columns[kind], kind.upper()
     absent = [column for column in columns.values() if column not in metadata]
     if columns["treatment"] in absent:
-        there = some_names(metadata.columns)
-        raise ScreenError(
-            f"{file}: column {columns['treatment']!r} is missing, which names the treatment; it has {there}"
-        )
+        there = f"which names the treatment; there are {some_names(metadata.columns)}"
+        raise ScreenError(f"{file}: column {columns['treatment']!r} is missing, {there}")
     if absent:
         notes.append(f"{label} table: no column {', '.join(absent)}; what it would tell is taken as not known.")
     meanings = ("treatment", "plate", "well", "dose", "smiles")
