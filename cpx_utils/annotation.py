@@ -310,11 +310,13 @@ def annotate_compounds(
     ]
     if disagreements:
         notes.append(f"{disagreements} compounds have two structures in the sources; the first was taken.")
-    found, seen = [profiles.no_outcomes()], set()
+    found, seen = [], set()
     for name in collections:
         if name == ANNOTATED:
             activity, reached = hub_targets(table)
-            words = (
+            if reached.empty:
+                continue
+            notes.append(
                 f"{len(reached)} tasks are annotated targets of {activity[COMPOUND].nunique()} compounds "
                 "(Repurposing Hub): their labels were not measured."
             )
@@ -322,17 +324,17 @@ def annotate_compounds(
             labels, tasks = read_assays(name, paths, cache, seen)
             seen |= set(tasks["task"])
             activity, reached = outcomes(labels, tasks, table, cache)
-            words = (
+            notes.append(
                 f"{name}: {activity[COMPOUND].nunique()} compounds have {len(activity)} outcomes in {len(reached)} "
                 f"assays; {reached['conflicts'].sum()} compound-assay pairs are conflicts: without a label where only "
                 "isomers were measured and disagree, active where rows of the compound itself hold both 0 and 1."
             )
         else:
             continue
-        if len(reached):
-            found.append((activity, reached))
-            notes.append(words)
-    activity, tasks = (pd.concat(tables, ignore_index=True) for tables in zip(*found[len(found) > 1 :], strict=True))
+        found.append((activity, reached))
+    if not found:
+        return table, *profiles.no_outcomes(), notes
+    activity, tasks = (pd.concat(tables, ignore_index=True) for tables in zip(*found, strict=True))
     return table, activity, tasks, notes
 
 

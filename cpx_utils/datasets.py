@@ -167,7 +167,7 @@ def obtain(
     sizes = f"; {found.bytes} bytes, expected {file.bytes}" if file.bytes not in (0, found.bytes) else ""
     raise ScreenError(
         f"{file.name}: its {file.checksum_kind} isn't {file.checksum[:12]}...{sizes} (from {address or path}), but it "
-        "is intact, so this is another release than the registry's: accept it with --unverified"
+        "shows no damage, so this may be another release than the registry's: accept it with --unverified"
     )
 
 
