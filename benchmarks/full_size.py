@@ -23,25 +23,18 @@ from cpx_utils.metrics import retrieval_scores
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "benchmarks" / "results" / "full_size.csv"
-# Screen, further options of its run: LINCS is read with all of its CP features.
-SCREENS = {
-    "cdrp-u2os": [],
-    "cdrp-bio": [],
-    "lincs-pilot1": ["-p", "cp_table=all"],
-    "ta-orf": [],
-}
+SCREENS = ("cdrp-u2os", "cdrp-bio", "lincs-pilot1", "ta-orf")
 
 
 def run_stand_in(screen: str, folder: Path, first: str, jobs: int) -> float:
     """Write the stand-in of a screen where it isn't there yet, and run the study on it; returns seconds of the run."""
     mirror = folder / f"mirror-{screen}"
     if not mirror.is_dir():
-        every = ["--all-features"] if screen == "lincs-pilot1" else []
         script = ROOT / "benchmarks" / "stand_ins.py"
-        subprocess.run([sys.executable, str(script), screen, str(mirror), *every], check=True)
+        subprocess.run([sys.executable, str(script), screen, str(mirror)], check=True)
     call = [sys.executable, str(ROOT / "run_all.py"), "--dataset", screen, "--mirror", str(mirror), "--unverified"]
     call += ["--data-dir", str(folder / "cache"), "--results", str(folder / "results")]
-    call += ["--figures", str(folder / "figures"), "--jobs", str(jobs), *SCREENS[screen]]
+    call += ["--figures", str(folder / "figures"), "--jobs", str(jobs)]
     start = time.monotonic()
     subprocess.run(call + (["--from", first] if first else []), check=True, cwd=ROOT)
     return time.monotonic() - start

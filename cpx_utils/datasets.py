@@ -1,343 +1,500 @@
-"""The screens: where each comes from, its hashes, licence and citation, and how it is read into a `Screen`.
+"""The screens: how each is had and read into a `Screen`.
 
-A screen is one of the registry (`DATASETS`) or a user's own, described by a TOML file
-(`cpx_utils.own_screens`). Files are downloaded once and checked against the registry's hash
-(`cpx_utils.downloads`).
+A screen is one of the registry (screens.toml, beside this file), or a user's own, described by a TOML file
+(`cpx_utils.own_screens`). Files come from pinned addresses, or from a mirror laid out as HOST/PATH, are checked, and
+are kept once. A download streams into ``NAME.part`` beside its final name; after a break it goes on from there, in the
+same call or in a later one, if the server still has the same version.
+
+A further public screen is an entry of screens.toml and, where none of `READERS` reads its layout, a function here.
 """
 
-import bz2
-import contextlib
 import difflib
 import gzip
-import lzma
+import hashlib
 import re
+import tomllib
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pandas as pd
 
-from cpx_utils import annotation, downloads
-from cpx_utils.downloads import LocalFile, RemoteFile, data_folder, fetch
-from cpx_utils.profiles import (
-    COMPOUND,
-    CONTROL,
-    DOSE,
-    PLATE,
-    WELL,
-    Screen,
-    ScreenError,
-    check_screen,
-    no_outcomes,
-    require_valid,
-)
-from cpx_utils.rosetta import ProfileColumns, read_rosetta
+from cpx_utils import annotation, profiles
+from cpx_utils.own_screens import examine_own_screen, read_description, read_own_screen
+from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, PLATE, WELL, Screen, ScreenError, some_names, user_path
+from cpx_utils.provenance import sha256_file
 
-__all__ = [
-    "DATASETS",
-    "Dataset",
-    "LocalFile",
-    "ReadOptions",
-    "RemoteFile",
-    "dataset_name",
-    "describe_sources",
-    "examine_screen",
-    "fetch",
-    "is_user_screen",
-    "read_screen",
-]
+RETRIES = 6  # after a break or damage, with growing pauses
+PASSING_STATUS = {408, 425, 429, *range(500, 600)}  # too busy or too slow now; others from 400 on are refusals
+TIMEOUT = (15, 45)  # seconds to connect, and between bytes
+S3_PART_BYTES = 8 << 20  # the default of Amazon's own tools; an ETag doesn't tell it
+CHECKS = {"sha256": "SHA-256", "git_blob_id": "git blob id", "s3_etag": "S3 ETag"}  # of screens.toml, in words
+# The two CP tables that the Rosetta screens come with, and their roles: selected features, or all of them.
+CP_TABLES = {"selected": "cp", "all": "cp_all"}
 
-# ---------------------------------------------------------------------------------------------- registry
+# ------------------------------------------------------------------------------------------------- downloads
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """One file of a screen: its role (what the reader calls it), https address, check, size and terms.
+
+    `checksum` is of the kind `checksum_kind`, a value of `CHECKS`; `bytes` is 0 where the size isn't known.
+    """
+
+    role: str
+    address: str
+    checksum: str
+    checksum_kind: str
+    bytes: int
+    licence: str
+    citation: str
+
+    @property
+    def name(self) -> str:
+        """The path below the repository's commit where there is one, else the file's name."""
+        return re.sub(r".*?/[0-9a-f]{40}/|.*/", "", unquote(urlsplit(self.address).path), count=1)
+
+    @property
+    def mirror_path(self) -> str:
+        """HOST/PATH: where the file lies below a mirror or a data folder; a ScreenError if that leads out of it."""
+        parts = urlsplit(self.address)
+        path = f"{parts.netloc.replace(':', '_')}{unquote(parts.path)}"
+        if not all(part not in ("", ".", "..") for part in path.split("/")) or re.search(r"[\\\0]", path):
+            raise ScreenError(f"{self.address!r} is no address of a file: it must be https://HOST/PATH without '..'")
+        return path
+
+
+@dataclass(frozen=True)
+class LocalFile:
+    """A file at hand: where it lies, the SHA-256 of its bytes, its size, and whether it is the registry's release."""
+
+    path: Path
+    sha256: str
+    bytes: int
+    verified: bool
+
+
+class _RefusedError(Exception):
+    """A download that can't work however often it is tried."""
+
+
+def checksum(path: str | Path, kind: str, like: str = "") -> str:
+    """A file's checksum of one of the kinds in `CHECKS`.
+
+    Git's blob id is the SHA-1 of ``blob <bytes>\\0`` followed by the bytes. An ETag of Amazon S3 is the MD5 of a file
+    uploaded in one request; of one uploaded in N parts, it is the MD5 of the parts' binary MD5s one after the other,
+    with ``-N`` behind it (S3 User Guide, "Checking object integrity"). `like`, the value to compare with, tells which.
+    """
+    if kind == "SHA-256":
+        return sha256_file(path)
+    content = Path(path).read_bytes()
+    if kind == "git blob id":
+        return hashlib.sha1(f"blob {len(content)}\0".encode() + content, usedforsecurity=False).hexdigest()
+    if "-" not in like:
+        return hashlib.md5(content, usedforsecurity=False).hexdigest()
+    parts = [content[start : start + S3_PART_BYTES] for start in range(0, len(content), S3_PART_BYTES)]
+    together = b"".join(hashlib.md5(part, usedforsecurity=False).digest() for part in parts)
+    return f"{hashlib.md5(together, usedforsecurity=False).hexdigest()}-{len(parts)}"
+
+
+def data_folder(data_dir: str | Path = "") -> Path:
+    """Where downloads are kept: `data_dir`, or else the per-user cache folder of this machine."""
+    import pooch
+
+    return user_path(data_dir) if data_dir else Path(pooch.os_cache("cpx"))
+
+
+def _place(file: RemoteFile, mirror: str | Path, data_dir: str | Path) -> tuple[Path, str]:
+    """Where a file lies, or is to lie, and the address it is downloaded from (``""``: it lies in a mirror's folder)."""
+    mirror = str(mirror)
+    if mirror.startswith(("http://", "https://")):
+        return data_folder(data_dir) / file.mirror_path, f"{mirror.rstrip('/')}/{file.mirror_path}"
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", mirror):
+        raise ScreenError(f"mirror {mirror!r}: a mirror is a folder or starts with https:// or http://")
+    if mirror:
+        return user_path(mirror) / file.mirror_path, ""
+    return data_folder(data_dir) / file.mirror_path, file.address
+
+
+def obtain(
+    file: RemoteFile, *, mirror: str | Path = "", data_dir: str | Path = "", unverified: bool = False
+) -> LocalFile:
+    """A file that is at hand and checked: from the data folder, the mirror or its address.
+
+    Parameters
+    ----------
+    mirror
+        Folder or http(s) address laid out as HOST/PATH. A folder's file is checked and used where it lies; a mirror's
+        file at an address is downloaded as the original would be. Nothing is written to a mirror.
+    data_dir
+        Where downloads are kept; the per-user cache folder if empty. A damaged file there is downloaded anew.
+    unverified
+        Accept a file whose checksum is not the registry's (a newer release upstream), as long as it is intact.
+
+    Raises
+    ------
+    ScreenError
+        If the file can't be had, is damaged or is not the registry's: nothing is then left under its final name.
+    """
+    import filelock
+
+    path, address = _place(file, mirror, data_dir)
+    found, usable = _examined(file, path, unverified)
+    if address and not usable:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with filelock.FileLock(path.with_name(path.name + ".lock")):
+                found, usable = _examined(file, path, unverified)  # another process may have brought it meanwhile
+                if not usable:
+                    found = _downloaded(file, path, address, plain_http=str(mirror).startswith("http://"))
+                    usable = found.verified or unverified
+                    if not usable:
+                        path.unlink()
+        except OSError as error:
+            place = f"{file.name}: can't be written below {data_folder(data_dir)} ({error.strerror or error})"
+            raise ScreenError(f"{place}; make room, or choose another folder with --data-dir") from None
+    if usable:
+        return found
+    if found is None:
+        raise ScreenError(f"{file.name}: not in the mirror {str(mirror)!r}; expected at {file.mirror_path}")
+    if not address and (damage := _damage(path)):
+        raise ScreenError(f"{file.name}: the copy {str(path)!r} is damaged ({damage}); replace it")
+    sizes = f"; {found.bytes} bytes, expected {file.bytes}" if file.bytes not in (0, found.bytes) else ""
+    raise ScreenError(
+        f"{file.name}: its {file.checksum_kind} isn't {file.checksum[:12]}...{sizes} (from {address or path}), but it "
+        "shows no damage, so this may be another release than the registry's: accept it with --unverified"
+    )
+
+
+def _examined(file: RemoteFile, path: Path, unverified: bool = False) -> tuple[LocalFile | None, bool]:
+    """The file at a path, None if there is none; and whether it can be used."""
+    if not path.is_file():
+        return None, False
+    verified = checksum(path, file.checksum_kind, file.checksum) == file.checksum
+    found = LocalFile(path, sha256_file(path), path.stat().st_size, verified)
+    return found, verified or (unverified and not _damage(path))
+
+
+def _damage(path: Path, etag: str = "") -> str:
+    """What shows by itself that a file isn't as its maker wrote it, or its server has it; "" if nothing does."""
+    if not path.stat().st_size:
+        return "it is empty"
+    form = re.fullmatch(r'"([0-9a-f]{32}(-\d+)?)"', etag)  # other ETags are no sums of bytes
+    if form:
+        found = checksum(path, "S3 ETag", form[1])
+        # an upload in another number of parts had parts of another size
+        if found != form[1] and found.partition("-")[2] == form[1].partition("-")[2]:
+            return "its bytes disagree with the server's own ETag"
+    if path.name.removesuffix(".part").endswith(".gz"):
+        try:
+            with gzip.open(path, "rb") as handle:
+                while handle.read(1 << 20):
+                    pass
+        except (EOFError, OSError, zlib.error) as error:
+            return f"it is no whole gzip file: {error}"
+    return ""
+
+
+def _downloaded(file: RemoteFile, path: Path, address: str, plain_http: bool) -> LocalFile:
+    """Download a file whole and intact, though perhaps not the registry's release; its lock is held.
+
+    Pooch tries again after a break or damage, and gives the final name. It is told no hash: it knows neither git's nor
+    Amazon's, and would download another release over and over.
+    """
+    import pooch
+    import requests
+
+    part = path.with_name(path.name + ".part")
+    damaged = set()
+
+    def download(url: str, output_file: str, pooch_instance: pooch.Pooch) -> None:
+        try:
+            etag, resumed = _transfer(url, part, plain_http)
+        except requests.RequestException as error:
+            words, hopeless = _reason(error)
+            raise (_RefusedError if hopeless else ValueError)(words) from None
+        found, _ = _examined(file, part)
+        damage = "" if found.verified else _damage(part, etag)
+        if resumed and not (found.verified or damage):
+            damage = "its pieces, taken at different times, don't make the registry's file"
+        if damage:
+            part.unlink()
+            if found.sha256 in damaged:  # the same bytes twice weren't damaged on their way
+                raise _RefusedError(f"{damage}, at the source too")
+            damaged.add(found.sha256)
+            raise ValueError(damage)
+        part.replace(output_file)
+
+    pooch.get_logger().setLevel("ERROR")
+    path.unlink(missing_ok=True)
+    brought = pooch.create(
+        path.parent, "", registry={path.name: None}, urls={path.name: address}, retry_if_failed=RETRIES
+    )
+    try:
+        brought.fetch(path.name, downloader=download)
+    except (_RefusedError, ValueError) as error:
+        kept = f"; {size_words(part.stat().st_size)} of it are kept to go on from" if part.exists() else ""
+        raise ScreenError(
+            f"{file.name}: can't be downloaded from {address} ({error}){kept}; check the network, or give a "
+            f"copy with --mirror DIR_OR_URL (laid out as {file.mirror_path})"
+        ) from None
+    return _examined(file, path)[0]
+
+
+def _transfer(address: str, part: Path, plain_http: bool) -> tuple[str, bool]:
+    """Bring what is still missing of a file into `part`, going on from what is there of the same version.
+
+    What version that is stands beside it in ``.part.version``: a strong ETag, or the date of the last change. The
+    server compares (If-Range), and sends the whole file where it has another one, or knows no ranges. Returned are the
+    server's ETag of the file, and whether bytes from earlier are in it.
+    """
+    import requests
+    from tqdm import tqdm
+
+    version = part.with_name(part.name + ".version")
+    offset = part.stat().st_size if part.exists() and version.exists() else 0
+    headers = {"Accept-Encoding": "identity"}
+    if offset:
+        headers |= {"Range": f"bytes={offset}-", "If-Range": version.read_text(encoding="utf-8")}
+    session = requests.Session()
+    if not plain_http:
+        del session.adapters["http://"]  # then no redirect leads there, either
+    with session, session.get(address, headers=headers, stream=True, timeout=TIMEOUT) as response:
+        if response.status_code == 416:
+            part.unlink()
+            raise requests.ConnectionError("the server has no such part of it any more")
+        if response.status_code not in (200, 206):
+            response.raise_for_status()
+            raise _RefusedError(f"the server answers {response.status_code} {response.reason}")
+        resumed = response.status_code == 206
+        etag = response.headers.get("ETag", "").strip()
+        if not resumed:
+            offset = 0
+            validator = etag if etag[:1] == '"' else response.headers.get("Last-Modified", "")
+            version.unlink(missing_ok=True)
+            if validator:
+                version.write_text(validator, encoding="utf-8")
+        total = offset + int(response.headers.get("Content-Length", 0))
+        # Some servers mark a .gz file as gzip'd content whatever is asked; requests would unpack it.
+        response.raw.headers.pop("Content-Encoding", None)
+        bar = tqdm(total=total or None, initial=offset, desc=part.stem, unit="B", unit_scale=True, leave=False)
+        with open(part, "ab" if resumed else "wb") as handle, bar:
+            for chunk in response.iter_content(1 << 16):
+                handle.write(chunk)
+                bar.update(len(chunk))
+    version.unlink(missing_ok=True)
+    return etag, resumed
+
+
+def _reason(error: Exception) -> tuple[str, bool]:
+    """The few words that matter of requests' nested errors, and whether it is no use to try again."""
+    response = getattr(error, "response", None)
+    if response is not None:
+        words = f"the server answers {response.status_code} {response.reason}"
+        return words, response.status_code not in PASSING_STATUS
+    signs = {
+        "NameResolution": "the host's name can't be resolved",
+        "unreachable": "network unreachable",
+        "refused": "connection refused",
+        "CERTIFICATE": "the server's certificate isn't trusted",
+        "connection adapters": "an address that isn't https; only a mirror may be http",
+    }
+    hopeless = [words for sign, words in signs.items() if sign in str(error)]
+    broke_off = "no answer in time" if "timed out" in str(error) else "the connection broke off"
+    return (hopeless or [broke_off])[0], bool(hopeless)
+
+
+def size_words(count: int) -> str:
+    """A number of bytes for people: ``20.2 kB``, ``412.3 MB``; ``size not known`` for 0."""
+    words = f"{count / 1e3:.1f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"
+    return words if count else "size not known"
+
+
+def download_lines(
+    dataset: str, mirror: str | Path = "", data_dir: str | Path = "", cp_table: str = "selected"
+) -> list[str]:
+    """What reading a screen would download, told from names and sizes alone; the parameters are those of `ReadOptions`.
+
+    One line a file (state, size, address or path) and last the total; empty for a screen without downloads.
+    """
+    files = DATASETS[dataset].files if dataset in DATASETS else ()
+    if {file.role for file in files} >= set(CP_TABLES.values()):
+        files = [file for file in files if file.role not in {*CP_TABLES.values()} - {CP_TABLES.get(cp_table)}]
+    lines, coming = [], []
+    for file in files:
+        path, address = _place(file, mirror, data_dir)
+        if path.is_file():
+            lines.append(f"  {file.name}: at hand, {size_words(path.stat().st_size)} ({path})")
+        elif not address:
+            lines.append(f"  {file.name}: missing from the mirror, {size_words(file.bytes)} ({path})")
+        else:
+            begun = ", begun" if path.with_name(path.name + ".part").is_file() else ""
+            lines.append(f"  {file.name}: to download{begun}, {size_words(file.bytes)} ({address})")
+            coming.append(file.bytes)
+    unknown = f" and {coming.count(0)} of unknown size" if 0 in coming else ""
+    amount = f"{len(coming)} of {len(files)} files, {size_words(sum(coming))}{unknown}, into {data_folder(data_dir)}"
+    return [*lines, f"downloads: {amount if coming else 'none'}"] if lines else []
+
+
+# -------------------------------------------------------------------------------------------------- registry
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """One screen of the registry.
-
-    Attributes
-    ----------
-    name, title, summary : str
-        Key, heading, and two sentences for lists and the README.
-    files : tuple of RemoteFile
-        What is downloaded; empty for the simulated screen.
-    licence, citation : str
-        Of the profiles; each file has its own too.
-    parameters : dict
-        Study parameters this screen prefers over the notebooks' defaults.
-    read : callable
-        ``read(dataset, obtain, options) -> Screen``, where ``obtain(role)`` gives a `LocalFile`.
-    columns : dict
-        What the columns of the profile tables mean, by modality (``cp``, ``tx``); the loader reads by it. Empty for
-        screens without such columns: simulated ones, and R data frames, whose row names are the compounds.
-    shape : tuple of str
-        As its publishers state it: paired compounds, wells a treatment (CP / TX), doses a compound, features (CP / TX).
-    on_real_bytes : bool
-        Whether the loader was run here on the real files; the others are proven on stand-ins of the same layout.
-    """
+    """One screen of the registry, as screens.toml describes it (there, what each field means)."""
 
     name: str
-    title: str
     summary: str
-    files: tuple[RemoteFile, ...]
     licence: str
     citation: str
-    read: Callable[["Dataset", Callable[[str], LocalFile], "ReadOptions"], Screen]
+    reader: str
+    files: tuple[RemoteFile, ...]
+    shape: list[str]
     parameters: dict = field(default_factory=dict)
-    columns: dict[str, ProfileColumns] = field(default_factory=dict)
-    shape: tuple[str, str, str, str] = ("", "", "", "")
+    columns: dict[str, dict[str, str]] = field(default_factory=dict)
+    alleles: bool = False
     on_real_bytes: bool = False
+
+
+def _registry() -> dict[str, Dataset]:
+    content = tomllib.loads(Path(__file__).with_name("screens.toml").read_text(encoding="utf-8"))
+    datasets = {}
+    for name, screen in content["screens"].items():
+        entries = screen.pop("files", {}) | {role: content["shared"][role] for role in screen.pop("shared", ())}
+        files = []
+        for role, entry in entries.items():
+            (kind,) = CHECKS.keys() & entry.keys()
+            terms = [entry.get(what, screen[what]) for what in ("licence", "citation")]
+            files.append(RemoteFile(role, entry["address"], entry[kind], CHECKS[kind], entry["bytes"], *terms))
+        datasets[name] = Dataset(name=name, files=tuple(files), **screen)
+    return datasets
+
+
+DATASETS = _registry()
 
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How a screen is read: what is simulated, mirror, data folder, whether hashes bind, which CP features."""
+    """How a screen is read; what a screen has no use for, it ignores."""
 
-    size: str = "default"
+    size: str = "default"  # of the simulated screen, as seed, preset and shared_strength (`simulate_screen`)
     seed: int = 0
     preset: str = "cdrp-bio"
     shared_strength: float | None = None
-    mirror: str = ""
+    mirror: str = ""  # as data_dir and unverified, see `obtain`
     data_dir: str = ""
-    unverified: bool = False
-    cp_table: str = "selected"
+    unverified: bool = False  # a file that isn't the registry's release is marked in `Screen.sources` and noted
+    cp_table: str = "selected"  # or "all": which CP features of a Rosetta screen
 
 
-# Roles of the two CP tables that the Rosetta screens come with: selected features, or all of them.
-CP_TABLES = {"selected": "cp", "all": "cp_all"}
-# Assays that any screen of Broad compounds is looked up in (`cpx_utils.annotation.annotate_compounds`).
-COLLECTIONS = ("broad6k", "ToxCast", "ChEMBL", annotation.ANNOTATED)
-
-_GITHUB = "https://raw.githubusercontent.com/"
-_CMEA = _GITHUB + "isarnassiri/CMEA/960cda0c627f45b82bdf636a250c91ef1f9b2d46/data/"
-_CDRP = _GITHUB + "isarnassiri/CMEA/59c816a06bd3ac674cd0b38f9f919728e6cf49da/data/"
-_MOSHKOV = _GITHUB + "CaicedoLab/2023_Moshkov_NatComm/20fd97178796148c2b464ddc2c025a91654a6433/assay_data/"
-_INFOALIGN = _GITHUB + "liugangcode/InfoAlign/eed96f36503a8a427fac4f382ee2001f957dd42a/raw_data/"
-_HUB = _GITHUB + "broadinstitute/lincs-cell-painting/061870127481dcd73c29df85ebcfddeac2ed0828/metadata/moa/"
-_HAGHIGHI = _GITHUB + "carpenter-singh-lab/2022_Haghighi_NatureMethods/f23205944e17f47d7e8959be71f4b7d25075b191/"
-_ROSETTA = (
-    "https://cellpainting-gallery.s3.amazonaws.com/cpg0003-rosetta/broad/workspace/preprocessed_data/"  # 8 MiB parts
-)
-
-_CITE_CMEA = "Nassiri & McCall, Nucleic Acids Research 2018, doi 10.1093/nar/gky626"
-_CITE_MOSHKOV = "Moshkov et al., Nature Communications 2023, doi 10.1038/s41467-023-37570-1"
-_CITE_INFOALIGN = "Liu et al. (InfoAlign) 2024, arXiv 2406.12056"
-_CITE_HUB = "Corsello et al., Nature Medicine 2017, doi 10.1038/nm.4306"
-_CITE_HAGHIGHI = "Haghighi et al., Nature Methods 2022, doi 10.1038/s41592-022-01667-0"
-
-_CMEA_FILES = (
-    RemoteFile(
-        "cp",
-        _CMEA + "Cell_Morphology_Profile.rda",
-        "3c93451202101c5ea6f25fadd90b87716f56e25220b0dae673fd7f0fa1b40f44",
-        1_022_847,
-        "GPL-2",
-        _CITE_CMEA,
-    ),
-    RemoteFile(
-        "tx",
-        _CMEA + "Transcriptomic_Profile.rda",
-        "408fc21276e58737712960188056bbaa3c09dd9a1e91809d7f9a332f149d41b7",
-        1_150_204,
-        "GPL-2",
-        _CITE_CMEA,
-    ),
-)
-_CDRP_FILES = (
-    RemoteFile(
-        "cp",
-        _CDRP + "Cell_Morphology_Profile_Complete.rda",
-        "42fc284ed7bb6909297298e38f63ed9f786b08c7",
-        0,  # not known, below 100 MB
-        "GPL-2",
-        _CITE_CMEA,
-        "git blob id",
-    ),
-    RemoteFile(
-        "tx",
-        _CDRP + "Transcriptomic_Profile_Complete.rda",
-        "98af2abdd381f7fc2fe70bbcec6cc1be6880a512",
-        0,
-        "GPL-2",
-        _CITE_CMEA,
-        "git blob id",
-    ),
-    RemoteFile(
-        "assays_270",
-        _MOSHKOV + "assay_matrix_discrete_270_assays.csv",
-        "c3003cc35c8695671782eef8dfe3eb7c0211797f",
-        0,
-        "MIT",
-        _CITE_MOSHKOV,
-        "git blob id",
-    ),
-)
-_IDMAP_FILE = RemoteFile(
-    "idmap",
-    _HAGHIGHI + "idmap.xlsx",
-    "903053fd9d37f814c25920bfa78c88a160c6f05ba3a64042c4f30a50ee0b55a9",
-    110_705,
-    "not stated by the repository",
-    _CITE_HAGHIGHI,
-)
+def is_user_screen(dataset: str) -> bool:
+    """Whether `dataset` names a TOML file rather than a screen of the registry."""
+    return str(dataset).lower().endswith(".toml")
 
 
-def _rosetta_files(folder: str, cp: tuple[int, str], cp_all: tuple[int, str], tx: tuple[int, str]) -> tuple:
-    """The three tables of a Rosetta screen (size and S3 ETag each) and the probes' symbols."""
-    names = {
-        "cp": "CellPainting/replicate_level_cp_normalized_variable_selected.csv.gz",
-        "cp_all": "CellPainting/replicate_level_cp_normalized.csv.gz",
-        "tx": "L1000/replicate_level_l1k.csv.gz",
-    }
-    known = {"cp": cp, "cp_all": cp_all, "tx": tx}
-    tables = tuple(
-        RemoteFile(role, f"{_ROSETTA}{folder}/{name}", etag, size, "CC0", _CITE_HAGHIGHI, "S3 ETag")
-        for role, name in names.items()
-        for size, etag in [known[role]]
-    )
-    return (*tables, _IDMAP_FILE)
+def dataset_name(dataset: str) -> str:
+    """Name of a screen: the registry's, or the ``name`` of a TOML file; a ScreenError where there is no such screen."""
+    if is_user_screen(dataset):
+        return read_description(dataset, reserved=DATASETS)["name"]
+    if dataset in DATASETS:
+        return dataset
+    hint = "".join(f" Did you mean {near!r}?" for near in difflib.get_close_matches(str(dataset), DATASETS, n=1))
+    own = "a .toml file that describes your own screen is accepted too"
+    raise ScreenError(f"no data set is called {str(dataset)!r}; there are {', '.join(DATASETS)}, and {own}.{hint}")
 
 
-_CDRP_BIO_FILES = _rosetta_files(
-    "CDRPBIO-BBBC036-Bray",
-    cp=(117_242_590, "bffd9db9578fcc70bbd7d72e0dfff773-14"),
-    cp_all=(311_539_701, "0b86065f8840aff626d64c6f52a8caf4-38"),
-    tx=(26_842_289, "5b45e5cb94f0466a2abb11fbac8a655e-4"),
-)
-_LINCS_FILES = _rosetta_files(
-    "LINCS-Pilot1",
-    cp=(94_527_797, "33783625dc59b0de2bf16c299f5380dd-12"),
-    cp_all=(299_683_743, "f42af6b4109ef9ed110004def49f6c2c-36"),
-    tx=(78_596_337, "872c318560ba21c9d36e805fb97992a4-10"),
-)
-_TA_ORF_FILES = _rosetta_files(
-    "TA-ORF-BBBC037-Rohban",
-    cp=(1_106_334, "1315c2fd175b265d10e929e51d9dfef0"),
-    cp_all=(27_482_072, "736ef2b85bf5406f27239153f3772218-4"),
-    tx=(2_022_367, "1e643bb1182555a8e7699230a0ea98d1"),
-)
+def read_screen(dataset: str, **options) -> Screen:
+    """Read a screen by name or by TOML file, checked and fit for use; options are those of `ReadOptions`.
 
-_ANNOTATION_FILES = (
-    RemoteFile(
-        "hub",
-        _HUB + "repurposing_info.tsv",
-        "aa8d8f4e2a175ed3c6c0c97e18699f62eda7caf9fed445590f364d278e01dd2d",
-        3_639_858,
-        "CC0",
-        _CITE_HUB,
-    ),
-    RemoteFile(
-        "broad_ids",
-        _MOSHKOV + "broad_ids.txt",
-        "8016becea073bad34ace38c08898b99ca54d0c28af55eee3e444a8b36c8d4069",
-        237_701,
-        "MIT",
-        _CITE_MOSHKOV,
-    ),
-    RemoteFile(
-        "broad_smiles",
-        _MOSHKOV + "smiles.txt",
-        "7d3e65f994d6948ee80b8acc4ffc2bfcfaa4d4a1c75fc2750026ea08762aabdf",
-        1_180_322,
-        "MIT",
-        _CITE_MOSHKOV,
-    ),
-    RemoteFile(
-        "assay_names",
-        _MOSHKOV + "assay_metadata.csv",
-        "bfacd642653cbad8244072d63793d0f8aaf1da68ea8633e3546adcff295745f0",
-        20_217,
-        "MIT",
-        _CITE_MOSHKOV,
-    ),
-    RemoteFile(
-        "broad6k_structures",
-        _INFOALIGN + "broad6k/raw/structure.csv.gz",
-        "28716949ea812aa6ff404ee98767c127a48f6ecb89616f731c7c6f9edb34cc79",
-        350_744,
-        "not stated by the repository",
-        _CITE_INFOALIGN,
-    ),
-    RemoteFile(
-        "broad6k_assays",
-        _INFOALIGN + "broad6k/raw/assays.csv.gz",
-        "154734844dd2f9862033422754607120ead6d5ae85e7642f78c50afcc952c8e2",
-        180_374,
-        "not stated by the repository",
-        _CITE_INFOALIGN,
-    ),
-    RemoteFile(
-        "chembl2k_assays",
-        _INFOALIGN + "chembl2k/raw/assays.csv.gz",
-        "9032bb122dcdea5f485d8a706316714538fbce344c56b6eafbc97c68b24dbe5a",
-        88_429,
-        "not stated by the repository (ChEMBL: CC BY-SA 3.0)",
-        _CITE_INFOALIGN,
-    ),
-    RemoteFile(
-        "toxcast_assays",
-        _INFOALIGN + "moltoxcast/raw/assays.csv.gz",
-        "a263400aa84bfbd10918fdd158a7199f0135f68517af13c0ec643714a59bae22",
-        344_478,
-        "not stated by the repository (ToxCast: US EPA, public domain)",
-        _CITE_INFOALIGN,
-    ),
-)
+    Whatever is wrong is told by one line of a ScreenError: the name, a download, the first thing wrong with the tables.
+    """
+    if is_user_screen(dataset):
+        return read_own_screen(dataset, reserved=DATASETS)
+    return profiles.require_valid(_read_registered(DATASETS[dataset_name(dataset)], ReadOptions(**options)))
 
 
-# ----------------------------------------------------------------------------------------------- loaders
+def examine_screen(dataset: str, **options) -> tuple[Screen | None, list[str]]:
+    """A screen as `read_screen` gives it, or None, with all that is wrong with it, one line a problem."""
+    try:
+        if is_user_screen(dataset):
+            return examine_own_screen(dataset, reserved=DATASETS)
+        screen = _read_registered(DATASETS[dataset_name(dataset)], ReadOptions(**options))
+    except ScreenError as error:
+        return None, [str(error)]
+    problems = profiles.check_screen(screen)
+    return (None, problems) if problems else (profiles.require_valid(screen), [])
 
 
-def _read_simulated(dataset: Dataset, obtain: Callable[[str], LocalFile], options: ReadOptions) -> Screen:
+def _read_registered(dataset: Dataset, options: ReadOptions) -> Screen:
+    by_role = {file.role: file for file in dataset.files}
+    where = {"mirror": options.mirror, "data_dir": options.data_dir, "unverified": options.unverified}
+    had: dict[str, LocalFile] = {}
+
+    def files(*roles: str) -> list[Path]:
+        """Paths of the files of these roles, downloaded where need be; ``[]`` where the screen lacks one of them."""
+        if not by_role.keys() >= set(roles):
+            return []
+        had.update({role: obtain(by_role[role], **where) for role in roles if role not in had})
+        return [had[role].path for role in roles]
+
+    screen = READERS[dataset.reader](dataset, files, options)
+    sources = []
+    for file in dataset.files:
+        if file.role in had:
+            bytes_read = {what: getattr(had[file.role], what) for what in ("sha256", "bytes", "verified")}
+            terms = {"licence": file.licence, "citation": file.citation}
+            sources.append({"file": file.name, "address": file.address} | bytes_read | terms)
+    doubtful = ", ".join(source["file"] for source in sources if not source["verified"])
+    notes = (f"Not the registry's release, accepted with --unverified: {doubtful}.",) if doubtful else ()
+    return replace(screen, sources=(*screen.sources, *sources), notes=(*screen.notes, *notes))
+
+
+def local_files(screen: Screen) -> list[Path]:
+    """The user's own files behind a screen, so that a run notices when one of them changes."""
+    return [Path(source["address"]) for source in screen.sources if not source["address"].startswith("http")]
+
+
+def describe_sources(screen: Screen) -> pd.DataFrame:
+    """The files a screen was read from: file, bytes, verified, sha256 (first 12 digits), licence, citation, address."""
+    columns = ["file", "bytes", "verified", "sha256", "licence", "citation", "address"]
+    table = pd.DataFrame([dict(source) for source in screen.sources], columns=columns)
+    return table.assign(sha256=table["sha256"].astype(str).str[:12])
+
+
+# --------------------------------------------------------------------------------------------------- readers
+
+
+def _read_simulated(dataset: Dataset, files: Callable[..., list[Path]], options: ReadOptions) -> Screen:
     from cpx_utils.simulation import simulate_screen
 
     knobs = {} if options.shared_strength is None else {"shared_strength": options.shared_strength}
     return simulate_screen(size=options.size, seed=options.seed, preset=options.preset, **knobs)
 
 
-# Symbols for which R's make.names wrote "." for "-": HLA genes, mitochondrial MT- genes, the numbered NKX and
-# KRTAP families, and antisense (-AS1), intronic (-IT1) and overlapping (-OT1) transcripts. Any other dot
-# belongs to the name (clone names such as AC012345.1 end in a version). cmea-u2os has two: HLA.DMA, HLA.DRA.
-_HYPHENATED = re.compile(r"^(HLA|MT|NKX\d|KRTAP\d+)\.(?=[A-Z0-9])|\.(?=(?:AS|IT|OT)\d+$)")
-
-
 def clean_gene_symbol(name: str) -> str:
-    """HGNC symbol of a column name that passed through R: ``HLA.DMA`` gives ``HLA-DMA``; most names stay."""
-    return _HYPHENATED.sub(lambda match: match.group(0).replace(".", "-"), name)
+    """HGNC symbol of a column name that passed through R: ``HLA.DMA`` gives ``HLA-DMA``; most names stay.
 
-
-def _require_room(path: Path) -> None:
-    """Refuse an R data file that unpacks to more than memory holds: a few megabytes can be made to hide gigabytes."""
-    import psutil
-
-    most = psutil.virtual_memory().available // 4  # what is read from the bytes takes several times their size
-    openers = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
-    with contextlib.suppress(OSError, EOFError, lzma.LZMAError, zlib.error), open(path, "rb") as handle:
-        with openers.get(handle.read(2), open)(path, "rb") as unpacked:
-            size = 0
-            while block := unpacked.read(1 << 20):
-                size += len(block)
-                if size > most:
-                    raise ScreenError(
-                        f"{path.name}: it unpacks to more than {most / 1e9:.1f} GB, a quarter of the free memory; give "
-                        "the screen's own file"
-                    )
+    R's make.names wrote "." for "-" in HLA genes, mitochondrial MT- genes, the numbered NKX and KRTAP families, and
+    antisense (-AS1), intronic (-IT1) and overlapping (-OT1) transcripts. Any other dot belongs to the name (clone names
+    such as AC012345.1 end in a version).
+    """
+    hyphenated = r"^(HLA|MT|NKX\d|KRTAP\d+)\.(?=[A-Z0-9])|\.(?=(?:AS|IT|OT)\d+$)"
+    return re.sub(hyphenated, lambda match: match[0].replace(".", "-"), name)
 
 
 def read_r_profiles(path: str | Path) -> pd.DataFrame:
     """The one data frame in an R data file: float32 values, index compound ids, columns features.
 
-    Raises
-    ------
-    ScreenError
-        If the file is no R data file, holds no or several data frames, or the values are not numeric.
+    A file that is no R data, holds no or several data frames, or words, is a ScreenError.
     """
     import rdata
 
     path = Path(path)
-    _require_room(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # guesses about a file that is no R data; the error says it better
@@ -351,356 +508,193 @@ def read_r_profiles(path: str | Path) -> pd.DataFrame:
     words = [str(column) for column in table if not pd.api.types.is_numeric_dtype(table[column])]
     if words:
         raise ScreenError(f"{path.name}: column {words[0]!r} is not numeric; all columns are features there")
-    # What is too large becomes infinite, which is refused by its name.
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # what is too large becomes infinite, which is refused by name
         table = table.astype(np.float32)
-    table.index = table.index.astype(str)
-    table.columns = table.columns.astype(str)
-    return table
+    return table.set_axis(table.index.astype(str)).set_axis(table.columns.astype(str), axis=1)
 
 
-def _consensus_wells(profiles: pd.DataFrame) -> pd.DataFrame:
-    """Profiles of compounds as wells without plate, position or dose, none of them a control."""
-    wells = pd.DataFrame(
-        {
-            PLATE: "",
-            WELL: "",
-            COMPOUND: profiles.index,
-            DOSE: np.nan,
-            CONTROL: False,
-        }
-    )
-    return pd.concat([wells, profiles.reset_index(drop=True)], axis=1)
-
-
-def _read_cdrp_consensus(dataset: Dataset, obtain: Callable[[str], LocalFile], options: ReadOptions) -> Screen:
+def _read_consensus(dataset: Dataset, files: Callable[..., list[Path]], options: ReadOptions) -> Screen:
     """CDRP consensus profiles as CMEA publishes them: two R data frames with BRD ids as row names."""
-    cp, tx = read_r_profiles(obtain("cp").path), read_r_profiles(obtain("tx").path)
+    cp, tx = (read_r_profiles(path) for path in files("cp", "tx"))
     tx.columns = [clean_gene_symbol(name) for name in tx.columns]
     notes = ["One consensus profile a compound: there are no replicates, doses, plates or negative controls."]
     if list(cp.index) != list(tx.index):
         shared = cp.index.intersection(tx.index)
         notes.append(f"CP and TX list different compounds or another order; {len(shared)} are in both.")
-    every = sorted(set(cp.index) | set(tx.index))
-    cache = data_folder(options.data_dir) / "derived"
-    measured = ("Moshkov 270",) if any(file.role == "assays_270" for file in dataset.files) else ()
-    compounds, activity, tasks, more = annotation.annotate_compounds(
-        every, obtain, cache, collections=(*measured, *COLLECTIONS)
-    )
-    return Screen(
-        name=dataset.name,
-        cp=_consensus_wells(cp),
-        tx=_consensus_wells(tx),
-        compounds=compounds,
-        activity=activity,
-        tasks=tasks,
-        notes=tuple(notes + more),
-    )
+    ids, cache = sorted({*cp.index, *tx.index}), data_folder(options.data_dir) / "derived"
+    *known, more = annotation.annotate_compounds(ids, files, cache)
+    blank = {PLATE: "", WELL: "", COMPOUND: "", DOSE: np.nan, CONTROL: False}
+    wells = [
+        pd.concat([pd.DataFrame(blank | {COMPOUND: table.index}), table.reset_index(drop=True)], axis=1)
+        for table in (cp, tx)
+    ]
+    return Screen(dataset.name, *wells, *known, (*notes, *more))
 
 
-def _read_rosetta(dataset: Dataset, obtain: Callable[[str], LocalFile], options: ReadOptions) -> Screen:
-    """Replicate-level profiles of the Rosetta collection: two CSV tables with keys of compound and dose."""
+# ------------------------------------------------------------------------------------- the Rosetta collection
+
+FEATURES = {"cp": r"(?!Metadata_).*(Cells_|Cytoplasm_|Nuclei_)", "tx": r"(?!Metadata_).*_at"}
+GAPS = ["", "NA", "N/A", "#N/A", "NaN", "nan", "NAN", "-nan", "null", "NULL", "None", "<NA>"]
+SNIFFED_ROWS = 50
+UNKNOWN = {"-666", "-666.0"}  # what LINCS files write where a value of the metadata is not known
+# Doses of one compound that are nearer than this are one nominal dose; neighbours in a series differ by half at least.
+SAME_DOSE = 1.05
+# Compound and nominal dose in micromolar, joined by "_".
+TREATMENT = re.compile(r"^(?P<id>.+?)_(?P<dose>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)$")
+
+
+def _read_rosetta(dataset: Dataset, files: Callable[..., list[Path]], options: ReadOptions) -> Screen:
+    """Replicate-level profiles of the Rosetta collection (Haghighi 2022, doi 10.1038/s41592-022-01667-0).
+
+    Two CSV tables with metadata of mixed types between the features. What they spell in several ways (controls, doses,
+    plate names, gaps) has one spelling in a `Screen`; whatever is changed or left out is counted in a note.
+    """
     if options.cp_table not in CP_TABLES:
         raise ScreenError(f"there is no CP table {options.cp_table!r}; cp_table is one of {', '.join(CP_TABLES)}")
-    cache = data_folder(options.data_dir) / "derived"
-    parts = read_rosetta(
-        dataset.columns, obtain(CP_TABLES[options.cp_table]), obtain("tx"), obtain("idmap").path, cache
+    tables, smiles, notes = [], [], []
+    for kind, role in (("cp", CP_TABLES[options.cp_table]), ("tx", "tx")):
+        (path,) = files(role)
+        metadata, features = _read_csv(path, kind)
+        wells = _wells(metadata, dataset, kind, path.name, notes)
+        smiles.append(wells[[COMPOUND, CONTROL]].assign(SMILES=wells.pop("smiles")))
+        if kind == "tx":
+            features.columns = _gene_symbols(features.columns, files("idmap")[0], notes)
+        features = _informative(features, wells.index, kind.upper(), notes)
+        tables.append(pd.concat([wells.reset_index(drop=True), features], axis=1))
+    cp, tx = tables
+    tx[DOSE] = _joint_doses(cp, tx, notes)
+    cp_pairs, tx_pairs = (table.loc[~table[CONTROL], [COMPOUND, DOSE]].drop_duplicates() for table in tables)
+    cp_ids, tx_ids = set(cp_pairs[COMPOUND]), set(tx_pairs[COMPOUND])
+    notes.append(
+        f"{len(cp_ids & tx_ids)} compounds are in both modalities, in {len(cp_pairs.merge(tx_pairs))} treatments; "
+        f"{len(cp_ids - tx_ids)} are in CP only and {len(tx_ids - cp_ids)} in TX only."
     )
-    if dataset.columns["cp"].alleles:
-        compounds, more = parts.compounds, []
-        activity, tasks = no_outcomes()
-    else:
-        compounds, activity, tasks, more = annotation.annotate_compounds(
-            parts.compounds[COMPOUND].tolist(), obtain, cache, own=parts.compounds, collections=COLLECTIONS
-        )
-    return Screen(
-        name=dataset.name,
-        cp=parts.cp,
-        tx=parts.tx,
-        compounds=compounds,
-        activity=activity,
-        tasks=tasks,
-        notes=(*parts.notes, *more),
-    )
+    if dataset.alleles:
+        notes.append("The treatments are overexpressed alleles, not compounds: no doses, structures, MoAs or assays.")
+    own = pd.concat(smiles).query(f"SMILES != '' and not {CONTROL}").drop_duplicates(COMPOUND).assign(InChIKey14="")
+    collections = () if dataset.alleles else (*annotation.COLLECTIONS, annotation.ANNOTATED)
+    ids, cache = sorted(cp_ids | tx_ids), data_folder(options.data_dir) / "derived"
+    *known, more = annotation.annotate_compounds(ids, files, cache, own=[own], collections=collections)
+    return Screen(dataset.name, cp, tx, *known, (*notes, *more))
 
 
-DATASETS: dict[str, Dataset] = {
-    dataset.name: dataset
-    for dataset in (
-        Dataset(
-            name="simulated",
-            title="Simulated paired screen",
-            summary="Drawn from a model with a known truth: plates, controls, replicates, doses, MoAs and "
-            "assays. Needs no download.",
-            files=(),
-            licence="MIT (made by cpx)",
-            citation="cpx, this repository",
-            read=_read_simulated,
-            shape=("600", "4 / 2", "2", "300 / 500"),
-            on_real_bytes=True,
-        ),
-        Dataset(
-            name="cmea-u2os",
-            title="CDRP subset of CMEA: 162 compounds, U2OS",
-            summary="162 compounds with one consensus profile each: 812 Cell Painting features and 978 L1000 "
-            "genes, annotated from the Repurposing Hub and public assays. About 8 MB are downloaded.",
-            files=_CMEA_FILES + _ANNOTATION_FILES,
-            licence="GPL-2",
-            citation=_CITE_CMEA,
-            read=_read_cdrp_consensus,
-            shape=("162", "1 / 1", "1", "812 / 978"),
-            parameters={"n_folds": 5, "n_repeats": 3},
-            on_real_bytes=True,
-        ),
-        Dataset(
-            name="cdrp-u2os",
-            title="CDRP consensus profiles of CMEA: 9,515 compounds, U2OS",
-            summary="9,515 compounds with one consensus profile each: 812 Cell Painting features and 978 L1000 "
-            "genes, with the 270 assays of Moshkov 2023. Nearest of all to the screen of the paper.",
-            files=_CDRP_FILES + _ANNOTATION_FILES,
-            licence="GPL-2",
-            citation=_CITE_CMEA,
-            read=_read_cdrp_consensus,
-            shape=("9,515", "1 / 1", "1", "812 / 978"),
-            parameters={"n_folds": 3, "n_repeats": 1, "n_derangements_linear": 5},
-        ),
-        Dataset(
-            name="cdrp-bio",
-            title="CDRP-bio of the Rosetta collection: bioactive compounds, U2OS",
-            summary="Replicates of about 2,000 bioactive compounds; 1,469 treatments were measured in both "
-            "modalities: 601 selected Cell Painting features and 977 L1000 genes.",
-            files=_CDRP_BIO_FILES + _ANNOTATION_FILES,
-            licence="CC0",
-            citation=_CITE_HAGHIGHI,
-            read=_read_rosetta,
-            shape=("1,469 pairs of compound and dose", "8 / 2 (median)", "1 to 2", "601 / 977"),
-            columns={
-                "cp": ProfileColumns(
-                    treatment="Metadata_Sample_Dose",
-                    plate="Metadata_Plate",
-                    well="Metadata_Well",
-                    dose="Metadata_mmoles_per_liter2",
-                ),
-                "tx": ProfileColumns(
-                    treatment="pert_sample_dose",
-                    plate="det_plate",
-                    dose="pert_dose",
-                    smiles="CPD_SMILES",
-                    name="CPD_NAME",
-                ),
-            },
-        ),
-        Dataset(
-            name="lincs-pilot1",
-            title="LINCS Pilot 1 of the Rosetta collection: drugs at several doses, A549",
-            summary="Replicates of 1,570 drugs at up to 7 doses: 119 selected of 1,670 Cell Painting features, and "
-            "978 L1000 genes.",
-            files=_LINCS_FILES + _ANNOTATION_FILES,
-            licence="CC0",
-            citation=_CITE_HAGHIGHI,
-            read=_read_rosetta,
-            shape=("about 1,570", "5 / 3", "7", "119 of 1,670 / 978"),
-            parameters={"n_derangements_linear": 5},
-            columns={
-                "cp": ProfileColumns(
-                    treatment="Metadata_pert_id_dose",
-                    plate="Metadata_Plate",
-                    well="Metadata_Well",
-                    dose="Metadata_mmoles_per_liter",
-                    name="pert_iname",
-                ),
-                "tx": ProfileColumns(
-                    treatment="pert_id_dose",
-                    plate="det_plate",
-                    well="det_well",
-                    dose="pert_dose",
-                    smiles="x_smiles",
-                    name="pert_iname_x",
-                ),
-            },
-        ),
-        Dataset(
-            name="ta-orf",
-            title="TA-ORF of the Rosetta collection: overexpressed genes, U2OS",
-            summary="Replicates of about 325 overexpressed alleles in place of compounds: 63 selected Cell Painting "
-            "features and 978 L1000 genes. No structures, MoAs or assays.",
-            files=_TA_ORF_FILES,
-            licence="CC0",
-            citation=_CITE_HAGHIGHI,
-            read=_read_rosetta,
-            shape=("about 324 alleles", "5 / 2 to 3", "–", "63 / 978"),
-            columns={
-                "cp": ProfileColumns(
-                    treatment="Metadata_broad_sample", plate="Metadata_Plate", well="Metadata_Well", alleles=True
-                ),
-                "tx": ProfileColumns(treatment="pert_id", plate="det_plate", well="det_well", alleles=True),
-            },
-        ),
-    )
-}
+def _read_csv(path: Path, kind: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Metadata as words, and features as float32, of a gzipped CSV table; features are known by their names."""
+    import pyarrow as pa
+    from pyarrow import csv
 
-
-# ----------------------------------------------------------------------------------------------- reading
-
-
-def is_user_screen(dataset: str) -> bool:
-    """Whether `dataset` names a TOML file rather than a screen of the registry."""
-    return str(dataset).lower().endswith(".toml")
-
-
-def dataset_name(dataset: str) -> str:
-    """Name of a screen: the registry's, or the ``name`` of a TOML file.
-
-    Raises
-    ------
-    ScreenError
-        If there is no such screen, listing those there are, or the TOML's name is missing or unfit.
-    """
-    if is_user_screen(dataset):
-        from cpx_utils.own_screens import read_description
-
-        return read_description(dataset, reserved=DATASETS)["name"]
-    return _registered(dataset).name
-
-
-def _registered(dataset: str) -> Dataset:
-    if dataset in DATASETS:
-        return DATASETS[dataset]
-    near = difflib.get_close_matches(str(dataset), DATASETS, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ScreenError(
-        f"no data set is called {str(dataset)!r}; there are {', '.join(DATASETS)}, and a .toml file that "
-        f"describes your own screen is accepted too.{hint}"
-    )
-
-
-def read_screen(
-    dataset: str,
-    *,
-    size: str = "default",
-    seed: int = 0,
-    preset: str = "cdrp-bio",
-    shared_strength: float | None = None,
-    mirror: str = "",
-    data_dir: str = "",
-    unverified: bool = False,
-    cp_table: str = "selected",
-) -> Screen:
-    """Read a screen by name or by TOML file, checked and fit for use.
-
-    Parameters
-    ----------
-    dataset : str
-        Key of `DATASETS`, or the path of a ``.toml`` file.
-    size, seed, preset, shared_strength
-        Of the simulated screen (`cpx_utils.simulation.simulate_screen`); other screens ignore them.
-    mirror : str
-        Folder or address that replaces ``https://`` (see `fetch`).
-    data_dir : str
-        Where downloads are kept; the per-user cache folder if empty.
-    unverified : bool
-        Accept files whose hash is not the registry's; such files are marked in `Screen.sources` and noted.
-    cp_table : str
-        ``selected`` or ``all``: which CP features of a Rosetta screen are read; other screens have one CP table and
-        ignore it.
-
-    Raises
-    ------
-    ScreenError
-        One line for whatever is wrong: the name, a download, the first thing wrong with the tables.
-    """
-    options = ReadOptions(
-        size=size,
-        seed=seed,
-        preset=preset,
-        shared_strength=shared_strength,
-        mirror=mirror,
-        data_dir=data_dir,
-        unverified=unverified,
-        cp_table=cp_table,
-    )
-    if is_user_screen(dataset):
-        from cpx_utils.own_screens import read_own_screen
-
-        return read_own_screen(dataset, reserved=DATASETS)
-    return require_valid(_read_registered(_registered(dataset), options))
-
-
-def local_files(screen: Screen) -> list[Path]:
-    """The user's own files behind a screen, so that a run notices when one of them changes."""
-    return [Path(source["address"]) for source in screen.sources if not source["address"].startswith("http")]
-
-
-def examine_screen(dataset: str, **options) -> tuple[Screen | None, list[str]]:
-    """A screen with everything that is wrong with it, for ``run_all.py --check``.
-
-    Parameters
-    ----------
-    dataset : str
-    **options
-        As for `read_screen`.
-
-    Returns
-    -------
-    screen : Screen or None
-        The screen fit for use where nothing is wrong, else None.
-    problems : list of str
-        One line each; empty if nothing is wrong.
-    """
     try:
-        if is_user_screen(dataset):
-            from cpx_utils.own_screens import examine_own_screen
-
-            return examine_own_screen(dataset, reserved=DATASETS)
-        screen = _read_registered(_registered(dataset), ReadOptions(**options))
-    except ScreenError as error:
-        return None, [str(error)]
-    problems = check_screen(screen)
-    return (None, problems) if problems else (require_valid(screen), [])
-
-
-def _read_registered(dataset: Dataset, options: ReadOptions) -> Screen:
-    by_role = {file.role: file for file in dataset.files}
-    obtained: dict[str, LocalFile] = {}
-
-    def obtain(role: str) -> LocalFile:
-        if role not in obtained:
-            obtained[role] = downloads.obtain(
-                by_role[role], mirror=options.mirror, data_dir=options.data_dir, unverified=options.unverified
-            )
-        return obtained[role]
-
-    screen = dataset.read(dataset, obtain, options)
-    sources = tuple(
-        {
-            "file": file.name,
-            "address": file.address,
-            "sha256": obtained[file.role].sha256,
-            "bytes": obtained[file.role].bytes,
-            "verified": obtained[file.role].verified,
-            "licence": file.licence,
-            "citation": file.citation,
-        }
-        for file in dataset.files
-        if file.role in obtained
-    )
-    doubtful = [source["file"] for source in sources if not source["verified"]]
-    notes = screen.notes
-    if doubtful:
-        notes += (f"Not the registry's release, accepted with --unverified: {', '.join(doubtful)}.",)
-    return replace(screen, sources=screen.sources + sources, notes=notes)
+        head = pd.read_csv(path, nrows=SNIFFED_ROWS, na_values=GAPS)
+        # a column named like a feature that holds words is metadata
+        features = [name for name in head.select_dtypes("number") if re.match(FEATURES[kind], name)]
+        types = {name: pa.float32() if name in features else pa.string() for name in head}
+        reading = csv.ReadOptions(column_names=list(head), skip_rows=1)
+        converting = csv.ConvertOptions(column_types=types, null_values=GAPS, strings_can_be_null=True)
+        table = csv.read_csv(path, reading, convert_options=converting)
+    except (pa.ArrowInvalid, OSError, EOFError, ValueError, zlib.error) as error:
+        raise ScreenError(f"{path.name}: can't be read as a table of profiles ({error})") from None
+    if not features:
+        raise ScreenError(f"{path.name}: no feature columns; their names match {FEATURES[kind]}")
+    return table.drop_columns(features).to_pandas(), table.select(features).to_pandas()
 
 
-def describe_sources(screen: Screen) -> pd.DataFrame:
-    """The files a screen was read from.
+def _words(metadata: pd.DataFrame, *columns: str) -> pd.Series:
+    """What the first of some columns knows: words, ``""`` where none does, and whole numbers without ``.0``."""
+    words = pd.Series("", index=metadata.index, dtype="str")
+    for column in columns:
+        if column in metadata:
+            found = metadata[column].fillna("").astype("str").str.strip()
+            found = found.mask(found.isin(UNKNOWN), "").str.replace(r"^(-?\d+)\.0+$", r"\1", regex=True)
+            words = words.where(words != "", found)
+    return words
 
-    Returns
-    -------
-    pandas.DataFrame
-        file, bytes, verified (the file is the registry's release, or the user's own), sha256 (first 12
-        digits), licence, citation, address; no rows for a screen without files.
+
+def _wells(metadata: pd.DataFrame, dataset: Dataset, kind: str, file: str, notes: list[str]) -> pd.DataFrame:
+    """Metadata of a screen's wells and their SMILES, indexed by the rows that they come from.
+
+    Rows without treatment, and those that repeat a plate's well, are left out and counted in `notes`.
     """
-    columns = ["file", "bytes", "verified", "sha256", "licence", "citation", "address"]
-    table = pd.DataFrame([dict(source) for source in screen.sources], columns=columns)
-    table["sha256"] = table["sha256"].astype(str).str[:12]
-    return table
+    columns, label = dataset.columns[kind], kind.upper()
+    absent = [column for column in columns.values() if column not in metadata]
+    if columns["treatment"] in absent:
+        there = f"which names the treatment; there are {some_names(metadata.columns)}"
+        raise ScreenError(f"{file}: column {columns['treatment']!r} is missing, {there}")
+    if absent:
+        notes.append(f"{label} table: no column {', '.join(absent)}; what it would tell is taken as not known.")
+    meanings = ("treatment", "plate", "well", "dose", "smiles")
+    key, plate, well, dose, smiles = (_words(metadata, columns.get(meaning, "")) for meaning in meanings)
+    parsed = key.str.extract(TREATMENT)
+    name = key if dataset.alleles else parsed["id"].fillna(key)
+    control_type = _words(metadata, "control_type", "Metadata_control_type").str.lower()
+    perturbation = _words(metadata, "pert_type", "Metadata_pert_type").str.lower()
+    control = name.str.lower().isin(["negcon", "dmso"]) | control_type.eq("negcon")
+    control |= perturbation.eq("control") & control_type.eq("")  # a named positive control is none
+    in_key, in_column = (pd.to_numeric(words, errors="coerce").astype(float) for words in (parsed["dose"], dose))
+    in_key, in_column = (doses.where(np.isfinite(doses) & (doses > 0)) for doses in (in_key, in_column))
+    if 900 < (in_key / in_column).median() < 1100:  # the column is in millimolar, as its name may say
+        in_column = 1000 * in_column
+    doses = profiles.nominal_dose(in_key.fillna(in_column))
+    broad = name.where(~name.str.match(r"BRD-[A-Z]\d{8}"), name.str[: annotation.BROAD_ID_LENGTH])
+    compound = key if dataset.alleles else broad
+    wells = pd.DataFrame({PLATE: plate, WELL: well})
+    wells[COMPOUND] = compound.mask(control, "negcon" if dataset.alleles else "DMSO")
+    wells[DOSE] = np.where(control | dataset.alleles, np.nan, doses)
+    wells = wells.assign(**{CONTROL: control.to_numpy(bool), "smiles": smiles})
+    nameless = wells[COMPOUND] == ""
+    if nameless.any():
+        notes.append(f"{label}: {nameless.sum()} wells without treatment that are no controls were dropped.")
+    wells = wells[~nameless]
+    repeated = wells.duplicated([PLATE, WELL]) & (wells[PLATE] != "") & (wells[WELL] != "")
+    if repeated.any():
+        notes.append(f"{label}: {repeated.sum()} rows repeat a plate's well; the first of each was kept.")
+    return wells[~repeated]
+
+
+def _joint_doses(cp: pd.DataFrame, tx: pd.DataFrame, notes: list[str]) -> pd.Series:
+    """Doses of the TX wells, each replaced by the dose of its compound in CP that nearly agrees, if there is one."""
+    order = [table.loc[table[DOSE].notna(), [COMPOUND, DOSE]].rename_axis("row").reset_index() for table in (cp, tx)]
+    in_cp, in_tx = (table.assign(log=np.log(table[DOSE])).sort_values("log") for table in order)
+    near = {"direction": "nearest", "tolerance": np.log(SAME_DOSE)}
+    met = pd.merge_asof(in_tx, in_cp, on="log", by=COMPOUND, suffixes=("", "_cp"), **near).dropna(subset=f"{DOSE}_cp")
+    doses = tx[DOSE].copy()
+    doses[met["row"]] = met[f"{DOSE}_cp"].to_numpy()
+    changed = int((doses != tx[DOSE])[doses.notna()].sum())
+    if changed:
+        notes.append(f"{changed} TX wells have a dose that differs by less than 5% from that of CP, which they got.")
+    return doses
+
+
+def _gene_symbols(probes: Sequence[str], path: Path, notes: list[str]) -> list[str]:
+    """Gene symbols of probes; a second probe of a gene is called ``SYMBOL_2``, one without a symbol keeps its id."""
+    try:
+        table = pd.read_excel(path, dtype=str)[["probe_id", "symbol"]].dropna().drop_duplicates("probe_id")
+    except KeyError:
+        raise ScreenError(f"{path.name}: its columns 'probe_id' and 'symbol' should name the genes") from None
+    except Exception as error:  # openpyxl raises whatever its parser stumbles over
+        raise ScreenError(f"{path.name}: can't be read as an Excel table ({type(error).__name__})") from None
+    symbols = dict(zip(table["probe_id"].str.strip(), table["symbol"].str.strip(), strict=True))
+    ordered = pd.Series(sorted(probes))  # so that numbers don't depend on the order of the columns
+    found = ordered.map(symbols).fillna(ordered)
+    number = found.groupby(found).cumcount()
+    names = dict(zip(ordered, found.where(number == 0, found + "_" + (number + 1).astype(str)), strict=True))
+    if unknown := sum(probe not in symbols for probe in probes):
+        notes.append(f"TX: {unknown} probes have no gene symbol and keep their id.")
+    if several := int((number == 1).sum()):
+        notes.append(f"TX: {several} genes have several probes; further ones are numbered (SYMBOL_2).")
+    return [names[probe] for probe in probes]
+
+
+def _informative(features: pd.DataFrame, rows: pd.Index, label: str, notes: list[str]) -> pd.DataFrame:
+    """Some rows of the features, in alphabetical order, infinite values missing, without empty and constant ones."""
+    features = features.loc[rows, sorted(features)].reset_index(drop=True)
+    if infinite := int(np.isinf(features.to_numpy()).sum()):
+        features = features.mask(np.isinf(features))
+        notes.append(f"{label}: {infinite} infinite values count as missing.")
+    lowest, highest = features.min(), features.max()
+    empty, constant = int(lowest.isna().sum()), int((lowest == highest).sum())
+    if empty or constant:
+        notes.append(f"{label}: {empty} features without any value and {constant} constant ones were dropped.")
+    return features.loc[:, lowest < highest]
+
+
+READERS = {"simulated": _read_simulated, "consensus": _read_consensus, "rosetta": _read_rosetta}

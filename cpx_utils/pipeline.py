@@ -319,20 +319,13 @@ def as_typed(value: int | float | str | bool | list) -> str:
 def print_downloads(plan: Plan, console: Console) -> None:
     """Print what a screen of the registry still has to download, one line a file, and how much that is.
 
-    Sizes decide, no hashes. The tables of Cell Painting features that the plan doesn't read are left out.
+    Names and sizes decide, no hashes. The tables of Cell Painting features that the plan doesn't read are left out.
     """
-    from cpx_utils.datasets import CP_TABLES, DATASETS
-    from cpx_utils.downloads import describe_plan, planned_downloads
+    from cpx_utils.datasets import download_lines
 
-    if plan.dataset not in DATASETS:
-        return
     first = plan.parameters[plan.stages[0].name]
-    mirror, data_dir = first.get("mirror", ""), first.get("data_dir", "")
-    files = DATASETS[plan.dataset].files
-    if {file.role for file in files} >= set(CP_TABLES.values()):
-        unread = set(CP_TABLES.values()) - {CP_TABLES.get(first.get("cp_table", "selected"))}
-        files = tuple(file for file in files if file.role not in unread)
-    for line in describe_plan(planned_downloads(files, mirror, data_dir), mirror, data_dir):
+    options = {name: first[name] for name in ("mirror", "data_dir", "cp_table") if name in first}
+    for line in download_lines(plan.dataset, **options):
         console.say(line)
 
 

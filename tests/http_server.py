@@ -25,12 +25,8 @@ class Reply:
         Whether Range requests are heeded.
     cut_after, stall_after : int or None
         The connection is closed, or nothing more comes, after so many bytes of this answer.
-    at_most : int or None
-        A range is answered with so many bytes of it, honestly told.
-    content_range : str
-        Sent in a 206 instead of the right one.
-    with_length : bool
-        Whether Content-Length is sent.
+    pause : float
+        Seconds before the answer.
     headers : dict
         More headers.
     """
@@ -42,9 +38,7 @@ class Reply:
     ranges: bool = True
     cut_after: int | None = None
     stall_after: int | None = None
-    at_most: int | None = None
-    content_range: str = ""
-    with_length: bool = True
+    pause: float = 0.0
     headers: dict[str, str] = field(default_factory=dict)
 
 
@@ -99,10 +93,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         exchange = Exchange(self.path, {name.lower(): value for name, value in self.headers.items()})
         local.exchanges.append(exchange)
         reply = local.next_reply(self.path)
+        local.closing.wait(reply.pause)
         exchange.status, body, headers = self._answer(reply)
         self.send_response(exchange.status)
-        if reply.with_length:
-            self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Length", str(len(body)))
         for name, value in (headers | reply.headers).items():
             self.send_header(name, value)
         self.end_headers()
@@ -125,9 +119,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         start, size = int(span[1]), len(reply.body)
         if start >= size:
             return 416, b"", headers | {"Content-Range": f"bytes */{size}"}
-        body = reply.body[start:][: reply.at_most]
-        honest = f"bytes {start}-{start + len(body) - 1}/{size}"
-        return 206, body, headers | {"Content-Range": reply.content_range or honest}
+        return 206, reply.body[start:], headers | {"Content-Range": f"bytes {start}-{size - 1}/{size}"}
 
     def log_message(self, *arguments: object) -> None:
         pass

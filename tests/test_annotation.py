@@ -1,6 +1,5 @@
 """Structures, mechanisms and assay outcomes of compounds, and the families of targets."""
 
-import gzip
 import os
 from collections import Counter
 from pathlib import Path
@@ -10,140 +9,78 @@ import pandas as pd
 import pytest
 
 from cpx_utils import annotation, datasets, profiles
-from cpx_utils.downloads import LocalFile
 from cpx_utils.profiles import ACTIVITY_COLUMNS, COMPOUND, CONTROL, DOSE, PLATE, TASK_COLUMNS, WELL, Screen, ScreenError
 
 MIRROR = os.environ.get("CPX_MIRROR", "")
 needs_mirror = pytest.mark.skipif(not MIRROR, reason="CPX_MIRROR isn't set to a folder with the real tables")
-
-
-def mirrored(ending: str) -> Path:
-    """The file of the mirror whose path ends like this."""
-    (found,) = [path for path in Path(MIRROR).rglob(ending.rsplit("/", 1)[-1]) if str(path).endswith(ending)]
-    return found
-
-
 ASPIRIN, CAFFEINE = "CC(=O)Oc1ccccc1C(=O)O", "CN1C=NC2=C1C(=O)N(C(=O)N2C)C"
 ASPIRIN_BLOCK, CAFFEINE_BLOCK = "BSYNRYMUTXBXSQ", "RYYVLZVUVIJVGH"  # PubChem CIDs 2244 and 2519
-
-
-def test_inchikey_blocks_of_known_molecules(capfd):
-    assert profiles.inchikey_blocks([ASPIRIN, CAFFEINE, "no molecule", "", None]) == [
-        ASPIRIN_BLOCK,
-        CAFFEINE_BLOCK,
-        "",
-        "",
-        "",
-    ]
-    captured = capfd.readouterr()
-    assert captured.out == captured.err == ""
-
-
-D_ALANINE, L_ALANINE, ALANINE = "C[C@H](C(=O)O)N", "C[C@@H](C(=O)O)N", "CC(C(=O)O)N"
+D_ALANINE, L_ALANINE, ALANINE = "C[C@H](C(=O)O)N", "C[C@@H](C(=O)O)N", "CC(C(=O)O)N"  # CIDs 71080, 5950 and 602
 D_KEY, L_KEY, FLAT_KEY = (f"QNAYBMKLOCPYGJ-{end}" for end in ("UWTATZPHSA-N", "REOHCLBHSA-N", "UHFFFAOYSA-N"))
 
 
-def test_inchikeys_tell_stereoisomers_apart_and_blocks_do_not():
-    """PubChem CIDs 71080, 5950 and 602."""
-    isomers = [D_ALANINE, L_ALANINE, ALANINE]
-    assert profiles.inchikeys([*isomers, "no molecule"]) == [D_KEY, L_KEY, FLAT_KEY, ""]
-    assert profiles.inchikey_blocks(isomers) == ["QNAYBMKLOCPYGJ"] * 3
+def mirrored(*roles: str) -> list[Path]:
+    """The files of these roles in the mirror."""
+    by_role = {file.role: file for file in datasets.DATASETS["cmea-u2os"].files}
+    return [Path(MIRROR) / by_role[role].mirror_path for role in roles if role in by_role]
 
 
-def test_key_cache_is_used_checked_and_optional(tmp_path):
-    aspirin, caffeine = profiles.inchikeys([ASPIRIN, CAFFEINE])
-    cache = tmp_path / "derived" / "keys.parquet"
-    assert annotation.cached_inchikeys([ASPIRIN], cache) == [aspirin]
-    pd.DataFrame({"SMILES": [ASPIRIN], "InChIKey": ["FROMTHECACHE"]}).to_parquet(cache)
-    assert annotation.cached_inchikeys([ASPIRIN], cache) == ["FROMTHECACHE"]
-    assert annotation.cached_inchikeys([CAFFEINE], cache) == [caffeine]  # other SMILES: computed
-    pd.DataFrame({"SMILES": [ASPIRIN], "InChIKey14": [ASPIRIN_BLOCK]}).to_parquet(cache)
-    assert annotation.cached_inchikeys([ASPIRIN], cache) == [aspirin]  # a cache of blocks alone
+def test_keys_are_kept_told_apart_and_computed_again_where_the_cache_is_damaged(tmp_path, monkeypatch):
+    smiles = [D_ALANINE, L_ALANINE, "", ALANINE, "no molecule"]
+    expected = [D_KEY, L_KEY, "", FLAT_KEY, ""]
+    assert annotation.cached_inchikeys(smiles, tmp_path / "derived") == expected
+    (cache,) = (tmp_path / "derived").iterdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(annotation, "inchikeys", lambda smiles: pytest.fail("computed again"))
+        assert annotation.cached_inchikeys(smiles[::-1], tmp_path / "derived") == expected[::-1]
     cache.write_bytes(b"damaged")
-    assert annotation.cached_inchikeys([ASPIRIN], cache) == [aspirin]
-    (tmp_path / "file").write_text("")
-    assert annotation.cached_inchikeys([ASPIRIN], tmp_path / "file" / "keys.parquet") == [aspirin]
+    assert annotation.cached_inchikeys(smiles, tmp_path / "derived") == expected
+    assert annotation.cached_inchikeys(smiles, cache / "below a file") == expected
 
 
-def test_structures_come_from_the_first_source_that_knows():
+def test_structures_come_from_the_first_source_that_knows(tmp_path):
     first = pd.DataFrame({COMPOUND: ["a", "b"], "SMILES": [ASPIRIN, "nonsense"], "InChIKey14": ""})
-    second = pd.DataFrame(
-        {
-            COMPOUND: ["a", "b", "x"],
-            "SMILES": [CAFFEINE, CAFFEINE, ASPIRIN],
-            "InChIKey14": [CAFFEINE_BLOCK, CAFFEINE_BLOCK, ASPIRIN_BLOCK],
-        }
-    )
-    table, conflicts = annotation.join_structures(["a", "b", "c"], [first, second])
-    assert table.values.tolist() == [["a", ASPIRIN, ASPIRIN_BLOCK], ["b", CAFFEINE, CAFFEINE_BLOCK], ["c", "", ""]]
+    second = {"SMILES": [CAFFEINE, CAFFEINE, ASPIRIN], "InChIKey14": [CAFFEINE_BLOCK, CAFFEINE_BLOCK, ASPIRIN_BLOCK]}
+    second = pd.DataFrame({COMPOUND: ["a", "b", "x"]} | second)
+    table, conflicts = annotation.join_structures(["a", "b", "c"], [first, second], tmp_path)
+    known = table[[COMPOUND, "SMILES", "InChIKey14"]].values.tolist()
+    assert known == [["a", ASPIRIN, ASPIRIN_BLOCK], ["b", CAFFEINE, CAFFEINE_BLOCK], ["c", "", ""]]
     assert conflicts == 1  # only a has two readable structures
 
 
-def test_computed_keys_of_structures_are_kept(tmp_path, monkeypatch):
-    source = pd.DataFrame({COMPOUND: ["a", "b"], "SMILES": [ASPIRIN, None], "InChIKey14": ""})
-    once, _ = annotation.join_structures(["b", "a"], [source], tmp_path)
-    monkeypatch.setattr(annotation, "inchikeys", lambda smiles: pytest.fail("computed again"))
-    again, _ = annotation.join_structures(["b", "a"], [source], tmp_path)
-    assert again.values.tolist() == once.values.tolist() == [["b", "", ""], ["a", ASPIRIN, ASPIRIN_BLOCK]]
+HUB = (
+    "broad_id\tmoa\ttarget\tsmiles\tInChIKey14\n"
+    f"BRD-K00000001-001-01-1\tcyclooxygenase inhibitor\tPTGS1|PTGS2\t{ASPIRIN}\t{ASPIRIN_BLOCK}\n"
+    f"BRD-K00000001-002-01-1\tcyclooxygenase inhibitor|analgesic\tPTGS1\t{ASPIRIN}\t{ASPIRIN_BLOCK}\n"
+    f"BRD-K00000002-001-01-1\t\tADORA1\t{CAFFEINE}\t{CAFFEINE_BLOCK}\n"
+    f"BRD-K00000003-001-01-1\tadenosine antagonist\tADORA2A\t{CAFFEINE}\t{CAFFEINE_BLOCK}\n"
+)
 
 
-def test_parallel_lists_must_have_the_same_length(tmp_path):
-    (tmp_path / "ids.txt").write_text("broad_id\nBRD-A00000001-001\nBRD-A00000002\n")
-    (tmp_path / "smiles.txt").write_text(f"smiles\n{ASPIRIN}\n{CAFFEINE}\n")
-    table = annotation.read_broad_structures(tmp_path / "ids.txt", tmp_path / "smiles.txt")
-    assert table[COMPOUND].tolist() == ["BRD-A00000001", "BRD-A00000002"]
-    (tmp_path / "smiles.txt").write_text(f"smiles\n{ASPIRIN}\n")
-    with pytest.raises(ScreenError, match=r"ids.txt has 2 rows and smiles.txt 1"):
-        annotation.read_broad_structures(tmp_path / "ids.txt", tmp_path / "smiles.txt")
-
-
-def test_split_values():
-    assert profiles.split_values(" A | B||A ") == ["A", "B"]
-    assert profiles.split_values(np.nan) == annotation.split_values("") == []
-
-
-def test_mechanisms_by_id_then_by_block(tmp_path):
-    (tmp_path / "hub.tsv").write_text(
-        "broad_id\tmoa\ttarget\tsmiles\tInChIKey14\n"
-        f"BRD-K00000001-001-01-1\tcyclooxygenase inhibitor\tPTGS1|PTGS2\t{ASPIRIN}\t{ASPIRIN_BLOCK}\n"
-        f"BRD-K00000001-002-01-1\tcyclooxygenase inhibitor|analgesic\tPTGS1\t{ASPIRIN}\t{ASPIRIN_BLOCK}\n"
-        f"BRD-K00000002-001-01-1\t\t\t{CAFFEINE}\t{CAFFEINE_BLOCK}\n"
-    )
+def test_mechanisms_by_id_then_by_block_each_for_itself(tmp_path):
+    (tmp_path / "hub.tsv").write_text(HUB)
     hub = annotation.read_repurposing_hub(tmp_path / "hub.tsv")
-    structures = pd.DataFrame(
-        {
-            COMPOUND: ["BRD-K00000001", "other", "BRD-K00000002", "none"],
-            "InChIKey14": ["", ASPIRIN_BLOCK, CAFFEINE_BLOCK, ""],
-            "SMILES": "",
-        }
-    )
+    ids, blocks = ["BRD-K00000001", "other", "BRD-K00000002", "none"], ["", ASPIRIN_BLOCK, CAFFEINE_BLOCK, ""]
+    structures = pd.DataFrame({COMPOUND: ids, "InChIKey14": blocks, "SMILES": ""})
     table = annotation.annotate_mechanisms(structures, hub)
     both = ["cyclooxygenase inhibitor", "analgesic"]
-    assert table["MoA"].tolist() == [both, both, [], []]
-    assert table["target"].tolist() == [["PTGS1", "PTGS2"], ["PTGS1", "PTGS2"], [], []]
+    assert table["MoA"].tolist() == [both, both, ["adenosine antagonist"], []]
+    assert table["target"].tolist() == [["PTGS1", "PTGS2"], ["PTGS1", "PTGS2"], ["ADORA1"], []]
     table["MoA"][0].append("changed")
     assert table["MoA"][1] == both  # the lists are not shared
 
 
-def test_an_entry_without_mechanism_takes_that_of_its_block():
-    """Mechanism and target are looked up each by itself, by compound id and then by block."""
-    hub = pd.DataFrame(
-        {
-            COMPOUND: ["BRD-1", "BRD-2", "BRD-3"],
-            "SMILES": "",
-            "InChIKey14": [ASPIRIN_BLOCK, ASPIRIN_BLOCK, CAFFEINE_BLOCK],
-            "MoA": [[], ["cyclooxygenase inhibitor"], []],
-            "target": [["PTGS1"], ["PTGS2"], []],
-        }
-    )
-    ids = ["BRD-1", "BRD-2", "BRD-3"]
-    structures = pd.DataFrame({COMPOUND: ids, "InChIKey14": hub["InChIKey14"], "SMILES": ""})
-    table = annotation.annotate_mechanisms(structures, hub)
-    assert table["MoA"].tolist() == [["cyclooxygenase inhibitor"], ["cyclooxygenase inhibitor"], []]
-    assert table["target"].tolist() == [["PTGS1"], ["PTGS2"], []]
+# ------------------------------------------------------------------------------------------------- outcomes
 
 
-def test_own_rows_decide_before_isomers_and_isomers_only_when_unanimous():
+def collection(rows: list[tuple], names: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Labels and tasks as of `read_assays`; rows of key, block and outcomes."""
+    index = [[row[0] for row in rows], [row[1] for row in rows]]
+    tasks = pd.DataFrame({"task": names, "target": "", "family": "cell", "source": "test"})
+    return pd.DataFrame([row[2:] for row in rows], columns=names, index=index, dtype=float), tasks
+
+
+def test_own_rows_decide_before_isomers_and_isomers_only_when_unanimous(tmp_path):
     block, nothing = "QNAYBMKLOCPYGJ", np.nan
     rows = [  # key, block; outcomes in own, agree, differ, twice, never
         (D_KEY, block, 1, 0, 1, 0, nothing),
@@ -152,18 +89,10 @@ def test_own_rows_decide_before_isomers_and_isomers_only_when_unanimous():
         ("", block, nothing, 0, nothing, nothing, nothing),
         ("", "", 1, 1, 1, 1, 1),
     ]
-    names = ["own", "agree", "differ", "twice", "never"]
-    labels = pd.DataFrame([row[2:] for row in rows], columns=names, dtype=float)
-    tasks = pd.DataFrame({"task": names, "target": "", "family": "cell"})
-    assays = annotation.AssayTable("test", [row[0] for row in rows], [row[1] for row in rows], labels, tasks)
-    compounds = pd.DataFrame(
-        {
-            COMPOUND: ["d", "l", "flat", "odd", "none"],
-            "InChIKey14": [block, block, block, block, ""],
-            "SMILES": [D_ALANINE, L_ALANINE, ALANINE, "no molecule", ""],
-        }
-    )
-    activity, reached = annotation.outcomes(assays, compounds)
+    labels, tasks = collection(rows, ["own", "agree", "differ", "twice", "never"])
+    structures = {"InChIKey14": [block] * 4 + [""], "SMILES": [D_ALANINE, L_ALANINE, ALANINE, "no molecule", ""]}
+    compounds = pd.DataFrame({COMPOUND: ["d", "l", "flat", "odd", "none"]} | structures)
+    activity, reached = annotation.outcomes(labels, tasks, compounds, tmp_path)
     found = {name: dict(zip(rows["task"], rows["active"], strict=True)) for name, rows in activity.groupby(COMPOUND)}
     assert found == {
         "d": {"own": 1, "agree": 0, "differ": 1, "twice": 1},
@@ -171,115 +100,82 @@ def test_own_rows_decide_before_isomers_and_isomers_only_when_unanimous():
         "flat": {"agree": 0},  # no row of its own
         "odd": {"agree": 0},  # no key: the block decides
     }
-    assert activity["active"].dtype == np.int8
-    assert list(reached.columns) == [*TASK_COLUMNS, "conflicts"]
-    assert reached["task"].tolist() == ["own", "agree", "differ", "twice"]
+    assert activity["active"].dtype == np.int8 and list(reached.columns) == [*TASK_COLUMNS, "conflicts"]
     # flat and odd get no label; in twice neither do they and l, and d's own rows hold both
-    assert reached["conflicts"].tolist() == [2, 0, 2, 4]
+    assert reached.set_index("task")["conflicts"].to_dict() == {"own": 2, "agree": 0, "differ": 2, "twice": 4}
 
 
-def naive_outcomes(assays: annotation.AssayTable, compounds: pd.DataFrame, keys: list[str]) -> tuple[list, dict]:
+def naive_outcomes(labels: pd.DataFrame, compounds: pd.DataFrame) -> tuple[list, Counter]:
     """Labels and conflicts, compound by compound and task by task."""
-    labels, conflicts = [], Counter()
-    for compound, block, key in zip(compounds[COMPOUND], compounds["InChIKey14"], keys, strict=True):
-        for task in assays.tasks["task"]:
-            values = [(k, b, v) for k, b, v in zip(assays.keys, assays.blocks, assays.labels[task], strict=True)
-                      if not np.isnan(v)]  # fmt: skip
-            own = {v for k, _, v in values if key and k == key}
-            kin = {v for _, b, v in values if block and b == block}
-            if own:
-                labels.append((compound, task, int(max(own))))
-                conflicts[task] += len(own) == 2
-            else:
-                conflicts[task] += len(kin) == 2
-                if len(kin) == 1:
-                    labels.append((compound, task, int(kin.pop())))
-    return labels, conflicts
+    found, conflicts = [], Counter()
+    for compound, block, key in compounds[[COMPOUND, "InChIKey14", "SMILES"]].itertuples(index=False):
+        for task in labels:
+            values = labels[task].dropna()
+            own = {value for (k, _), value in values.items() if key and k == key}
+            kin = {value for (_, b), value in values.items() if block and b == block}
+            conflicts[task] += len(own or kin) == 2
+            if own or len(kin) == 1:
+                found.append((compound, task, int(max(own or kin))))
+    return found, conflicts
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_outcomes_equal_a_naive_loop(seed, monkeypatch):
+@pytest.mark.parametrize("seed", range(3))
+def test_outcomes_equal_a_naive_loop(seed, tmp_path, monkeypatch):
     rng = np.random.default_rng(seed)
-    blocks = [f"BLOCK{number}" for number in range(8)]
-    keys = [f"{block}-{isomer}" for block in blocks for isomer in "abc"]
 
-    def structures(n: int) -> tuple[list[str], list[str]]:
-        drawn = [keys[at] for at in rng.integers(len(keys), size=n)]
-        hidden = rng.random(n)  # one in ten has no key, and half of these no block either
-        return (
-            ["" if share < 0.1 else key for key, share in zip(drawn, hidden, strict=True)],
-            ["" if share < 0.05 else key.split("-")[0] for key, share in zip(drawn, hidden, strict=True)],
-        )
+    def structures(n: int) -> list[tuple[str, str]]:  # one in ten has no key, and half of these no block either
+        drawn = [f"BLOCK{number}-{isomer}" for number, isomer in zip(rng.integers(8, size=n), "abc" * n, strict=False)]
+        hidden = zip(drawn, rng.random(n), strict=True)
+        return [("" if share < 0.1 else key, "" if share < 0.05 else key[:6]) for key, share in hidden]
 
     names = [f"t{number}" for number in range(6)]
     values = rng.choice([0, 1, np.nan], size=(40, 6), p=[0.25, 0.15, 0.6])
-    tasks = pd.DataFrame({"task": names, "target": "", "family": "cell"})
-    assays = annotation.AssayTable("random", *structures(40), pd.DataFrame(values, columns=names), tasks)
-    own, held = structures(30)
-    compounds = pd.DataFrame({COMPOUND: [f"c{n:02d}" for n in range(30)], "InChIKey14": held, "SMILES": own})
+    labels, tasks = collection([(*pair, *row) for pair, row in zip(structures(40), values, strict=True)], names)
+    compounds = pd.DataFrame(structures(30), columns=["SMILES", "InChIKey14"])
+    compounds.insert(0, COMPOUND, [f"c{number:02d}" for number in range(30)])
     monkeypatch.setattr(annotation, "inchikeys", list)  # here the SMILES are the keys
-    activity, reached = annotation.outcomes(assays, compounds)
-    labels, conflicts = naive_outcomes(assays, compounds, own)
-    assert list(activity.itertuples(index=False, name=None)) == labels
-    assert reached["task"].tolist() == [name for name in names if name in set(activity["task"])]
-    assert dict(zip(reached["task"], reached["conflicts"], strict=True)) == {
-        task: conflicts[task] for task in reached["task"]
-    }
-    assert sum(conflicts.values()) > 10 and len(labels) > 30
-
-
-def test_outcomes_of_a_screen_without_structures_are_empty():
-    tasks = pd.DataFrame({"task": ["t1"], "target": "", "family": "cell"})
-    assays = annotation.AssayTable("test", [""], [""], pd.DataFrame({"t1": [1.0]}), tasks)
-    compounds = pd.DataFrame({COMPOUND: ["a"], "InChIKey14": [""], "SMILES": [""]})
-    activity, reached = annotation.outcomes(assays, compounds)
-    assert len(activity) == len(reached) == 0
-    assert list(activity.columns) == [COMPOUND, "task", "active"]
-
-
-def test_broad6k_tasks_carry_name_and_type(tmp_path):
-    with gzip.open(tmp_path / "assays.csv.gz", "wt") as handle:
-        handle.write(f"smiles,inchikey,220_692,231_703,9_9\nC,{ASPIRIN_BLOCK},1.0,,-1\n")
-    (tmp_path / "names.csv").write_text(
-        "PUMA_ASSAY_ID,ASSAY_NAME,ASSAY_TYPE\n220_692,220_692,biochem\n231_703,MLPCN Epstein-Barr LMP-1,cell\n"
-    )
-    assays = annotation.read_broad6k(tmp_path / "assays.csv.gz", tmp_path / "names.csv", tmp_path / "keys.parquet")
-    assert assays.tasks["task"].tolist() == ["220_692", "231_703 MLPCN Epstein-Barr LMP-1", "9_9"]
-    assert assays.tasks["family"].tolist() == ["biochem", "cell", "other"]
-    assert assays.labels.iloc[0, 0] == 1 and assays.labels.iloc[0, 1:].isna().all()
+    activity, reached = annotation.outcomes(labels, tasks, compounds, tmp_path)
+    expected, conflicts = naive_outcomes(labels, compounds)
+    assert list(activity.itertuples(index=False, name=None)) == expected and len(expected) > 30
+    counted = dict(zip(reached["task"], reached["conflicts"], strict=True))
+    assert counted == {task: conflicts[task] for task in names if task in set(activity["task"])}
 
 
 ASSAY_NAMES = (
-    "PUMA_ASSAY_ID,ASSAY_NAME,OBS_NAME,OBS_SOURCE,ASSAY_TYPE,READOUT_TYPE\n"
-    "220_692,220_692,220_692,220_692,biochem,fluorescence\n"
-    "277_756,MLPCN CFTR,yfp fluorescence,GeneData,cell,fluorescence\n"
-    "260_738,MLPCN HDL Receptor,Layer 1,GeneData,cell,fluorescence\n"
-    "116_411,Phosphodiesterase.Absorb.600,CHP1098,ChemBank,yeast,absorbance\n"
+    "PUMA_ASSAY_ID,ASSAY_NAME,ASSAY_TYPE\n220_692,220_692,biochem\n277_756,MLPCN CFTR,cell\n"
+    "260_738,MLPCN HDL Receptor,cell\n116_411,Phosphodiesterase.Absorb.600,yeast\n"
 )
 
 
 def test_the_270_assays_have_keys_names_and_families(tmp_path):
-    (tmp_path / "matrix.csv").write_text(
-        "smiles,220_692,277_756,260_738,116_411,9_9\n"
-        f"{ASPIRIN},1.0,,-1,0,0\n{CAFFEINE},0,1,1,-1,\nno molecule,1,1,1,1,1\n"
-    )
-    (tmp_path / "names.csv").write_text(ASSAY_NAMES)
-    assays = annotation.read_moshkov_270(tmp_path / "matrix.csv", tmp_path / "names.csv", tmp_path / "keys.parquet")
-    assert assays.source == "Moshkov 270" and assays.blocks == [ASPIRIN_BLOCK, CAFFEINE_BLOCK, ""]
-    assert assays.keys == profiles.inchikeys([ASPIRIN, CAFFEINE, ""])
-    assert assays.tasks.values.tolist() == [
+    paths = [tmp_path / "matrix.csv", tmp_path / "names.csv"]
+    paths[0].write_text(f"smiles,220_692,277_756,260_738,116_411,9_9\n{ASPIRIN},1.0,,-1,0,0\nno molecule,1,1,1,1,1\n")
+    paths[1].write_text(ASSAY_NAMES)
+    labels, tasks = annotation.read_assays("Moshkov 270", paths, tmp_path)
+    assert labels.index.tolist() == [(profiles.inchikeys([ASPIRIN])[0], ASPIRIN_BLOCK), ("", "")]
+    assert tasks.drop(columns="source").values.tolist() == [
         ["220_692", "", "biochem"],
         ["277_756 MLPCN CFTR", "CFTR", "ion channel"],
         ["260_738 MLPCN HDL Receptor", "SCARB1", "cell"],  # a protein of no family keeps the assay's type
         ["116_411 Phosphodiesterase.Absorb.600", "", "phosphodiesterase"],
         ["9_9", "", "other"],
     ]
-    expected = [[1, np.nan, np.nan, 0, 0], [0, 1, 1, np.nan, np.nan], [1, 1, 1, 1, 1]]
-    np.testing.assert_array_equal(assays.labels.to_numpy(), expected)
-    assert list(assays.labels.columns) == assays.tasks["task"].tolist()
-    (tmp_path / "matrix.csv").write_text("smiles,assay\nC,1\n")
-    with pytest.raises(ScreenError, match=r"matrix.csv: no assay columns; they are named by PUMA id"):
-        annotation.read_moshkov_270(tmp_path / "matrix.csv", tmp_path / "names.csv", tmp_path / "keys.parquet")
+    np.testing.assert_array_equal(labels.to_numpy(), [[1, np.nan, np.nan, 0, 0], [1, 1, 1, 1, 1]])
+    assert list(labels.columns) == tasks["task"].tolist()
+
+
+WRONG = {
+    "a value": ("smiles,inchikey,ABL1\nC,A,0\nC,B,7\n", r"assays.csv: assay 'ABL1' has the value 7 in data row 2"),
+    "a column": ("smiles,key\nC,A\n", r"assays.csv: column 'inchikey' is missing"),
+    "no table": ("", r"assays.csv: can't be read as a table"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_unexpected_values_and_columns_are_named(tmp_path, wrong):
+    (tmp_path / "assays.csv").write_text(WRONG[wrong][0])
+    with pytest.raises(ScreenError, match=WRONG[wrong][1]):
+        annotation.read_assays("ChEMBL", [tmp_path / "assays.csv"], tmp_path)
 
 
 def test_annotated_targets_are_tasks_that_nobody_measured():
@@ -293,23 +189,11 @@ def test_annotated_targets_are_tasks_that_nobody_measured():
     wide = activity.pivot(index=COMPOUND, columns="task", values="active")
     assert wide.index.tolist() == list("abce")  # d has no target and no label
     assert wide["annotated KDR"].tolist() == [1, 1, 1, 0] and wide["annotated TUBB"].tolist() == [0, 0, 1, 1]
-    assert activity["active"].dtype == np.int8
     few, none = annotation.hub_targets(compounds)
     assert len(few) == len(none) == 0 and list(few.columns) == ACTIVITY_COLUMNS
-    assert list(none.columns) == [*TASK_COLUMNS, "conflicts"]
 
 
-def test_unexpected_values_and_columns_are_named(tmp_path):
-    (tmp_path / "assays.csv").write_text(f"smiles,inchikey,ABL1\nC,{ASPIRIN_BLOCK},0\nC,{CAFFEINE_BLOCK},7\n")
-    with pytest.raises(ScreenError, match=r"assays.csv: assay 'ABL1' has the value 7 in data row 2"):
-        annotation.read_chembl2k(tmp_path / "assays.csv", tmp_path / "keys.parquet")
-    (tmp_path / "assays.csv").write_text("smiles,key\nC,A\n")
-    with pytest.raises(ScreenError, match=r"assays.csv: column 'inchikey' is missing"):
-        annotation.read_chembl2k(tmp_path / "assays.csv", tmp_path / "keys.parquet")
-    (tmp_path / "broken.csv.gz").write_bytes(b"not gzip")
-    with pytest.raises(ScreenError, match=r"broken.csv.gz: can't be read as a table"):
-        annotation.read_chembl2k(tmp_path / "broken.csv.gz", tmp_path / "keys.parquet")
-
+# ------------------------------------------------------------------------------------------------- families
 
 CHEMBL2K_FAMILIES = {  # written by hand from HGNC gene groups, not by the rules
     "GPCR": "ADRA1D ADRA2B ADRB2 CHRM1 CHRM3 CHRM4 CNR1 DRD2 DRD3 DRD4 HRH1 HTR1A HTR2A HTR2B HTR2C HTR6 OPRK1",
@@ -355,32 +239,20 @@ MORE_FAMILIES = {  # rarer targets, and symbols that resemble those of another f
 
 @pytest.mark.parametrize("table", [CHEMBL2K_FAMILIES, HUB_FAMILIES, MORE_FAMILIES], ids=["chembl2k", "hub", "more"])
 def test_target_families_against_hand_written_tables(table):
-    wrong = {
-        symbol: annotation.target_family(symbol)
-        for family, symbols in table.items()
-        for symbol in symbols.split()
-        if annotation.target_family(symbol) != family
-    }
-    assert wrong == {}
+    expected = {symbol: family for family, symbols in table.items() for symbol in symbols.split()}
+    assert {symbol: annotation.target_family(symbol) for symbol in expected} == expected
     assert set(table) <= set(annotation.FAMILIES)
-
-
-def test_the_chembl2k_table_is_complete():
-    assert sum(len(symbols.split()) for symbols in CHEMBL2K_FAMILIES.values()) == 41
 
 
 @needs_mirror
 def test_the_tables_of_families_hold_the_real_targets():
-    chembl = pd.read_csv(mirrored("chembl2k/raw/assays.csv.gz"), nrows=1)
-    columns = set(chembl) - {"smiles", "inchikey", "Metadata_JCP2022", "ChEMBL_ID"}
-    assert columns == set(" ".join(CHEMBL2K_FAMILIES.values()).split())
-    hub = annotation.read_repurposing_hub(mirrored("repurposing_info.tsv"))
-    held = {(compound, symbol) for compound, symbols in zip(hub[COMPOUND], hub["target"], strict=True)
-            for symbol in symbols}  # fmt: skip
-    counts = Counter(symbol for _, symbol in held)
-    most = sorted(counts, key=lambda symbol: (-counts[symbol], symbol))[:100]
-    listed = " ".join(HUB_FAMILIES.values()).split()
-    assert set(most) - set(listed) == set() and len(listed) == len(set(listed))
+    path, hub = mirrored("chembl2k_assays", "hub")
+    _, tasks = annotation.read_assays("ChEMBL", [path], Path(MIRROR) / "README.md")  # keeps no keys
+    assert set(tasks["target"]) == set(" ".join(CHEMBL2K_FAMILIES.values()).split())
+    held = annotation.read_repurposing_hub(hub)[[COMPOUND, "target"]].explode("target").dropna().drop_duplicates()
+    counts = held["target"].value_counts()
+    most = sorted(counts.index, key=lambda symbol: (-counts[symbol], symbol))[:100]
+    assert set(most) <= set(" ".join(HUB_FAMILIES.values()).split())
 
 
 # Every name among the 270 assays that tells a protein or a family, and what it should tell.
@@ -419,93 +291,73 @@ MLPCN Ras selective lethality;MLPCNRanGTPinhibitor;MLPCN Cancer Stem Cells;MLPCN
 MLPCN Epstein-Barr LMP-1;MLPCN esBAF inhibitor;CDK5/CDK2 selectivity;CDK5 expression;Met kit;""".replace("\n", ";")
 
 
-@pytest.mark.parametrize("name", TELLING_NAMES)
-def test_names_of_assays_that_tell_a_target(name):
-    assert annotation.assay_target(name) == TELLING_NAMES[name]
-
-
-def test_names_of_assays_that_tell_no_target():
-    told = {name: annotation.assay_target(name) for name in SILENT_NAMES.split(";")}
-    assert {name: what for name, what in told.items() if what != ("", "")} == {}
+def test_names_of_assays_that_tell_a_target_and_names_that_tell_none():
+    assert {name: annotation.assay_target(name) for name in TELLING_NAMES} == TELLING_NAMES
+    silent = SILENT_NAMES.split(";")
+    assert {name: annotation.assay_target(name) for name in silent} == dict.fromkeys(silent, ("", ""))
 
 
 @needs_mirror
 def test_no_other_real_name_tells_a_target():
-    names = pd.read_csv(mirrored("assay_data/assay_metadata.csv"), dtype=str)["ASSAY_NAME"]
+    names = pd.read_csv(*mirrored("assay_names"), dtype=str)["ASSAY_NAME"]
     told = {name: annotation.assay_target(name) for name in names}
     assert {name: what for name, what in told.items() if what != ("", "")} == TELLING_NAMES
 
 
-TOXCAST_FAMILIES = {
-    "NVS_GPCR_hAdra2A": "GPCR",
-    "NVS_NR_hPPARg": "nuclear receptor",
-    "NVS_ADME_hCYP3A4": "cytochrome P450",
-    "NVS_TR_hSERT": "transporter",
-    "NVS_LGIC_h5HT3": "ion channel",
-    "NVS_IC_hKhERGCh": "ion channel",
-    "NVS_MP_hPBR": "other",
-    "NVS_ENZ_hAChE": "other enzyme",
-    "NVS_ENZ_hTrkA": "kinase",
-    "NVS_ENZ_hMMP13": "protease",
-    "NVS_ENZ_hPDE4A1": "phosphodiesterase",
-    "NVS_ENZ_hSIRT1": "epigenetic",
-    "NVS_ENZ_hPI3Ka": "kinase",
-    "NVS_ENZ_hPTPN11": "other enzyme",
-    "ATG_AP_1_CIS_dn": "ATG",
-    "TOX21_AhR_LUC_Agonist": "TOX21",
-    "Tanguay_ZF_120hpf_EYE_up": "Tanguay",
+TOXCAST = {
+    "NVS_GPCR_rmAdra2B": ("Adra2B", "GPCR"),
+    "NVS_NR_hPPARg": ("PPARg", "nuclear receptor"),
+    "NVS_ADME_hCYP3A4": ("CYP3A4", "cytochrome P450"),
+    "NVS_TR_hSERT": ("SERT", "transporter"),
+    "NVS_LGIC_h5HT3": ("5HT3", "ion channel"),
+    "NVS_MP_hPBR": ("PBR", "other"),
+    "NVS_ENZ_rabI2C": ("I2C", "other enzyme"),
+    "NVS_ENZ_hAurA": ("AurA", "kinase"),
+    "NVS_ENZ_hMMP13": ("MMP13", "protease"),
+    "NVS_ENZ_hPDE4A1": ("PDE4A1", "phosphodiesterase"),
+    "NVS_ENZ_hSIRT1": ("SIRT1", "epigenetic"),
+    "ATG_AP_1_CIS_dn": ("", "ATG"),
+    "Tanguay_ZF_120hpf_EYE_up": ("", "Tanguay"),
 }
 
 
-@pytest.mark.parametrize("assay", TOXCAST_FAMILIES)
-def test_toxcast_families(assay):
-    assert annotation.toxcast_family(assay) == TOXCAST_FAMILIES[assay]
-
-
-def test_toxcast_targets_lose_the_species_letter():
-    names = ["NVS_ENZ_hAurA", "NVS_ENZ_rabI2C", "NVS_GPCR_rmAdra2B", "ATG_AR_TRANS_up"]
-    assert [annotation.toxcast_target(name) for name in names] == ["AurA", "I2C", "Adra2B", ""]
+def test_toxcast_targets_and_families():
+    assert {assay: annotation.toxcast_target(assay) for assay in TOXCAST} == TOXCAST
 
 
 # ------------------------------------------------------------------------------- everything about compounds
 
 
 @pytest.fixture
-def obtain(tmp_path):
-    """Annotation files of two compounds; a role that isn't there raises KeyError, as in a data set without it."""
+def files(tmp_path):
+    """A function that gives annotation files of two compounds, without those of some roles."""
     texts = {
-        "hub": "broad_id\tmoa\ttarget\tsmiles\tInChIKey14\n"
-        f"BRD-K00000001-001-01-1\tcyclooxygenase inhibitor\tPTGS1\t{ASPIRIN}\t{ASPIRIN_BLOCK}\n",
+        "hub": HUB,
         "broad_ids": "broad_id\nBRD-K00000001\nBRD-K00000002\n",
         "broad_smiles": f"smiles\n{CAFFEINE}\n{CAFFEINE}\n",
+        "broad6k_structures": f"pert_id,smiles,inchikey\nBRD-K00000002,{CAFFEINE},{CAFFEINE_BLOCK}\n,C,X\n",
         "assay_names": ASSAY_NAMES,
         "assays_270": f"smiles,220_692,277_756\n{ASPIRIN},1,\n{CAFFEINE},0,1\n{CAFFEINE},1,1\n",
         "broad6k_assays": f"smiles,inchikey,277_756,300_1\n{ASPIRIN},{ASPIRIN_BLOCK},0,1\n",
         "toxcast_assays": f"smiles,mol_id,NVS_ENZ_hAChE\n{ASPIRIN},,0\n",
         "chembl2k_assays": f"smiles,inchikey,PTGS1\n{ASPIRIN},{ASPIRIN_BLOCK},1\n",
     }
+    for role, text in texts.items():
+        (tmp_path / role).write_text(text)
 
-    def give(*left_out):
-        files = {}
-        for role, text in texts.items():
-            (tmp_path / f"{role}.txt").write_text(text)
-            files[role] = LocalFile(tmp_path / f"{role}.txt", f"{len(files):064x}", len(text), True)
-        for role in left_out:
-            del files[role]
-        return lambda role: files[role]
+    def without(*absent):
+        there = texts.keys() - set(absent)
+        return lambda *roles: [tmp_path / role for role in roles] if there >= set(roles) else []
 
-    return give
+    return without
 
 
 IDS = ["BRD-K00000001", "BRD-K00000002"]
-OWN = pd.DataFrame({COMPOUND: IDS[:1], "SMILES": [ASPIRIN], "InChIKey14": ""})
-EVERY = ("Moshkov 270", "broad6k", "ToxCast", "ChEMBL", "annotation")
+OWN = [pd.DataFrame({COMPOUND: IDS[:1], "SMILES": [ASPIRIN], "InChIKey14": ""})]
 
 
-def test_collections_bring_each_task_once(obtain, tmp_path):
-    compounds, activity, tasks, notes = annotation.annotate_compounds(
-        IDS, obtain(), tmp_path / "derived", own=OWN, collections=EVERY
-    )
+def test_collections_bring_each_task_once(files, tmp_path):
+    compounds, activity, tasks, notes = annotation.annotate_compounds(IDS, files(), tmp_path / "derived", own=OWN)
     assert compounds["InChIKey14"].tolist() == [ASPIRIN_BLOCK, CAFFEINE_BLOCK]  # the screen's own SMILES decides
     assert "1 compounds have two structures" in notes[1]
     assert tasks[["task", "source", "conflicts"]].values.tolist() == [
@@ -518,22 +370,18 @@ def test_collections_bring_each_task_once(obtain, tmp_path):
     labels = set(activity.itertuples(index=False, name=None))
     assert (IDS[0], "277_756 MLPCN CFTR", 0) not in labels, "broad6k's copy of one of the 270 is left out"
     assert {(IDS[1], "220_692", 1), (IDS[1], "277_756 MLPCN CFTR", 1), (IDS[0], "300_1", 1)} <= labels
-    assert "Moshkov 270: 2 compounds have 3 outcomes in 2 assays; 1 compound-assay pairs are conflicts" in notes[2]
     assert notes[-1].startswith("ChEMBL: 1 compounds"), "no target has five actives: no tasks and no word of them"
 
 
-def test_files_that_a_data_set_lacks_are_done_without(obtain, tmp_path):
-    options = dict(own=OWN, collections=EVERY)
-    few = obtain("broad_ids", "assays_270", "toxcast_assays", "broad6k_assays")
-    _, _, tasks, _ = annotation.annotate_compounds(IDS, few, tmp_path / "derived", **options)
-    assert tasks["source"].tolist() == ["ChEMBL"]
-    none = obtain("hub", "assay_names", "toxcast_assays", "chembl2k_assays")
-    compounds, activity, tasks, _ = annotation.annotate_compounds(
-        IDS, none, tmp_path / "derived", own=OWN, collections=EVERY[:-1]
-    )
+def test_files_that_a_screen_lacks_are_done_without_and_lists_must_fit(files, tmp_path):
+    few = files("hub", "broad_ids", "assay_names", "toxcast_assays", "chembl2k_assays")
+    compounds, activity, tasks, _ = annotation.annotate_compounds(IDS, few, tmp_path / "derived", own=OWN)
     assert compounds["MoA"].tolist() == compounds["target"].tolist() == [[], []]
     assert compounds["InChIKey14"].tolist() == [ASPIRIN_BLOCK, CAFFEINE_BLOCK]
     assert len(activity) == len(tasks) == 0 and list(tasks.columns) == TASK_COLUMNS
+    (tmp_path / "broad_smiles").write_text(f"smiles\n{ASPIRIN}\n")
+    with pytest.raises(ScreenError, match=r"broad_ids has 2 rows and broad_smiles 1"):
+        annotation.annotate_compounds(IDS, files(), tmp_path / "derived")
 
 
 def reach_screen() -> Screen:
@@ -576,85 +424,19 @@ def test_reach_counts_paired_compounds_by_source():
     ]
 
 
-def test_reach_of_a_screen_without_any_label():
-    screen = reach_screen()
-    bare = Screen("bare", screen.cp, screen.tx, screen.compounds.assign(MoA=[[] for _ in range(6)]),
-                  screen.activity.iloc[:0], screen.tasks.iloc[:0])  # fmt: skip
-    assert annotation.reach(bare).values.tolist() == [["MoA", 0, 0, 0, 0, 0, ""]]
-
-
-def test_reach_names_the_few_most_frequent_families():
-    families = pd.Series(["a"] * 3 + ["b"] * 3 + list("cdefgh") + ["c"])
-    assert annotation._family_text(families) == "a 3, b 3, c 2, d 1, e 1, f 1, 2 in other families"
-
-
 @needs_mirror
-def test_the_real_collections_reach_the_compounds_of_cdrp(tmp_path, monkeypatch):
-    """Some of the 16,978 CDRP compounds and all that the Hub has; the mirror lacks the 270 assays."""
-    roles = {
-        "hub": "repurposing_info.tsv",
-        "broad_ids": "broad_ids.txt",
-        "broad_smiles": "smiles.txt",
-        "broad6k_structures": "broad6k/raw/structure.csv.gz",
-        "assay_names": "assay_metadata.csv",
-        "broad6k_assays": "broad6k/raw/assays.csv.gz",
-        "chembl2k_assays": "chembl2k/raw/assays.csv.gz",
-        "toxcast_assays": "moltoxcast/raw/assays.csv.gz",
-    }
-    files = {role: LocalFile(mirrored(name), name.replace("/", "-")[:16], 0, True) for role, name in roles.items()}
-    ids = annotation.read_broad_structures(files["broad_ids"].path, files["broad_smiles"].path)[COMPOUND]
-    known = annotation.read_repurposing_hub(files["hub"].path)[COMPOUND]
-    ids = pd.concat([ids[::12], known]).drop_duplicates().tolist()
-    options = dict(collections=EVERY)
-    annotation.annotate_compounds(ids, files.__getitem__, tmp_path, **options)
-    monkeypatch.setattr(annotation, "inchikeys", lambda smiles: pytest.fail("keys are computed again"))
-    compounds, activity, tasks, _ = annotation.annotate_compounds(ids, files.__getitem__, tmp_path, **options)
-    assert set(tasks["source"]) == {"broad6k", "ToxCast", "ChEMBL", "annotation"}
-    assert (tasks["source"] == "broad6k").sum() == 32 and tasks["task"].is_unique
-    assert not activity.duplicated([COMPOUND, "task"]).any()
-    measured, kept = profiles.measured_only(activity, tasks)
-    assert len(measured) < len(activity) and set(kept["source"]) == {"broad6k", "ToxCast", "ChEMBL"}
-    symbol = tasks.loc[tasks["source"] == "annotation", "target"].iloc[0]
-    held = compounds.set_index(COMPOUND)["target"].map(lambda targets: symbol in targets)
-    labels = activity[activity["task"] == f"annotated {symbol}"].set_index(COMPOUND)["active"]
-    assert labels.sum() == held.sum() >= 5 and (held[labels.index] == labels.astype(bool)).all()
-
-
-def outcomes_by_block(assays: annotation.AssayTable, compounds: pd.DataFrame) -> pd.Series:
-    """Labels by the block alone, active if any isomer is: what the own rows of compounds are held against."""
-    grouped = assays.labels.groupby(np.asarray(assays.blocks, dtype=object)).max()
-    rows = compounds[compounds["InChIKey14"].isin(grouped.index)]
-    return grouped.loc[rows["InChIKey14"]].set_axis(rows[COMPOUND]).rename_axis(columns="task").stack().dropna()
-
-
-@needs_mirror
-@pytest.mark.parametrize("screen", ["cmea-u2os", "every CDRP compound"])
-def test_no_real_label_contradicts_the_own_row_of_a_compound(screen, tmp_path):
-    structures = annotation.read_broad_structures(mirrored("broad_ids.txt"), mirrored("smiles.txt"))
-    names = (mirrored("broad6k/raw/assays.csv.gz"), mirrored("assay_metadata.csv"))
-    assays = annotation.read_broad6k(*names, tmp_path / "keys.parquet")
-    if screen == "cmea-u2os":
-        read = datasets.read_screen(screen, mirror=MIRROR, data_dir=tmp_path)
-        compounds = read.compounds
-        ours = read.activity[read.activity["task"].isin(assays.tasks["task"])]
-        conflicts = read.tasks.loc[read.tasks["source"] == "broad6k", "conflicts"].sum()
-    else:
-        compounds, _ = annotation.join_structures(
-            structures[COMPOUND].drop_duplicates().tolist(), [structures], tmp_path
-        )
-        ours, tasks = annotation.outcomes(assays, compounds, tmp_path)
-        conflicts = tasks["conflicts"].sum()
-    own = assays.labels.groupby(np.asarray(assays.keys, dtype=object)).max().drop(index="", errors="ignore")
-    keys = pd.Series(annotation._keys_of(compounds["SMILES"].tolist(), tmp_path), index=compounds[COMPOUND])
-    keys = keys[keys.isin(own.index)]
-    own = own.loc[keys].set_axis(keys.index).rename_axis(columns="task").stack().dropna()
+def test_no_real_label_contradicts_the_own_row_of_a_compound(tmp_path):
+    """Some of the 16,978 CDRP compounds in broad6k, whose assays know isomers that differ."""
+    structures = annotation.read_structures(lambda *roles: mirrored(*roles) if "broad_ids" in roles else [])
+    compounds, _ = annotation.join_structures(structures[0][COMPOUND].unique()[::6], structures, tmp_path)
+    labels, tasks = annotation.read_assays("broad6k", mirrored("broad6k_assays", "assay_names"), tmp_path)
+    ours, reached = annotation.outcomes(labels, tasks, compounds, tmp_path)
     ours = ours.set_index([COMPOUND, "task"])["active"]
-    before = outcomes_by_block(assays, compounds)
-    wrong = {name: (labels.reindex(own.index) != own).sum() for name, labels in (("block", before), ("own", ours))}
-    print(
-        f"{screen}: {len(own)} own outcomes ({own.sum():.0f} active); by block {len(before)} ({before.sum():.0f} "
-        f"active), {wrong['block']} contradict own ones; now {len(ours)} ({ours.sum()} active), {conflicts} conflicts"
-    )
-    assert wrong["own"] == 0 < len(own) <= len(ours) < len(before)
-    assert wrong["block"] > 0, "the rule that was given up would fail this test"
-    assert (ours <= before.reindex(ours.index)).all()
+    keys = pd.Series(annotation.cached_inchikeys(compounds["SMILES"].tolist(), tmp_path), index=compounds[COMPOUND])
+    own, by_block = labels.groupby(level=0).max(), labels.groupby(level=1).max()
+    keys = keys[keys.isin(own.index) & (keys != "")]
+    own = own.loc[keys].set_axis(keys.index).rename_axis(columns="task").stack().dropna()
+    blocks = compounds.set_index(COMPOUND)["InChIKey14"]
+    wide = by_block.reindex(blocks).set_axis(blocks.index).rename_axis(columns="task").stack().dropna()
+    assert (ours.reindex(own.index) == own).all() and len(reached) == 32
+    assert len(own) < len(ours) < len(wide) and (wide.reindex(own.index) != own).any(), "blocks alone contradict"

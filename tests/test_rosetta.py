@@ -1,24 +1,18 @@
 """Rosetta screens: every oddity of their files by itself, and the same result however the same table is written."""
 
 import gzip
-import hashlib
 import math
-import os
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from cpx_utils import rosetta
-from cpx_utils.downloads import LocalFile
+from cpx_utils import datasets
 from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, PLATE, WELL, ScreenError, feature_columns
-from cpx_utils.rosetta import ProfileColumns, read_rosetta
 
 COLUMNS = {
-    "cp": ProfileColumns(
-        treatment="Metadata_key", plate="Metadata_Plate", well="Metadata_Well", dose="Metadata_mmoles", name="iname"
-    ),
-    "tx": ProfileColumns(treatment="key", plate="det_plate", well="det_well", dose="pert_dose", smiles="x_smiles"),
+    "cp": {"treatment": "Metadata_key", "plate": "Metadata_Plate", "well": "Metadata_Well", "dose": "Metadata_mmoles"},
+    "tx": {"treatment": "key", "plate": "det_plate", "well": "det_well", "dose": "pert_dose", "smiles": "x_smiles"},
 }
 CP = """\
 Metadata_Plate,Metadata_Well,Metadata_key,Metadata_mmoles,Metadata_pert_type,iname,Cells_A,Nuclei_B,Cytoplasm_C
@@ -36,28 +30,42 @@ REP1,A03,,,,negcon,5,6
 
 
 @pytest.fixture
-def read(tmp_path):
-    """A function that writes tables and reads them as a screen."""
-    idmap = tmp_path / "idmap.xlsx"
-    pd.DataFrame({"probe_id": ["200001_at", "200002_s_at"], "symbol": ["TP53", "HLA-DMA"]}).to_excel(idmap, index=False)
+def read(tmp_path, monkeypatch):
+    """A function that writes tables and reads them as a screen of the registry."""
 
-    def write(name, content):
-        content = content if isinstance(content, bytes) else gzip.compress(content.encode(), mtime=0)
-        path = tmp_path / f"{name}.csv.gz"
-        path.write_bytes(content)
-        return LocalFile(path, hashlib.sha256(content).hexdigest(), len(content), True)
+    def function(cp=CP, tx=TX, symbols=("TP53", "HLA-DMA"), **fields):
+        files = []
+        for role, name in (("cp", "cp.csv.gz"), ("cp_all", "all.csv.gz"), ("tx", "tx.csv.gz"), ("idmap", "idmap.xlsx")):
+            files.append(datasets.RemoteFile(role, f"https://x.org/{name}", "0" * 64, "SHA-256", 0, "", ""))
+            path = tmp_path / "mirror" / files[-1].mirror_path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if role in ("cp", "tx"):
+                content = cp if role == "cp" else tx
+                path.write_bytes(content if isinstance(content, bytes) else gzip.compress(content.encode(), mtime=0))
+        pd.DataFrame({"probe_id": ["200001_at", "200002_s_at"], "symbol": symbols}).to_excel(path, index=False)
+        screen = datasets.Dataset("test", "", "", "", "rosetta", tuple(files), [], columns=COLUMNS)
+        monkeypatch.setitem(datasets.DATASETS, "test", datasets.replace(screen, **fields))
+        options = {"mirror": str(tmp_path / "mirror"), "data_dir": str(tmp_path / "data"), "unverified": True}
+        return datasets.read_screen("test", **options)
 
-    def function(cp=CP, tx=TX, columns=COLUMNS, idmap=idmap, cache=tmp_path / "derived"):
-        return read_rosetta(columns, write("cp", cp), write("tx", tx), idmap, cache)
-
-    function.folder = tmp_path
     return function
 
 
 def assert_same(found, expected):
-    for name in ("cp", "tx"):
+    for name in ("cp", "tx", "compounds"):
         pd.testing.assert_frame_equal(getattr(found, name), getattr(expected, name))
-    pd.testing.assert_frame_equal(found.compounds, expected.compounds)
+
+
+def noted(screen, words):
+    return any(words in note for note in screen.notes)
+
+
+def with_rows(columns, rows):
+    """The CP table with further wells, which have these values in these columns."""
+    frame = table(CP).assign(control_type="")
+    more = pd.DataFrame(rows, columns=columns)
+    place = {"Metadata_Plate": "P9", "Metadata_Well": [f"W{number}" for number in range(len(more))]}
+    return text(pd.concat([frame, more.assign(**place, Cytoplasm_C="1")]).fillna(""))
 
 
 def table(text):
@@ -89,25 +97,17 @@ def test_a_screen_is_read_value_for_value(read):
 def test_doses_that_differ_in_the_third_digit_meet_on_cps(read):
     found = read()
     np.testing.assert_array_equal(found.tx[DOSE], [3.33, 10, np.nan])
-    assert any("0 CP and 1 TX wells have a dose that differs by less than 5%" in note for note in found.notes)
-    series = read(
-        tx=TX.replace("BRD-K00000001_3.34", "BRD-K00000001_1.11")
-    )  # a neighbour in the series is another dose
+    assert noted(found, "1 TX wells have a dose that differs by less than 5%")
+    series = read(tx=TX.replace("BRD-K00000001_3.34", "BRD-K00000001_1.11"))  # a neighbour in the series
     np.testing.assert_array_equal(series.tx[DOSE], [1.11, 10, np.nan])
 
 
-def test_compounds_carry_structure_and_name(read):
-    compounds = read().compounds.set_index(COMPOUND)
+def test_compounds_on_one_side_are_kept_and_counted_with_their_structures(read):
+    found = read()
+    assert noted(found, "1 compounds are in both modalities, in 1 treatments; 1 are in CP only and 1 in TX only")
+    compounds = found.compounds.set_index(COMPOUND)
     assert compounds["SMILES"].to_dict() == {"BRD-K00000001": "CCO", "BRD-K00000002": "", "BRD-K00000003": "CCN"}
-    assert compounds["name"].tolist() == ["one", "two", ""]
-    assert compounds["MoA"].tolist() == [[], [], []]
-
-
-def test_compounds_on_one_side_are_kept_and_counted(read):
-    assert any(
-        "1 compounds are in both modalities, in 1 treatments; 1 are in CP only and 1 in TX only" in note
-        for note in read().notes
-    )
+    assert compounds["InChIKey14"].tolist()[0] == "LFQSCWFLJHTTHZ" and compounds["MoA"].tolist() == [[], [], []]
 
 
 # keys, control_type, pert_type and whether that is a negative control
@@ -128,59 +128,42 @@ CONTROLS = [
 ]
 
 
-@pytest.mark.parametrize(("key", "kind", "perturbation", "expected"), CONTROLS)
-@pytest.mark.parametrize("prefix", ["", "Metadata_"])
-def test_negative_controls_in_every_spelling(read, key, kind, perturbation, expected, prefix):
-    frame = (
-        table(CP).drop(columns="Metadata_pert_type").assign(**{f"{prefix}control_type": "", f"{prefix}pert_type": ""})
-    )
-    frame.loc[1, ["Metadata_key", f"{prefix}control_type", f"{prefix}pert_type"]] = [key, kind, perturbation]
-    found = read(cp=text(frame)).cp
-    assert found[CONTROL].tolist() == [False, expected, True, False]
-    assert found[COMPOUND][1] == ("DMSO" if expected else "BRD-K00000009")
-    assert math.isnan(found[DOSE][1]) == expected
+def test_negative_controls_in_every_spelling(read):
+    columns = ["Metadata_key", "control_type", "Metadata_pert_type"]
+    found = read(cp=with_rows(columns, [row[:3] for row in CONTROLS])).cp.iloc[4:]
+    expected = [row[3] for row in CONTROLS]
+    assert found[CONTROL].tolist() == found[DOSE].isna().tolist() == expected
+    assert found[COMPOUND].tolist() == ["DMSO" if control else "BRD-K00000009" for control in expected]
 
 
 def test_repeated_wells_keep_the_first_and_wells_without_place_stay(read):
     lines = CP.splitlines()
     again = lines[1].replace(",0.5,1,2", ",99,99,99")
     found = read(cp="\n".join([*lines, again, again.replace("24007", "24007.0")]) + "\n")
-    assert found.cp["Cells_A"].tolist() == [0.5, -1.5, 0.25, 7.0]
-    assert any("CP: 2 rows repeat a plate's well" in note for note in found.notes)
-    columns = COLUMNS | {"cp": ProfileColumns(treatment="Metadata_key", plate="Metadata_Plate")}
-    unplaced = read(columns=columns)
-    assert unplaced.cp[WELL].tolist() == [""] * 4
+    assert found.cp["Cells_A"].tolist() == [0.5, -1.5, 0.25, 7.0] and noted(found, "CP: 2 rows repeat a plate's well")
     missing = read(cp=text(table(CP).drop(columns="Metadata_Well")))
-    assert missing.cp[WELL].tolist() == [""] * 4
-    assert any("CP table: no column Metadata_Well" in note for note in missing.notes)
+    assert missing.cp[WELL].tolist() == [""] * 4 and noted(missing, "CP table: no column Metadata_Well")
 
 
 def test_wells_without_a_treatment_are_dropped_and_counted(read):
     found = read(cp=CP.replace("BRD-K00000002-001-02-3_10", ""))
-    assert found.cp[COMPOUND].tolist() == ["BRD-K00000001", "DMSO", "BRD-K00000001"]
-    assert found.cp["Cells_A"].tolist() == [0.5, 0.25, 7.0]
-    assert any("CP: 1 wells without treatment" in note for note in found.notes)
+    assert found.cp["Cells_A"].tolist() == [0.5, 0.25, 7.0] and noted(found, "CP: 1 wells without treatment")
 
 
-@pytest.mark.parametrize("written", ["inf", "-inf", "Inf", "-Inf", "INF", "Infinity", "1e39"])
-def test_infinite_values_count_as_missing(read, written):
-    found = read(cp=CP.replace(",-1.5,", f",{written},"))
-    np.testing.assert_array_equal(found.cp["Cells_A"], np.array([0.5, np.nan, 0.25, 7], np.float32))
-    assert any("CP: 1 infinite values count as missing" in note for note in found.notes)
-
-
-@pytest.mark.parametrize("written", ["", "NA", "NaN", "nan", "-nan", '""', '"NA"', "null", "None", "<NA>", "#N/A"])
-def test_gaps_in_every_spelling(read, written):
-    found = read(cp=CP.replace(",-1.5,", f",{written},"))
-    np.testing.assert_array_equal(found.cp["Cells_A"], np.array([0.5, np.nan, 0.25, 7], np.float32))
-    assert not any("infinite" in note for note in found.notes)
+def test_infinite_values_and_gaps_in_every_spelling_are_missing(read):
+    written = ["inf", "-inf", "Infinity", "1e39", "", "NA", "NaN", "-nan", "null", "#N/A"]
+    rows = [("BRD-K00000001_1", value) for value in written]
+    found = read(cp=with_rows(["Metadata_key", "Cells_A"], rows))
+    values = [0.5, -1.5, 0.25, 7, *[np.nan] * len(written)]
+    np.testing.assert_array_equal(found.cp["Cells_A"], np.array(values, np.float32))
+    assert noted(found, "CP: 4 infinite values count as missing")
 
 
 def test_features_that_tell_nothing_are_dropped_and_counted(read):
     frame = table(CP).assign(Cells_empty="", Cells_same="3.5", Nuclei_same_or_missing=["1", "", "1", "inf"])
     found = read(cp=text(frame))
     assert feature_columns(found.cp) == ["Cells_A", "Cytoplasm_C", "Nuclei_B"]
-    assert any("CP: 1 features without any value and 2 constant ones were dropped" in note for note in found.notes)
+    assert noted(found, "CP: 1 features without any value and 2 constant ones were dropped")
 
 
 # the dose in the key, that in the metadata, and the nominal dose
@@ -197,53 +180,29 @@ DOSES = [
 ]
 
 
-@pytest.mark.parametrize(("key", "column", "expected"), DOSES)
-def test_the_dose_comes_from_the_key_or_else_from_the_metadata(read, key, column, expected):
-    frame = table(CP).assign(Metadata_mmoles="")
-    frame.loc[1, ["Metadata_key", "Metadata_mmoles"]] = [key, column]
-    tx = TX.replace("BRD-K00000001_3.34,3.34", "BRD-K00000004_3.34,3.34")
-    np.testing.assert_array_equal(read(cp=text(frame), tx=tx).cp[DOSE][1], expected)
-
-
-def test_a_metadata_column_in_millimolar_is_told_by_the_keys(read):
-    frame = table(CP).assign(Metadata_mmoles=["0.00333", "0.01", "", "0.00333"])
+def test_the_dose_comes_from_the_key_or_else_from_the_metadata(read):
+    found = read(cp=with_rows(["Metadata_key", "Metadata_mmoles"], [row[:2] for row in DOSES]))
+    np.testing.assert_array_equal(found.cp[DOSE][4:], [row[2] for row in DOSES])
+    frame = table(CP).assign(Metadata_mmoles=["0.00333", "0.01", "", "0.00333"])  # in millimolar, as the keys tell
     frame.loc[3, "Metadata_key"] = "BRD-K00000001-002-02-3"
     np.testing.assert_array_equal(read(cp=text(frame)).cp[DOSE], [3.33, 10, np.nan, 3.33])
 
 
 def test_alleles_are_whole_keys_without_dose(read):
-    columns = {
-        "cp": ProfileColumns(treatment="Metadata_key", plate="Metadata_Plate", well="Metadata_Well", alleles=True),
-        "tx": ProfileColumns(treatment="key", plate="det_plate", well="det_well", alleles=True),
-    }
-    cp = CP.replace("BRD-K00000001-001-02-3_3.33", "ccsbBroad304_00001").replace(
-        "BRD-K00000001-002-02-3_3.33", "BRDN_1"
-    )
-    found = read(cp=cp, tx=TX.replace("BRD-K00000001_3.34", "ccsbBroad304_00001"), columns=columns)
-    assert found.cp[COMPOUND].tolist()[::3] == ["ccsbBroad304_00001", "BRDN_1"]
+    first, allele = "BRD-K00000001-001-02-3_3.33", "ccsbBroad304_00001"
+    found = read(cp=CP.replace(first, allele), tx=TX.replace("BRD-K00000001_3.34", allele), alleles=True)
+    assert found.cp[COMPOUND][0] == found.tx[COMPOUND][0] == allele
     assert found.cp.loc[found.cp[CONTROL], COMPOUND].tolist() == ["negcon"] and found.cp[DOSE].isna().all()
-    assert found.tx[COMPOUND][0] == "ccsbBroad304_00001"
-    assert (found.compounds["SMILES"] == "").all()
-    assert any("overexpressed alleles" in note for note in found.notes)
+    assert noted(found, "overexpressed alleles") and len(found.activity) == len(found.tasks) == 0
 
 
 def test_probes_become_symbols_unique_ones(read):
-    idmap = read.folder / "other.xlsx"
-    pd.DataFrame({"probe_id": ["200001_at", "200002_s_at"], "symbol": ["TP53", "TP53"]}).to_excel(idmap, index=False)
     tx = table(TX).assign(**{"200009_at": ["7", "8", "9"]})
-    found = read(tx=text(tx), idmap=idmap)
-    assert found.tx[feature_columns(found.tx)].to_dict("list") == {
-        "200009_at": [7, 8, 9],
-        "TP53": [1, 3, 5],
-        "TP53_2": [2, 4, 6],
-    }
-    assert any("1 probes have no gene symbol" in note for note in found.notes)
-    assert any("1 genes have several probes; further ones are numbered (TP53_2)" in note for note in found.notes)
-    reordered = read(tx=text(tx[tx.columns[::-1]]), idmap=idmap)
-    assert_same(reordered, found)
-
-
-# --------------------------------------------------------------------------------------- the same result
+    found = read(tx=text(tx), symbols=("TP53", "TP53"))
+    expected = {"200009_at": [7, 8, 9], "TP53": [1, 3, 5], "TP53_2": [2, 4, 6]}
+    assert found.tx[feature_columns(found.tx)].to_dict("list") == expected
+    assert noted(found, "1 probes have no gene symbol") and noted(found, "1 genes have several probes")
+    assert_same(read(tx=text(tx[tx.columns[::-1]]), symbols=("TP53", "TP53")), found)
 
 
 def members(content, size=40):
@@ -267,13 +226,9 @@ def with_extra_columns(content):
 WRITINGS = {
     "columns in another order": lambda content: text(table(content)[table(content).columns[::-1]]),
     "unknown columns": with_extra_columns,
-    "an index without a name": lambda content: table(content).to_csv(index=True),
     "gzip members": members,
     "carriage returns": lambda content: content.replace("\n", "\r\n"),
-    "a byte-order mark": lambda content: "\ufeff" + content,
-    "quoted numbers": quoted,
     "a mark and quotes": lambda content: "\ufeff" + quoted(content),
-    "no gzip": lambda content: content.encode(),
     "no line end at the end": lambda content: content.rstrip("\n"),
     "blanks around numbers": lambda content: content.replace(",0.5,", ", 0.5 ,"),
     "numbers written otherwise": lambda content: content.replace(",-1.5,", ",-1.50000E+00,"),
@@ -288,73 +243,15 @@ def test_the_same_table_gives_the_same_result(read, writing):
     assert_same(read(cp=WRITINGS[writing](CP), tx=WRITINGS[writing](TX)), expected)
 
 
-def test_many_blocks_give_what_one_gives(read, monkeypatch):
-    rng = np.random.default_rng(0)
-    values = rng.normal(size=(400, 3)).astype(np.float32)
-    rows = [
-        f"1,W{index:03d},BRD-K00000001_3.33,3.33,trt,one," + ",".join(f"{value!s}" for value in row)
-        for index, row in enumerate(values)
-    ]
-    cp = "\n".join([CP.splitlines()[0], *rows]) + "\n"
-    monkeypatch.setattr(rosetta, "BLOCK_BYTES", 1000)
-    monkeypatch.setattr(rosetta, "ROW_GROUP", 64)
-    found = read(cp=cp)
-    np.testing.assert_array_equal(found.cp[["Cells_A", "Nuclei_B", "Cytoplasm_C"]].to_numpy(), values)
-
-
-# ----------------------------------------------------------------------------------------------- the cache
-
-
-def test_a_table_is_converted_once_and_then_reused(read, monkeypatch):
-    first = read()
-    derived = sorted(path.name for path in (read.folder / "derived").iterdir())
-    digests = {name: hashlib.sha256((read.folder / f"{name}.csv.gz").read_bytes()).hexdigest() for name in ("cp", "tx")}
-    assert derived == sorted(f"{digest[:16]}-{name}.parquet" for name, digest in digests.items())
-
-    def refuse(*arguments):
-        raise AssertionError("the table is read again")
-
-    monkeypatch.setattr(rosetta, "_csv_batches", refuse)
-    assert_same(read(), first)
-
-
-def test_a_damaged_or_outdated_derived_file_is_made_again(read, monkeypatch):
-    first = read()
-    for path in (read.folder / "derived").iterdir():
-        path.write_bytes(path.read_bytes()[:100])
-    assert_same(read(), first)
-    monkeypatch.setattr(rosetta, "LAYOUT", b"another")
-    before = {path.name: path.stat().st_mtime_ns for path in (read.folder / "derived").iterdir()}
-    assert_same(read(), first)
-    after = {path.name: path.stat().st_mtime_ns for path in (read.folder / "derived").iterdir()}
-    assert before.keys() == after.keys() and all(after[name] > before[name] for name in before)
-
-
-def test_a_cache_that_cannot_be_written_is_done_without(read):
-    expected = read()
-    (read.folder / "file").write_text("no folder")
-    assert_same(read(cache=read.folder / "file"), expected)
-
-
-# ----------------------------------------------------------------------------------------------- mistakes
-
-
 WRONG = {
-    "no key": (
-        dict(cp=CP.replace("Metadata_key", "Metadata_other")),
-        r"cp\.csv\.gz: column 'Metadata_key' is missing.*'Metadata_other'",
+    "no key": (dict(cp=CP.replace("Metadata_key", "Metadata_other")), r"cp\.csv\.gz: column 'Metadata_key' is missing"),
+    "no features": (dict(tx=TX.replace("_at", "")), r"tx\.csv\.gz: no feature columns"),
+    "a ragged row": (dict(cp=CP + "1,2,3\n"), r"cp\.csv\.gz: can't be read as a table .*[Ee]xpected 9 columns, got 3"),
+    "a word far down": (
+        dict(cp=CP + "P8,B01,DMSO,,,x,1,1,1\n" * 60 + "P8,C1,DMSO,,,x,oops,1,1\n"),
+        r"cp\.csv\.gz: can't be read .*'oops'",
     ),
-    "no tx key": (dict(tx=TX.replace(",key,", ",id,")), r"tx\.csv\.gz: column 'key' is missing.*'id'"),
-    "no cp features": (
-        dict(cp=CP.replace("Cells_", "X").replace("Nuclei_", "X").replace("Cytoplasm_", "X")),
-        r"cp\.csv\.gz: no feature columns; their names contain 'Cells_' or 'Cytoplasm_' or 'Nuclei_'",
-    ),
-    "a ragged row": (
-        dict(cp=CP + "1,2,3\n"),
-        r"cp\.csv\.gz: can't be read as a table \(.*[Ee]xpected 9 columns, got 3",
-    ),
-    "empty": (dict(cp=""), r"cp\.csv\.gz: is empty"),
-    "cut off": (dict(cp=gzip.compress(CP.encode())[:-20]), r"cp\.csv\.gz: can't be read as a gzipped table"),
+    "empty": (dict(cp="\n"), r"cp\.csv\.gz: can't be read as a table"),
     "no utf-8": (dict(cp=gzip.compress(CP.replace("one", "\xe9").encode("latin-1"))), r"cp\.csv\.gz: can't be read"),
 }
 
@@ -365,21 +262,3 @@ def test_mistakes_are_told_in_one_line(read, name):
     with pytest.raises(ScreenError, match=message) as caught:
         read(**tables)
     assert "\n" not in str(caught.value)
-    derived = read.folder / "derived"
-    assert not derived.is_dir() or not [path for path in derived.iterdir() if path.name.startswith(".writing")]
-
-
-def test_a_word_far_down_in_a_feature_is_named(read, monkeypatch):
-    monkeypatch.setattr(rosetta, "SNIFFED_ROWS", 1)
-    with pytest.raises(ScreenError, match=r"cp\.csv\.gz: feature 'Cells_A' holds 'oops'; features are numbers"):
-        read(cp=CP.replace(",7,4,-8", ",oops,4,-8"))
-
-
-def test_a_wrong_probe_table_is_named(read):
-    wrong = read.folder / "wrong.xlsx"
-    pd.DataFrame({"probe": ["x"], "symbol": ["y"]}).to_excel(wrong, index=False)
-    with pytest.raises(ScreenError, match=r"wrong\.xlsx: column 'probe_id' is missing; there are 'probe', 'symbol'"):
-        read(idmap=wrong)
-    wrong.write_bytes(os.urandom(64))
-    with pytest.raises(ScreenError, match=r"wrong\.xlsx: can't be read as an Excel table"):
-        read(idmap=wrong)

@@ -263,12 +263,12 @@ def test_a_dry_run_says_what_would_be_downloaded(tmp_path, capsys):
     files = {file.role: file for file in DATASETS["ta-orf"].files}
     assert status == 0 and lines[0].startswith("01_prepare: ") and len(lines) == 4 + len(files) - 1 + 1
     assert lines[4] == f"  {files['cp'].name}: to download, 1.1 MB ({files['cp'].address})"
-    assert lines[-1] == f"downloads: 3 files, 3.2 MB of 3.2 MB still to come, into {tmp_path / 'data'}"
+    assert lines[-1] == f"downloads: 3 of 3 files, 3.2 MB, into {tmp_path / 'data'}"
     all_features = study.run(capsys, *call, "-p", "cp_table=all")[2].out
     assert f"  {files['cp_all'].name}: to download, 27.5 MB" in all_features
     assert files["cp"].name not in all_features
     mirrored = study.run(capsys, *call, "--mirror", str(tmp_path))[2].out
-    assert mirrored.count("missing from the mirror") == 3 and "downloads: none; 3 files" in mirrored
+    assert mirrored.count("missing from the mirror") == 3 and "downloads: none" in mirrored
     assert not (tmp_path / "data").exists()
 
 
