@@ -704,3 +704,13 @@ def describe_sources(screen: Screen) -> pd.DataFrame:
     table = pd.DataFrame([dict(source) for source in screen.sources], columns=columns)
     table["sha256"] = table["sha256"].astype(str).str[:12]
     return table
+
+
+def download_lines(dataset: str, mirror: str = "", data_dir: str = "", cp_table: str = "selected") -> list[str]:
+    """What reading a screen would download, one line a file and last the total; empty where there is nothing."""
+    files = DATASETS[dataset].files if dataset in DATASETS else ()
+    if {file.role for file in files} >= set(CP_TABLES.values()):
+        unread = set(CP_TABLES.values()) - {CP_TABLES.get(cp_table)}
+        files = tuple(file for file in files if file.role not in unread)
+    planned = downloads.planned_downloads(files, mirror, data_dir)
+    return list(downloads.describe_plan(planned, mirror, data_dir)) if files else []

@@ -25,7 +25,6 @@ from sklearn.model_selection import GroupKFold
 from sklearn.utils.validation import check_is_fitted
 
 from cpx_utils.profiles import ScreenError
-from cpx_utils.remember import remembered
 
 CELL_COUNT = r"Number_Object_Number|(^|_)Cells?_?Count(_|$)|(^|_)Count(_|$)"  # how CellProfiler tables call it
 CP_BASES = ("pca", "discriminants")
@@ -240,7 +239,6 @@ class SpheredCP(Encoder):
         return (cp - self.mean_) @ self.whitening_
 
 
-@remembered(16)
 def _sphering(reference):
     """Mean (n_features,) and ZCA-correlation whitening (n_features, n_features) of reference wells."""
     mean, scale = reference.mean(axis=0), reference.std(axis=0)
@@ -339,7 +337,6 @@ class LdaIdentity(Encoder):
         return cp @ self.projection_ - self.mean_
 
 
-@remembered(64)
 def _discriminants(cp, of_well, n_wanted):
     """Leading linear discriminants of compounds, the strongest first: (n_features, up to n_wanted)."""
     means, counts = _group_means(cp, of_well), np.bincount(of_well)
@@ -458,7 +455,6 @@ def _ridge_path(x, y, part, alphas):
     return errors, lambda place: vectors @ (projected / (values + alphas[place] * len(x))[:, None])
 
 
-@remembered(2)
 def _ridge_spectra(x, part):
     """What ridge regression on centred rows needs of them alone, for each part left out, and last for none.
 
@@ -582,7 +578,6 @@ def cp_basis(cp: np.ndarray, groups: np.ndarray, name: str, n_components: int) -
     return np.eye(cp.shape[1])
 
 
-@remembered(128)
 def leading_components(values: np.ndarray, n_wanted: int) -> PCA:
     """Leading principal components of (n, n_features) values, as many as there can be."""
     # From the covariance where rows are many: the same components, several times faster.
@@ -660,7 +655,6 @@ class ReplicateCCA(Encoder):
         return (cp - self.mean_) @ self.projection_
 
 
-@remembered(6)
 def _between_compounds(cp, of_well):
     """Whitening by the covariance within compounds; their covariance then, of norm 1: (n_features, n_features)."""
     means, counts = _group_means(cp, of_well), np.bincount(of_well)  # (n_compounds, n_features)

@@ -25,10 +25,9 @@ from cpx_utils.provenance import (
     UNFINISHED,
     atomic_path,
     read_json,
-    read_record,
     sha256_file,
     stage_records,
-    write_record,
+    write_json,
 )
 
 PAGES_FOLDER = "notebooks"
@@ -61,12 +60,13 @@ def write_report(run_dir: str | Path, figures_dir: str | Path) -> Path:
     run_dir, figures_dir = Path(run_dir), Path(figures_dir)
     report = run_dir / "report"
     made_from = _inputs(run_dir)
-    if read_record(report / STAMP) == {"made_from": made_from, "files": _hashes(report)}:
+    known = read_json(report / STAMP) if (report / STAMP).is_file() else None
+    if known == {"made_from": made_from, "files": _hashes(report)}:
         return report / "index.html"
     with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=run_dir) as folder:
         aside, old = Path(folder, report.name), Path(folder, "old")
         _write_pages(run_dir, figures_dir, aside)
-        write_record(aside / STAMP, {"made_from": made_from, "files": _hashes(aside)})
+        write_json(aside / STAMP, {"made_from": made_from, "files": _hashes(aside)})
         if report.exists():
             report.replace(old)
         aside.replace(report)
@@ -142,7 +142,7 @@ def _copy_figures(records: dict[str, dict], notebooks: dict, figures_dir: Path, 
     for stage, record in records.items():
         for figure in record["figures"]:
             picture = figures_dir / f"{figure['name']}.png"
-            files = [picture.with_suffix(suffix) for suffix in (".png", ".svg", ".csv")]
+            files = [picture.with_suffix(suffix) for suffix in (".png", ".csv")]
             # Drawn into another folder, when the call before had other --figures, or since drawn by another profile
             if not all(_is_recorded(path, record["writes"].get(FIGURE_PREFIX + path.name)) for path in files):
                 continue
