@@ -73,14 +73,8 @@ NEEDS = {
     "08": "02 03 04",
 }
 # Parameters the runner sets itself, and the option a user sets them by. They say where things are, not what is done.
-PLUMBING = {
-    "dataset": "--dataset",
-    "run_dir": "--results",
-    "figures_dir": "--figures",
-    "data_dir": "--data-dir",
-    "mirror": "--mirror",
-    "unverified": "--unverified",
-}
+PLUMBING = {"dataset": "--dataset", "run_dir": "--results", "figures_dir": "--figures"}
+PLUMBING |= {"data_dir": "--data-dir", "mirror": "--mirror", "unverified": "--unverified"}
 # These don't make a stage stale: the files behind them are compared by their hashes.
 PATHS_ONLY = {"run_dir", "figures_dir", "data_dir", "mirror"}
 # Files that a user names by a parameter, relative to where the runner was called.
@@ -165,11 +159,12 @@ def _read_stage(path: Path) -> Stage:
             settings |= read_parameters(source, path.stem)
         elif source.strip():
             code.append((source, tags))
+    parameters |= settings
     missing = {"dataset", "run_dir", "figures_dir"} - parameters.keys()
     if missing:
         lacking = f"{path.stem}: its cell tagged parameters lacks {', '.join(sorted(missing))}"
         raise ScreenError(f'{lacking}; every notebook declares them, as in: run_dir: str = ""')
-    return Stage(path, question, parameters | settings, code)
+    return Stage(path, question, parameters, code)
 
 
 def read_parameters(source: str, where: str) -> dict[str, Parameter]:
@@ -322,17 +317,9 @@ class Plan:
     selected: list[Stage]  # those to run if they are stale
     parameters: dict[str, dict[str, Any]]  # complete, by stage name
     dataset: str
-    profile: str
     run_dir: Path
     figures_dir: Path
-    force: bool
-    unverified: bool
-    jobs: int
-    scheduler: str
-
-    def executed(self, stage: Stage) -> Path:
-        """Return where the executed notebook of a stage lies."""
-        return self.run_dir / "notebooks" / stage.path.name
+    options: argparse.Namespace
 
     def record(self, stage: Stage) -> Path:
         """Return where the record of a stage lies."""
@@ -342,12 +329,7 @@ class Plan:
 def watched_files(code: Iterable[str], package: Path = PACKAGE_FOLDER) -> dict[str, str]:
     """Return what code uses of cpx_utils, with SHA-256: modules it imports, directly or through each other, and data.
 
-    Parameters
-    ----------
-    code
-        Cells of a notebook. One that isn't plain Python counts as importing all.
-    package
-        Folder of the package; every .toml and .csv in it counts as used.
+    A cell of `code` that isn't plain Python imports all; every .toml and .csv of the package counts as used.
     """
     sources = {path.stem: path.read_text(encoding="utf-8") for path in package.glob("*.py")}
     queue, used = [*code, sources["__init__"]], {"__init__"}
@@ -377,19 +359,12 @@ def _imports(source: str) -> frozenset[str] | None:
 
 @functools.cache
 def _sha256(path: Path, size: int, changed: int, inode: int) -> str:
-    """Return a file's SHA-256; a run asks several times for what several stages read."""
+    """Return a file's SHA-256, read once a run, since several stages ask for the same files."""
     return sha256_file(path)
 
 
 def fingerprint(stage: Stage, parameters: dict[str, Any]) -> dict[str, Any]:
-    """Return what decides a stage's results besides the files it reads; prose isn't in it.
-
-    Returns
-    -------
-    dict
-        code (SHA-256 of the code cells and their tags), parameters (paths apart), modules (of cpx_utils, and the data
-        beside them, by SHA-256), packages (versions of all that pyproject.toml pins, and of Python).
-    """
+    """Return what decides a stage's results besides the files it reads; prose and places aren't in it."""
     return {
         "code": hashlib.sha256(json.dumps(stage.cells).encode()).hexdigest(),
         "parameters": {name: value for name, value in parameters.items() if name not in PATHS_ONLY},
@@ -403,7 +378,7 @@ def why_stale(plan: Plan, stage: Stage, check_reads: bool = True) -> str:
 
     Without `check_reads`, what it read isn't looked at: in a dry run, the stages before it may still change that.
     """
-    if plan.force:
+    if plan.options.force:
         return "--force"
     record = stage_records(plan.run_dir).get(stage.name)
     if record is None:
@@ -421,7 +396,7 @@ def why_stale(plan: Plan, stage: Stage, check_reads: bool = True) -> str:
                 return f"{name} was {old!r}, is {new!r}" if part == "parameters" else f"{part[:-1]} {name} changed"
     named = record["writes"] | (record["reads"] if check_reads else {})
     files = {locate(name, plan.run_dir, plan.figures_dir): (name, digest) for name, digest in named.items()}
-    files[plan.executed(stage)] = ("its executed notebook", record["run"]["notebook"])
+    files[plan.run_dir / "notebooks" / stage.path.name] = ("its executed notebook", record["run"]["notebook"])
     for path, (name, digest) in files.items():
         shown = name.replace(FIGURE_PREFIX, "figure ")
         if not path.is_file():
@@ -514,7 +489,7 @@ def execute(plan: Plan, stage: Stage) -> float:
             locate(name, plan.run_dir, plan.figures_dir).unlink(missing_ok=True)
     for path in (plan.record(stage), plan.run_dir / "manifest.json"):
         path.unlink(missing_ok=True)
-    output, begun = plan.executed(stage), []
+    output, begun = plan.run_dir / "notebooks" / stage.path.name, []
     aside = output.with_name(UNFINISHED + output.name)
     output.parent.mkdir(parents=True, exist_ok=True)
     failure = None
@@ -560,18 +535,15 @@ def execute(plan: Plan, stage: Stage) -> float:
 def run_stages(plan: Plan) -> dict[str, str]:
     """Run the selected stages that are stale, each when all it needs is done, several side by side.
 
-    When this is interrupted, it ends all kernels, also one that is starting this very moment.
-
-    Returns
-    -------
-    dict
-        Stage name to "ran", "unchanged", "failed" or "blocked" (needs one that failed).
+    When this is interrupted, it ends all kernels, also one that is starting this very moment. The outcomes are returned
+    by stage name: "ran", "unchanged", "failed" or "blocked" (needs one that failed).
     """
     import psutil
 
     outcome: dict[str, str] = {}
     waiting, running = list(plan.selected), {}
-    with kernel_environment(plan.scheduler) as folder, futures.ThreadPoolExecutor(plan.jobs) as pool:
+    places = {stage.name: f"[{place}/{len(plan.stages)}] {stage.name}" for place, stage in enumerate(plan.stages, 1)}
+    with kernel_environment(plan.options.scheduler) as folder, futures.ThreadPoolExecutor(plan.options.jobs) as pool:
         bar = tqdm(total=len(waiting), disable=None, leave=False, bar_format="{elapsed} {n}/{total}{postfix}")
         try:
             while waiting or running:
@@ -586,12 +558,12 @@ def run_stages(plan: Plan) -> dict[str, str]:
                         running[pool.submit(execute, plan, stage)] = stage
                     else:
                         outcome[stage.name] = "unchanged"
-                        say(f"{_place(plan, stage)} ... skipped (unchanged)")
+                        say(f"{places[stage.name]} ... skipped (unchanged)")
                 for future in futures.wait(running, 0.5, futures.FIRST_COMPLETED).done:
                     stage = running.pop(future)
                     error = future.exception()
                     outcome[stage.name] = "failed" if error else "ran"
-                    say(f"{_place(plan, stage)} ... {'failed' if error else f'{future.result():.1f} s'}")
+                    say(f"{places[stage.name]} ... {'failed' if error else f'{future.result():.1f} s'}")
                     if error:
                         plan.record(stage).unlink(missing_ok=True)
                         other = f"{stage.name} failed: {type(error).__name__}: {with_remedy(one_line(error))}"
@@ -611,20 +583,12 @@ def run_stages(plan: Plan) -> dict[str, str]:
     return outcome
 
 
-def _place(plan: Plan, stage: Stage) -> str:
-    return f"[{plan.stages.index(stage) + 1}/{len(plan.stages)}] {stage.name}"
-
-
 @contextmanager
 def run_lock(folder: Path, option: str = "--results") -> Iterator[None]:
-    """Hold a folder for this process alone, and clear away what writers that were killed left in it.
+    """Hold a folder, which `option` chooses, for this process alone; clear away what killed writers left in it.
 
-    The operating system gives the lock free when the process ends, however it ends. `option` chooses another folder.
-
-    Raises
-    ------
-    ScreenError
-        Another run holds it (the line says which and where), or nothing can be written there.
+    The operating system gives the lock free when the process ends, however it ends. Where another run holds it, or
+    nothing can be written, a ScreenError says so.
     """
     import filelock
 
@@ -659,10 +623,7 @@ def run_lock(folder: Path, option: str = "--results") -> Iterator[None]:
 def run_plan(plan: Plan) -> int:
     """Run a plan, write timings, manifest and report, and tell the claims; return the exit status.
 
-    Raises
-    ------
-    ScreenError
-        What the selected stages need wasn't made before, or a folder can't be used.
+    Where what the selected stages need wasn't made before, or a folder can't be used, a ScreenError says so.
     """
     for stage in plan.selected:
         others = [other for other in upstream(stage, plan.stages) if other not in plan.selected]
@@ -706,10 +667,9 @@ def run_plan(plan: Plan) -> int:
 
 
 def write_summary(plan: Plan) -> None:
-    """Write tables/timings.csv (stage, step, seconds, peak_mb) and manifest.json from the records of the stages.
+    """Write tables/timings.csv and manifest.json from the records of the stages.
 
     The step "total" is a stage's wall time, "kernel start" what of it lies outside of the notebook's workspace.
-    `peak_mb` of a step is the process's highest memory up to its end.
     """
     rows = []
     for stage, record in stage_records(plan.run_dir).items():
@@ -720,15 +680,9 @@ def write_summary(plan: Plan) -> None:
     with atomic_path(plan.run_dir / "tables" / "timings.csv") as temporary:
         pd.DataFrame(rows, columns=["stage", "step", "seconds", "peak_mb"]).to_csv(temporary, index=False)
     seeds = {values["seed"] for values in plan.parameters.values() if "seed" in values}
-    manifest = run_manifest(
-        plan.run_dir,
-        dataset=plan.dataset,
-        profile=plan.profile,
-        seed=seeds.pop() if len(seeds) == 1 else None,
-        threads=THREADS_PER_STAGE,
-        unverified=plan.unverified,
-    )
-    write_json(plan.run_dir / "manifest.json", manifest)
+    call = {"dataset": plan.dataset, "profile": plan.options.profile, "unverified": plan.options.unverified}
+    call |= {"seed": seeds.pop() if len(seeds) == 1 else None, "threads": THREADS_PER_STAGE}
+    write_json(plan.run_dir / "manifest.json", run_manifest(plan.run_dir, **call))
 
 
 def say(text: str, file: TextIO | None = None) -> None:
@@ -814,12 +768,11 @@ def make_plan(options: argparse.Namespace, notebooks: Path) -> Plan:
     stages = read_stages(notebooks)
     dataset, profile = dataset_name(options.dataset), options.profile
     registered = DATASETS.get(options.dataset)
-    mirror = options.mirror
+    mirror, folders = options.mirror, {}
     if mirror and "://" not in mirror:
-        if not user_path(mirror).is_dir():
-            raise ScreenError(f"--mirror wants a folder or a URL; {mirror} is neither")
         mirror = str(user_path(mirror).resolve())
-    folders = {}
+        if not os.path.isdir(mirror):
+            raise ScreenError(f"--mirror wants a folder or a URL; {options.mirror} is neither")
     for option in ("results", "figures", "data_dir"):
         given = getattr(options, option)
         folders[option] = user_path(given).resolve() if given else ""
@@ -829,14 +782,9 @@ def make_plan(options: argparse.Namespace, notebooks: Path) -> Plan:
     run_dir = (folders["results"] or project_root() / "results") / dataset / profile
     figures = folders["figures"] or project_root() / "figures"
     figures_dir = figures / (f"{dataset}-smoke" if profile == "smoke" else dataset)
-    plumbing = {
-        "dataset": options.dataset if registered else str(user_path(options.dataset).resolve()),
-        "run_dir": str(run_dir),
-        "figures_dir": str(figures_dir),
-        "mirror": mirror,
-        "data_dir": str(folders["data_dir"]),
-        "unverified": options.unverified,
-    }
+    plumbing = {"run_dir": str(run_dir), "figures_dir": str(figures_dir), "data_dir": str(folders["data_dir"])}
+    plumbing |= {"mirror": mirror, "unverified": options.unverified}
+    plumbing["dataset"] = options.dataset if registered else str(user_path(options.dataset).resolve())
     layers = [registered.parameters if registered else {}, PROFILES[profile], plumbing]
     layers += [{} if options.seed is None else {"seed": options.seed}]
     parameters = resolve_parameters(stages, layers, options.parameter)
@@ -855,19 +803,7 @@ def make_plan(options: argparse.Namespace, notebooks: Path) -> Plan:
         selected = stages[stages.index(find_stage(stages, options.first)) :]
     if options.scheduler:
         require_scheduler(options.scheduler)
-    return Plan(
-        stages=stages,
-        selected=selected,
-        parameters=parameters,
-        dataset=dataset,
-        profile=profile,
-        run_dir=run_dir,
-        figures_dir=figures_dir,
-        force=options.force,
-        unverified=options.unverified,
-        jobs=options.jobs,
-        scheduler=options.scheduler,
-    )
+    return Plan(stages, selected, parameters, dataset, run_dir, figures_dir, options)
 
 
 def require_scheduler(address: str) -> None:
@@ -938,19 +874,9 @@ def check(options: argparse.Namespace, notebooks: Path) -> int:
 
 
 def main(arguments: Sequence[str] | None = None, notebooks: str | Path | None = None) -> int:
-    """Run the study from the command line.
+    """Run the study from the command line (None: that of this process), on a folder of notebooks (None: the project's).
 
-    Parameters
-    ----------
-    arguments
-        Command line without the program's name; None takes `sys.argv`.
-    notebooks
-        Folder of the notebooks; None takes the project's.
-
-    Returns
-    -------
-    int
-        0 done; 1 a notebook failed; 2 the call or the screen was wrong; 130 or 143 interrupted.
+    The exit status is returned: 0 done, 1 a notebook failed, 2 the call or the screen was wrong, 130 or 143 ended.
     """
     # Turned into an exception, a signal lets the run end its stages and release its folder.
     previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
