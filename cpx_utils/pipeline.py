@@ -33,7 +33,7 @@ from concurrent import futures
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import pandas as pd
 from tqdm import tqdm
@@ -61,17 +61,10 @@ PROFILES: dict[str, dict[str, Any]] = {
     "default": {},
     "full": {"n_repeats": 3, "all_splits": True, "second_opinion": True},
 }
-# Which stages a stage reads from directly. 02, 03 and 04 don't need each other, nor does 08 need 05 to 07.
-NEEDS = {
-    "01": "",
-    "02": "01",
-    "03": "01",
-    "04": "01",
-    "05": "02 03 04",
-    "06": "02 03 04",
-    "07": "05 06",
-    "08": "02 03 04",
-}
+# Which stages must be done before a stage; 02, 03 and 04 don't need each other, nor does 08 need 05 to 07. A notebook
+# that someone added needs all before it.
+NEEDS = {"01": "", "02": "01", "03": "01", "04": "01", "05": "01 02 03 04", "06": "01 02 03 04"}
+NEEDS |= {"07": "01 02 03 04 05 06", "08": "01 02 03 04"}
 # Parameters the runner sets itself, and the option a user sets them by. They say where things are, not what is done.
 PLUMBING = {"dataset": "--dataset", "run_dir": "--results", "figures_dir": "--figures"}
 PLUMBING |= {"data_dir": "--data-dir", "mirror": "--mirror", "unverified": "--unverified"}
@@ -112,24 +105,17 @@ class Parameter:
 class Stage:
     """One notebook."""
 
+    name: str  # of its file without suffix, such as "03_train_contrastive"; it begins with the number
     path: Path
     question: str  # its first heading
     parameters: dict[str, Parameter]  # in the notebook's order, those of a cell `settings` last
     cells: list[tuple[str, list[str]]]  # code and tags of its code cells, those two excepted
 
-    @property
-    def name(self) -> str:
-        """File name without suffix, such as "03_train_contrastive"; its first two characters are its number."""
-        return self.path.stem
-
 
 def read_stages(notebooks: str | Path) -> list[Stage]:
     """Read the stages of a folder: its notebooks `NN_*.ipynb`, in order of their numbers.
 
-    Raises
-    ------
-    ScreenError
-        There are none, two share a number, or a notebook or its `parameters` cell can't be understood.
+    There being none, two of one number, or a notebook that can't be understood is a ScreenError.
     """
     stages = [_read_stage(path) for path in sorted(Path(notebooks).glob("[0-9][0-9]_*.ipynb"))]
     if not stages:
@@ -164,16 +150,13 @@ def _read_stage(path: Path) -> Stage:
     if missing:
         lacking = f"{path.stem}: its cell tagged parameters lacks {', '.join(sorted(missing))}"
         raise ScreenError(f'{lacking}; every notebook declares them, as in: run_dir: str = ""')
-    return Stage(path, question, parameters, code)
+    return Stage(path.stem, path, question, parameters, code)
 
 
 def read_parameters(source: str, where: str) -> dict[str, Parameter]:
     """Parse the code of a `parameters` cell, without running it; `where` is the notebook's name, for messages.
 
-    Raises
-    ------
-    ScreenError
-        Something else than assignments of literals, a type that isn't known, or a default of another type.
+    Something else than assignments of literals, a type not known, or a default of another type is a ScreenError.
     """
     where = f"{where}: its parameters cell"
     try:
@@ -207,12 +190,8 @@ def checked_value(parameter: Parameter, value: Any) -> Any:
     """Return `value` in the parameter's type.
 
     A value is a Python value, or a string as typed on the command line: "true" and "false" for bool, a Python list or
-    items with commas for lists. A whole number serves as a float; nothing else changes its type.
-
-    Raises
-    ------
-    ScreenError
-        One line: what the parameter wants, with an example, and what it got.
+    items with commas for lists. A whole number serves as a float; nothing else changes its type. A ScreenError says in
+    a line what the parameter wants, with an example, and what it got.
     """
     kind, items = parameter.kind.removeprefix("list[").removesuffix("]"), [value]
     is_list = kind != parameter.kind
@@ -292,18 +271,9 @@ def find_stage(stages: Sequence[Stage], name: str) -> Stage:
 
 
 def upstream(stage: Stage, stages: Sequence[Stage]) -> list[Stage]:
-    """Return the stages that must be done before `stage`, near and far, in order.
-
-    A number that `NEEDS` doesn't know (a notebook that someone added) needs all before it.
-    """
-    numbers, queue = set(), [stage.name[:2]]
-    while queue:
-        number = queue.pop()
-        known = NEEDS.get(number)
-        needed = [other.name[:2] for other in stages if other.name[:2] < number] if known is None else known.split()
-        queue += set(needed) - numbers
-        numbers.update(needed)
-    return [other for other in stages if other.name[:2] in numbers]
+    """Return the stages that must be done before `stage`, in order."""
+    earlier = [other for other in stages if other.name < stage.name]
+    return [other for other in earlier if other.name[:2] in NEEDS.get(stage.name[:2], other.name)]
 
 
 # --- what is stale ------------------------------------------------------------------------------------------
@@ -327,9 +297,9 @@ class Plan:
 
 
 def watched_files(code: Iterable[str], package: Path = PACKAGE_FOLDER) -> dict[str, str]:
-    """Return what code uses of cpx_utils, with SHA-256: modules it imports, directly or through each other, and data.
+    """Return what cells use of cpx_utils, with SHA-256: modules they import, also through each other, and all data.
 
-    A cell of `code` that isn't plain Python imports all; every .toml and .csv of the package counts as used.
+    A cell that isn't plain Python counts as importing all modules.
     """
     sources = {path.stem: path.read_text(encoding="utf-8") for path in package.glob("*.py")}
     queue, used = [*code, sources["__init__"]], {"__init__"}
@@ -409,11 +379,7 @@ def why_stale(plan: Plan, stage: Stage, check_reads: bool = True) -> str:
 
 
 def forecast(plan: Plan) -> dict[str, str]:
-    """Say of each selected stage, by its name, what a run would do.
-
-    That is "fresh", "stale: reason" or "will be checked after NN" (it is fresh unless one of those before it, which
-    will run, changes what it reads).
-    """
+    """Say of each selected stage, by its name, whether it is fresh, stale and why, or to be checked after others."""
     outlook: dict[str, str] = {}
     for stage in plan.selected:
         before = upstream(stage, plan.stages)
@@ -436,12 +402,9 @@ def kernel_environment(scheduler: str) -> Iterator[Path]:
     """
     before = dict(os.environ)
     with tempfile.TemporaryDirectory(prefix="cpx-", ignore_cleanup_errors=True) as name:
-        kernel = {
-            "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
-            "display_name": "Python 3 (the Python of run_all.py)",
-            "language": "python",
-            "metadata": {"supported_encryption": ["curve"]},
-        }
+        kernel = {"display_name": "Python 3 (the Python of run_all.py)", "language": "python"}
+        kernel["argv"] = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        kernel["metadata"] = {"supported_encryption": ["curve"]}
         write_json(Path(name, "kernels", "python3", "kernel.json"), kernel)
         Path(name, "matplotlibrc").touch()  # matplotlib's own defaults, so that figures are everyone's
         os.environ.update(
@@ -472,11 +435,6 @@ def execute(plan: Plan, stage: Stage) -> float:
     """Execute a stage's notebook by papermill, in a kernel of its own, and complete its record; return the seconds.
 
     The kernel ends with this process, however that ends: ipykernel looks for its parent every second.
-
-    Raises
-    ------
-    NotebookError
-        A cell failed, the kernel died, or the notebook didn't record what it made.
     """
     import papermill
     from nbclient.exceptions import DeadKernelError
@@ -489,6 +447,8 @@ def execute(plan: Plan, stage: Stage) -> float:
             locate(name, plan.run_dir, plan.figures_dir).unlink(missing_ok=True)
     for path in (plan.record(stage), plan.run_dir / "manifest.json"):
         path.unlink(missing_ok=True)
+    defaults = {name: known.default for name, known in stage.parameters.items() if name not in PLUMBING}
+    changed = dict(item for item in values.items() if item not in defaults.items())
     output, begun = plan.run_dir / "notebooks" / stage.path.name, []
     aside = output.with_name(UNFINISHED + output.name)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -497,11 +457,7 @@ def execute(plan: Plan, stage: Stage) -> float:
         papermill.execute_notebook(
             # papermill takes braces in paths for templates
             *(str(path).replace("{", "{{").replace("}", "}}") for path in (stage.path, aside)),
-            parameters={
-                name: value
-                for name, value in values.items()
-                if name in PLUMBING or value != stage.parameters[name].default
-            },
+            parameters=changed,
             kernel_name="python3",
             language="python",
             progress_bar=False,
@@ -517,11 +473,10 @@ def execute(plan: Plan, stage: Stage) -> float:
         failure = ("", "the kernel died, most often for want of memory")
     aside.replace(output)
     if failure:
-        # a ScreenError's own text says it all
-        name, text = failure[0].replace("ScreenError", ""), one_line(failure[1])
-        text = ": ".join(filter(None, [name, text]))
+        known = failure[0] in ("", "ScreenError")  # whose own text says it all
+        text = with_remedy(one_line(failure[1] if known else ": ".join(filter(None, failure))))
         place = f"{stage.name} failed in cell [{sum(begun)}]"
-        raise NotebookError(f"{place}: {with_remedy(text)} (as far as it got: {short_path(output)})")
+        raise NotebookError(f"{place}: {text} (as far as it got: {short_path(output)})")
     record = stage_records(plan.run_dir).get(stage.name)
     if record is None:
         text = f"{stage.name} failed: it ran to its end without Workspace.finish(), so what it made isn't recorded"
@@ -567,7 +522,7 @@ def run_stages(plan: Plan) -> dict[str, str]:
                     if error:
                         plan.record(stage).unlink(missing_ok=True)
                         other = f"{stage.name} failed: {type(error).__name__}: {with_remedy(one_line(error))}"
-                        complain(str(error) if isinstance(error, NotebookError) else other)
+                        say(str(error) if isinstance(error, NotebookError) else other, wrong=True)
                 bar.set_postfix_str(", ".join(stage.name for stage in running.values()))
                 bar.update(len(outcome) - bar.n)
         finally:
@@ -610,8 +565,8 @@ def run_lock(folder: Path, option: str = "--results") -> Iterator[None]:
         raise ScreenError(f"{what}; give another folder with {option}") from None
     try:
         write_json(holder, {"pid": os.getpid(), "host": platform.node()})
-        for path in folder.rglob(f"{UNFINISHED}*"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for path in list(folder.rglob(f"{UNFINISHED}*")):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         yield
     finally:
         with suppress(OSError):
@@ -645,7 +600,7 @@ def run_plan(plan: Plan) -> int:
         if "failed" in states:
             blocked = [name for name, state in outcome.items() if state == "blocked"]
             if blocked:
-                complain(f"not run, since they need it: {', '.join(blocked)}")
+                say(f"not run, since they need it: {', '.join(blocked)}", wrong=True)
             return 1
         from cpx_utils.report import write_report
 
@@ -685,15 +640,11 @@ def write_summary(plan: Plan) -> None:
     write_json(plan.run_dir / "manifest.json", run_manifest(plan.run_dir, **call))
 
 
-def say(text: str, file: TextIO | None = None) -> None:
-    """Print a line, above what a terminal shows of what is running."""
-    tqdm.write(text, file=file or sys.stdout)
-    (file or sys.stdout).flush()
-
-
-def complain(text: str) -> None:
-    """Print a line to stderr."""
-    say(f"run_all: {text}", sys.stderr)
+def say(text: str, wrong: bool = False) -> None:
+    """Print a line, above what a terminal shows of what is running; to stderr where something is wrong."""
+    stream = sys.stderr if wrong else sys.stdout
+    tqdm.write(f"run_all: {text}" if wrong else text, file=stream)
+    stream.flush()
 
 
 def with_remedy(text: str) -> str:
@@ -829,10 +780,8 @@ def print_list(plan: Plan) -> None:
         say(f"\n{name}  ({outlook})\n  {stage.question.removeprefix(name[:2]).strip()}")
         for known in stage.parameters.values():
             if known.name not in PLUMBING:
-                value, default = (
-                    ",".join(map(str, one)) if isinstance(one, list) else str(one)
-                    for one in (plan.parameters[name][known.name], known.default)
-                )
+                both = (plan.parameters[name][known.name], known.default)
+                value, default = (",".join(map(str, one)) if isinstance(one, list) else str(one) for one in both)
                 told = known.comment + (f" (default: {default or 'empty'})" if value != default else "")
                 say(f"  {shlex.quote(f'{known.name}={value}'):<32} {known.kind:<12} {told}")
 
@@ -855,7 +804,7 @@ def check(options: argparse.Namespace, notebooks: Path) -> int:
         names = ("size", "seed", "preset", "shared_strength", "cp_table", "mirror", "data_dir", "unverified")
         screen, problems = examine_screen(options.dataset, **{name: first[name] for name in names if name in first})
     for problem in problems:
-        complain(problem)
+        say(problem, wrong=True)
     if problems:
         count = f"{len(problems)} problem{'' if len(problems) == 1 else 's'}"
         say(f"{options.dataset}: {count}; what is testable can be told once nothing is wrong")
@@ -899,16 +848,16 @@ def main(arguments: Sequence[str] | None = None, notebooks: str | Path | None = 
             return run_plan(plan)
         return 0
     except ScreenError as error:
-        complain(one_line(error))
+        say(one_line(error), wrong=True)
         return 2
     except KeyboardInterrupt as interruption:
-        complain(f"interrupted; {GOES_ON}")
+        say(f"interrupted; {GOES_ON}", wrong=True)
         return 128 + interruption.args[0]
     except BrokenPipeError:  # the reader of our output (head, less) has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (OSError, MemoryError) as error:  # a disk that is full or gone, too little memory: nobody's mistake
-        complain(f"{with_remedy(one_line(error) or 'no memory left')}; {GOES_ON}")
+        say(f"{with_remedy(one_line(error) or 'no memory left')}; {GOES_ON}", wrong=True)
         return 1
     finally:
         for number, handler in previous.items():

@@ -56,8 +56,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside `path` to write to; rename it to `path` on success, remove it on error.
 
     A reader therefore sees the old file or the whole new one, never half of it, even when the process is killed or
-    the power fails. The temporary name keeps the suffix, since writers choose a format by it. The folder is made if
-    it isn't there.
+    the power fails. The temporary name keeps the suffix, since writers choose a format by it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,24 +78,14 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 def write_json(path: str | Path, content: Any) -> None:
     """Write `content` as indented UTF-8 JSON, atomically, keys in the order given; numpy and paths become plain."""
-    text = json.dumps(
-        content,
-        indent=1,
-        ensure_ascii=False,
-        default=lambda value: value.tolist() if hasattr(value, "tolist") else os.fspath(value),
-    )
+    plain = lambda value: value.tolist() if hasattr(value, "tolist") else os.fspath(value)  # noqa: E731
     with atomic_path(path) as temporary:
+        text = json.dumps(content, indent=1, ensure_ascii=False, default=plain)
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file.
-
-    Raises
-    ------
-    ScreenError
-        The file is there but isn't JSON: it was damaged or edited.
-    """
+    """Read a JSON file; one that was damaged or edited, so that it isn't JSON any more, is a ScreenError."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -104,15 +93,9 @@ def read_json(path: str | Path) -> Any:
 
 
 def project_root() -> Path:
-    """Return the folder that holds `notebooks/` and `pyproject.toml`.
+    """Return the folder that holds `notebooks/` and `pyproject.toml`; a ScreenError if there is none.
 
-    It lies beside the package in a checkout or an editable install; else the working directory or a folder
-    above it.
-
-    Raises
-    ------
-    ScreenError
-        There is no such folder.
+    The package lies in it, in a checkout or an editable install; else it is the working directory or one above that.
     """
     for folder in [Path(__file__).resolve().parent.parent, Path.cwd(), *Path.cwd().parents]:
         if (folder / "notebooks").is_dir() and (folder / "pyproject.toml").is_file():
@@ -136,10 +119,7 @@ def peak_memory_mb() -> float:
 def stage_records(run_dir: str | Path) -> dict[str, dict]:
     """Return the records of all finished stages of a run, by stage name in order; a damaged one counts as none.
 
-    Raises
-    ------
-    ScreenError
-        A record names a file outside of the run's folder: whoever wrote it wants other files read or removed.
+    One that names a file outside of its folder is a ScreenError: whoever wrote it wants other files read or removed.
     """
     records = {}
     for path in sorted((Path(run_dir) / STAGES_FOLDER).glob("*.json")):
@@ -156,17 +136,10 @@ def stage_records(run_dir: str | Path) -> dict[str, dict]:
 
 
 def locate(name: str, run_dir: str | Path, figures_dir: str | Path) -> Path:
-    """Return the file that a recorded name means.
+    """Return the file that a name in a stage's record means.
 
-    Parameters
-    ----------
-    name
-        As in a stage record: relative to `run_dir`, "figures:NAME", or absolute for a file from outside.
-
-    Raises
-    ------
-    ScreenError
-        A relative name leads out of its folder.
+    It is relative to `run_dir`, "figures:NAME", or absolute for a file from outside. A relative one that leads out of
+    its folder is a ScreenError.
     """
     inner = name.removeprefix(FIGURE_PREFIX)
     folder = run_dir if inner == name else figures_dir
@@ -176,25 +149,9 @@ def locate(name: str, run_dir: str | Path, figures_dir: str | Path) -> Path:
 
 
 def save_figure(fig: Any, table: pd.DataFrame, stem: Path, svg: Path) -> list[Path]:
-    """Write a figure as PNG and the table behind it as CSV beside each other, and an SVG elsewhere.
+    """Write a matplotlib figure as `stem`.png, the table behind it as `stem`.csv, and an SVG, many times as large.
 
-    The same figure gives the same bytes.
-
-    Parameters
-    ----------
-    fig
-        A matplotlib figure.
-    table
-        The numbers that the picture shows; 5 significant digits are kept.
-    stem
-        Path of PNG and CSV without suffix.
-    svg
-        Path of the SVG, which is many times as large.
-
-    Returns
-    -------
-    list of Path
-        The files written.
+    The same figure gives the same bytes. The files written are returned.
     """
     import matplotlib
 
@@ -213,20 +170,17 @@ def save_figure(fig: Any, table: pd.DataFrame, stem: Path, svg: Path) -> list[Pa
 class Workspace:
     """What a stage reads and writes. Every read and write is recorded with its SHA-256.
 
+    Names of tables and files are paths relative to `run_dir`.
+
     Parameters
     ----------
     stage
         The notebook's file name without suffix, such as "05_cluster_replicates_and_moa".
     run_dir, figures_dir
-        Where tables and pictures go; empty: `results/<data set>/default` and `figures/<data set>` of the
-        project, so a notebook opened in JupyterLab works on the files of `python run_all.py`.
+        Where tables and pictures go, made if need be; empty: `results/<data set>/default` and `figures/<data set>` of
+        the project, so a notebook opened in JupyterLab works on the files of `python run_all.py`.
     dataset
         Name in the registry, or the path of a screen's TOML file.
-
-    Attributes
-    ----------
-    run_dir, figures_dir : pathlib.Path
-        Absolute folders, made if they weren't there.
     """
 
     def __init__(self, stage: str, run_dir: str = "", figures_dir: str = "", dataset: str = "simulated"):
@@ -243,10 +197,10 @@ class Workspace:
         self.run_dir, self.figures_dir = Path(run_dir).resolve(), Path(figures_dir).resolve()
         self.run_dir.mkdir(parents=True, exist_ok=True)
         self.figures_dir.mkdir(parents=True, exist_ok=True)
-        self._reads: dict[str, str] = {}
+        self._reads: dict[str, str] = {}  # name to SHA-256, as the next
         self._writes: dict[str, str] = {}
-        self._outputs: list[Path] = []
-        self._folders: dict[Path, Path] = {}
+        self._outputs: list[Path] = []  # files to be hashed in the end
+        self._folders: dict[Path, Path] = {}  # final to where it is being filled
         self._figures: dict[str, dict] = {}
         self._steps: list[dict] = []
         self._learned: list[str] = []
@@ -255,20 +209,10 @@ class Workspace:
     # reading
 
     def read(self, name: str, filters: list[tuple] | None = None) -> pd.DataFrame:
-        """Read a table of this run, checking that it is what its writer recorded.
+        """Read a table (.parquet or .csv) of this run, checked as by `input_file`.
 
-        Parameters
-        ----------
-        name
-            Path relative to `run_dir`, ending in .parquet or .csv.
-        filters
-            Of a parquet table: conditions on rows, such as ``[("split", "==", "random")]``; the others never come into
-            memory.
-
-        Raises
-        ------
-        ScreenError
-            Of `input_file`.
+        `filters` are conditions on the rows of a parquet table, such as ``[("split", "==", "random")]``; the other rows
+        never come into memory.
         """
         path = self.input_file(name)
         if path.suffix == ".parquet":
@@ -280,15 +224,7 @@ class Workspace:
     ) -> Mapping[str, pd.DataFrame]:
         """Several tables of this run by name, each read anew when it is asked for: a large screen's never fit together.
 
-        Parameters
-        ----------
-        pattern
-            Path relative to `run_dir` with a star in the place of the name, such as
-            ``embeddings/*_consensus.parquet``.
-        names
-            What to put there, in order.
-        filters
-            Of `read`, as are the errors.
+        `names` stand in the place of the star of `pattern`, such as ``embeddings/*_consensus.parquet``; see `read`.
         """
         return _Tables({name: functools.partial(self.read, pattern.replace("*", name), filters) for name in names})
 
@@ -304,8 +240,10 @@ class Workspace:
         path = self.run_dir / name
         if name in self._writes:  # written by this very stage
             return path
-        records = {stage: record for stage, record in stage_records(self.run_dir).items() if stage != self.stage}
-        writers = {stage: record["writes"][name] for stage, record in records.items() if name in record["writes"]}
+        records = stage_records(self.run_dir).items()
+        writers = {
+            stage: one["writes"][name] for stage, one in records if stage != self.stage and name in one["writes"]
+        }
         stage = next(iter(writers), "an earlier notebook")
         if not path.is_file():
             raise ScreenError(f"{self.stage} needs {name}, which {stage} makes: run that first")
@@ -321,13 +259,7 @@ class Workspace:
         return path
 
     def input_folder(self, name: str) -> Path:
-        """Return a folder that an earlier stage filled through `output_folder`, all its files checked.
-
-        Raises
-        ------
-        ScreenError
-            No stage made the folder, or as `input_file` does.
-        """
+        """Return a folder that an earlier stage filled through `output_folder`, all its files checked."""
         records = stage_records(self.run_dir).values()
         files = [file for record in records for file in record["writes"] if file.startswith(name.rstrip("/") + "/")]
         if not files:
@@ -347,20 +279,9 @@ class Workspace:
     # writing
 
     def write(self, table: pd.DataFrame, name: str) -> Path:
-        """Write a table of this run, atomically; the same numbers give the same bytes.
+        """Write a table of this run, its index apart, and return the file; the same numbers give the same bytes.
 
-        Parameters
-        ----------
-        table
-            Its index isn't written.
-        name
-            Path relative to `run_dir`, ending in .parquet (types kept) or .csv (for reading; 10 significant
-            digits).
-
-        Returns
-        -------
-        pathlib.Path
-            The file.
+        The name ends in .parquet (types are kept) or .csv (for reading; 10 significant digits).
         """
         path = self.run_dir / name
         if path.suffix not in (".parquet", ".csv"):
@@ -395,16 +316,16 @@ class Workspace:
         return self._folders[final]
 
     def figure(self, fig: Any, name: str, table: pd.DataFrame, caption: str) -> None:
-        """Save a figure with the table behind it (`save_figure`); in a notebook show it with its caption.
+        """Save a figure, `figures_dir/NAME.png`, with the table behind it; in a notebook show it with its caption.
 
         Parameters
         ----------
         fig
             A matplotlib figure. In a notebook it is closed, so that it isn't shown a second time.
         name
-            File name without suffix, such as "05_moa_map".
+            File name without suffix, such as "05_moa_map". The SVG is a file of the run, `figures/NAME.svg`.
         table
-            The numbers that the picture shows.
+            The numbers that the picture shows; 5 significant digits are kept.
         caption
             One or two sentences that say what is shown; the figure's own title says what was found.
         """
@@ -428,25 +349,13 @@ class Workspace:
             self._steps.append({"step": name, "seconds": seconds, "peak_mb": peak_memory_mb()})
 
     def say(self, text: str) -> None:
-        """Show a sentence of "What we learn" and record it for the report.
-
-        Parameters
-        ----------
-        text
-            Computed from the run's own numbers; Markdown emphasis is kept, HTML is shown as text.
-        """
+        """Show a sentence of "What we learn", in which Markdown emphasis counts and HTML doesn't; record it."""
         self._learned.append(" ".join(text.split()))
         if not _show("", text):
             print(text)
 
     def finish(self) -> pd.DataFrame:
-        """Write the stage's record, `stages/<stage>.json`; call it in the notebook's last cell.
-
-        Returns
-        -------
-        pandas.DataFrame
-            What was saved: columns file (pictures with their folder's name) and kB.
-        """
+        """Write the stage's record, `stages/<stage>.json`, in the notebook's last cell; return files and their kB."""
         for final, filled in self._folders.items():
             shutil.rmtree(final, ignore_errors=True)
             filled.replace(final)
@@ -522,19 +431,9 @@ def package_versions() -> dict[str, str]:
 def run_manifest(
     run_dir: str | Path, *, dataset: str, profile: str, seed: int | None, threads: int, unverified: bool
 ) -> dict:
-    """Gather what someone needs to repeat a run or to doubt it.
+    """Gather what someone needs to repeat a run or to doubt it: how it was called, and what its stages recorded.
 
-    Parameters
-    ----------
-    run_dir
-        Folder of the run, with the records of its stages.
-    dataset, profile, seed, threads, unverified
-        How the run was called; `threads` are those of one stage.
-
-    Returns
-    -------
-    dict
-        Ready for `write_json`.
+    `threads` are those of one stage.
     """
     run_dir = Path(run_dir)
     records = stage_records(run_dir)
@@ -561,8 +460,8 @@ def run_manifest(
         "inputs": sources,
         "stages": {
             stage: {
-                "parameters": record.get("run", {}).get("fingerprint", {}).get("parameters", {}),
-                "seconds": record.get("run", {}).get("seconds", record["seconds"]),
+                "parameters": record["run"]["fingerprint"]["parameters"] if "run" in record else {},
+                "seconds": record.get("run", record)["seconds"],
                 "peak_mb": record["peak_mb"],
                 "inputs": {name: digest for name, digest in record["reads"].items() if os.path.isabs(name)},
             }
