@@ -17,6 +17,7 @@ import hashlib
 import io
 import itertools
 import json
+import logging
 import math
 import os
 import platform
@@ -440,6 +441,7 @@ def execute(plan: Plan, stage: Stage) -> float:
     from nbclient.exceptions import DeadKernelError
     from traitlets.config import Config
 
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it knows is told below
     start, values, current = time.time(), plan.parameters[stage.name], fingerprint(stage, plan.parameters[stage.name])
     # What its last run made goes first, and the record of that at last: without one, a stage counts as not done.
     for name in stage_records(plan.run_dir).get(stage.name, {"writes": {}})["writes"]:
@@ -498,7 +500,7 @@ def run_stages(plan: Plan) -> dict[str, str]:
     outcome: dict[str, str] = {}
     waiting, running = list(plan.selected), {}
     places = {stage.name: f"[{place}/{len(plan.stages)}] {stage.name}" for place, stage in enumerate(plan.stages, 1)}
-    with kernel_environment(plan.options.scheduler) as folder, futures.ThreadPoolExecutor(plan.options.jobs) as pool:
+    with kernel_environment(plan.options.scheduler), futures.ThreadPoolExecutor(plan.options.jobs) as pool:
         bar = tqdm(total=len(waiting), disable=None, leave=False, bar_format="{elapsed} {n}/{total}{postfix}")
         try:
             while waiting or running:
@@ -531,7 +533,7 @@ def run_stages(plan: Plan) -> dict[str, str]:
             while not all(future.done() for future in running):
                 for process in psutil.Process().children():
                     with suppress(psutil.Error):  # it may have ended by itself
-                        if any(str(folder) in word for word in process.cmdline()):
+                        if "ipykernel_launcher" in process.cmdline():
                             for one in (*process.children(recursive=True), process):
                                 one.kill()
                 time.sleep(0.1)
