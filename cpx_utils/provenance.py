@@ -148,14 +148,15 @@ def locate(name: str, run_dir: str | Path, figures_dir: str | Path) -> Path:
     return Path(folder) / inner  # an absolute name stays as it is
 
 
-def save_figure(fig: Any, table: pd.DataFrame, stem: Path, svg: Path) -> list[Path]:
-    """Write a matplotlib figure as `stem`.png, the table behind it as `stem`.csv, and an SVG, many times as large.
+def save_figure(fig: Any, stem: Path, table: pd.DataFrame, svg: Path | None = None) -> list[Path]:
+    """Write a matplotlib figure as `stem`.png and .svg (or `svg`), and the table behind it as `stem`.csv.
 
     The same figure gives the same bytes. The files written are returned.
     """
     import matplotlib
 
-    png, csv = (stem.with_name(stem.name + suffix) for suffix in (".png", ".csv"))
+    png, csv, beside = (stem.with_name(stem.name + suffix) for suffix in (".png", ".csv", ".svg"))
+    svg = svg or beside
     # Without these, matplotlib writes the date, its own version and random identifiers into the files.
     with matplotlib.rc_context({"svg.hashsalt": "cpx"}):
         with atomic_path(png) as temporary:
@@ -308,7 +309,7 @@ class Workspace:
         """
         final = self.run_dir / name
         if final in self._folders:
-            shutil.rmtree(self._folders[final])
+            shutil.rmtree(self._folders[final].parent)
         final.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=final.parent))
         self._folders[final] = aside / final.name  # the folder around it, its owner's alone, goes in `finish`
@@ -330,7 +331,7 @@ class Workspace:
             One or two sentences that say what is shown; the figure's own title says what was found.
         """
         svg = f"figures/{name}.svg"
-        *pair, vector = save_figure(fig, table, self.figures_dir / name, self.run_dir / svg)
+        *pair, vector = save_figure(fig, self.figures_dir / name, table, self.run_dir / svg)
         self._writes |= {FIGURE_PREFIX + path.name: sha256_file(path) for path in pair} | {svg: sha256_file(vector)}
         title = " ".join(fig.get_suptitle().split())
         self._figures[name] = {"name": name, "title": title, "caption": " ".join(caption.split())}

@@ -11,11 +11,10 @@ import pytest
 from study_runs import KEYS, METHODS, NETWORKS, NOTEBOOKS, QUICK, ROOT, VERDICTS, WITH_TX, Study, assert_complete
 
 from cpx_utils.datasets import DATASETS
-from cpx_utils.pipeline import make_plan, parse_call
+from cpx_utils.pipeline import PROFILES, make_plan, parse_call, read_parameters, read_stages
 from cpx_utils.profiles import COMPOUND, CONTROL, METADATA_COLUMNS, embedding_values, feature_columns
 from cpx_utils.provenance import stage_records
 from cpx_utils.report import notebook_html
-from cpx_utils.stages import PROFILES, read_parameters, read_stages
 
 HEADINGS = ["Question", "Parameters", "Load", "Method", "Result", "What we learn", "Saved", "Exercises"]
 

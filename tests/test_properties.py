@@ -17,9 +17,8 @@ from hypothesis.configuration import set_hypothesis_home_dir
 from hypothesis.extra import numpy as hnp
 
 from cpx_utils import metrics, splits
+from cpx_utils.pipeline import EXAMPLES, Parameter, checked_value
 from cpx_utils.profiles import COMPOUND, ScreenError, compound_groups, nominal_dose
-from cpx_utils.stages import EXAMPLES, Parameter, checked_value
-from cpx_utils.sweep import read_sweep
 from cpx_utils.user_screens import SECTIONS, examine_user_screen, read_description, read_user_screen
 
 set_hypothesis_home_dir(Path(tempfile.gettempdir()) / "cpx-hypothesis")  # what it keeps stays out of the checkout
@@ -240,7 +239,7 @@ def place(tmp_path_factory):
     return tmp_path_factory.mktemp("toml") / "screen.toml"
 
 
-@pytest.mark.parametrize("read", [read_description, read_sweep, examine_user_screen])
+@pytest.mark.parametrize("read", [read_description, examine_user_screen])
 @examples(100)
 @given(description=st.dictionaries(WORDS, VALUES, max_size=6))
 def test_any_toml_is_read_or_refused_in_one_line(read, place, description):
@@ -249,7 +248,7 @@ def test_any_toml_is_read_or_refused_in_one_line(read, place, description):
     assert_told_in_one_line(lambda: read(place))
 
 
-@pytest.mark.parametrize("read", [read_description, read_sweep])
+@pytest.mark.parametrize("read", [read_description])
 @examples(100)
 @given(content=st.one_of(st.binary(max_size=60), st.text("[]{}='\"\n.,#0aé\t-", max_size=60).map(str.encode)))
 def test_any_bytes_in_place_of_toml_are_refused_in_one_line(read, place, content):

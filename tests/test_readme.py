@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 
 from cpx_utils.pipeline import main
-from cpx_utils.sweep import read_sweep
 from cpx_utils.template import write_template
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -174,10 +173,3 @@ def test_the_description_of_a_screen_that_is_shown_is_right(place, capsys):
     Path("mine/shown.toml").write_text(shown, encoding="utf-8")
     assert main(["--dataset", "mine/shown.toml", "--check"]) == 0
     assert "nothing is wrong" in capsys.readouterr().out
-
-
-def test_the_sweep_that_is_shown_has_the_folder_that_is_shown(place):
-    points = [point.folder for point in read_sweep("heat.toml").points]
-    assert len(points) == 2 * 3 * 2
-    folder = re.search(r"`results/sweeps/heat/([^/`]+)/`", README)[1]
-    assert folder in points
