@@ -26,7 +26,7 @@ from cpx_utils.datasets import DATASETS, RemoteFile, obtain
 from cpx_utils.encoders import METHODS
 from cpx_utils.pipeline import main
 from cpx_utils.profiles import ScreenError
-from cpx_utils.provenance import read_record, stage_record_path, write_json, write_record
+from cpx_utils.provenance import stage_records, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 CODE = [ROOT / "run_all.py", *sorted((ROOT / "cpx_utils").glob("*.py")), *sorted((ROOT / "benchmarks").glob("*.py"))]
@@ -160,10 +160,9 @@ def test_a_results_folder_from_elsewhere_cannot_have_other_files_removed(kind, t
     victim = tmp_path / "victim.txt"
     victim.write_text("mine")
     run_dir = tmp_path / "results" / "simulated" / "default"
-    for name in ("01_prepare.json", "01_prepare.before"):
-        write_record(run_dir / "stages" / name, RECORD | OUTSIDE[kind])
+    write_json(run_dir / "stages" / "01_prepare.json", RECORD | OUTSIDE[kind])
     with pytest.raises(ScreenError, match="outside of") as refused:
-        read_record(stage_record_path(run_dir, "01_prepare"))
+        stage_records(run_dir)
     assert "\n" not in str(refused.value)
     folders = ["--results", str(tmp_path / "results"), "--figures", str(tmp_path / "figures")]
     status = main([*folders, "--only", "01"], write_study(tmp_path / "notebooks"))
@@ -172,10 +171,10 @@ def test_a_results_folder_from_elsewhere_cannot_have_other_files_removed(kind, t
     assert victim.read_text() == "mine"
 
 
-@pytest.mark.parametrize("record", [[], {}, RECORD, RECORD | {"sha256": "0" * 64}])
-def test_a_record_that_was_not_written_here_counts_as_none(record, tmp_path):
-    write_json(tmp_path / "01.json", record)
-    assert read_record(tmp_path / "01.json") is None
+@pytest.mark.parametrize("record", [[], {}, "x", {"reads": {}, "writes": None, "figures": [1]}])
+def test_a_record_that_is_none_counts_as_none(record, tmp_path):
+    write_json(tmp_path / "stages" / "01_prepare.json", record)
+    assert stage_records(tmp_path) == {}
 
 
 # --- names in pictures; in pages: test_report.py ------------------------------------------------------------
