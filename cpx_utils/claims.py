@@ -390,7 +390,8 @@ def bootstrap_tx_strong_auc(
             auc = dense.auc(chosen_on)
             cp_auc, tx_auc = (auc[:, method == name].mean(1) for name in ("raw_cp", "tx"))
             chosen = np.flatnonzero(tx_strong_cp_weak(cp_auc, tx_auc, tx_min=tx_min, margin=margin))
-            measurements += [(chosen, ~chosen_on)] * bool(len(chosen))
+            if len(chosen):
+                measurements.append((chosen, ~chosen_on))
     distinct = np.unique(np.concatenate([[], *(tasks for tasks, _ in measurements)])).astype(int)
     if len(distinct) < MIN_CHOSEN_TASKS:
         reason = f"{len(distinct)} tasks are TX-strong and CP-weak (TX at least {tx_min:g} and {margin:g} above CP)"

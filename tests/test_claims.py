@@ -507,6 +507,11 @@ def test_primary_methods_levels_and_what_lacks_for_a_verdict(endpoints):
     assert ruled(primary="aaa").loc[2, ["method", "verdict", "reference"]].tolist() == [
         "aaa", "explained without TX", "deranged"]  # fmt: skip
     assert ruled(alpha=1e-6)["verdict"][2] == "inconclusive"
+    assert set(claims.SMALLEST_EFFECTS) == set(UNITS) == set(claims.ENDPOINTS.values())
+    endpoints[2] = made_up("replicate_map", {key: 0.3 for key in ESTIMATES}, spread=0.005)
+    limits = (0.001, 0.02)  # the smallest gain that matters
+    words = [ruled(smallest_effects={"replicate_map": limit})["verdict"][2] for limit in limits]
+    assert words == ["inconclusive", "not supported"]
     absent = ruled(primary="absent")
     assert absent["reason"].tolist()[1:] == ["absent was not evaluated on true pairs"] * 3
     del endpoints[2].values["raw_cp", ""], endpoints[3].values["contrastive", "deranged"]
@@ -518,21 +523,6 @@ def test_primary_methods_levels_and_what_lacks_for_a_verdict(endpoints):
     ]
     endpoints[2] = claims.EndpointBootstrap("replicate_map", {}, 0)
     assert ruled()["reason"][2] == "nothing was measured"
-
-
-def test_the_smallest_gain_that_matters_is_the_endpoints_own(endpoints):
-    assert set(claims.SMALLEST_EFFECTS) == set(UNITS) == set(claims.ENDPOINTS.values())
-    flat = {key: 0.3 for key in ESTIMATES if key[0] != "stranger"}
-    endpoints[2] = made_up("replicate_map", flat, spread=0.005)
-    endpoints[4] = made_up("family_auc", flat, spread=0.005)
-
-    def words(**limits):
-        table = claims.weigh_claims("made", endpoints, smallest_effects=limits)
-        return verdicts(table).loc[[2, 4]].tolist()
-
-    assert words() == ["not supported", "inconclusive"]  # 0.02 and 0.01
-    assert words(family_auc=0.03) == ["not supported"] * 2
-    assert words(replicate_map=0.001) == ["inconclusive"] * 2
 
 
 def test_single_families_are_shown_beside_raw_cp_the_best_method_and_the_control(endpoints):

@@ -227,24 +227,3 @@ def test_retrieval_scores_run_from_the_nearest_to_the_farthest():
     # One candidate is the nearest and the farthest at once: no information, the middle.
     alone = metrics.retrieval_scores(pd.DataFrame({"rank": [0, 3], "n_candidates": [1, 4]}))
     assert alone["rank_share"].tolist() == [0.5, 1.0] and alone["near"].tolist() == [1.0, 0.0]
-
-
-def test_clusters_need_two_classes_and_fewer_classes_than_items():
-    points = np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
-    assert metrics.cluster_indices(points, list("aabb")) == pytest.approx(
-        {
-            "ami": 1.0,
-            "ari": 1.0,
-            "silhouette": metrics.silhouette(points, list("aabb")).mean(),
-        }
-    )
-    assert np.isfinite(list(metrics.cluster_indices(points, list("abcc")).values())).all()
-    for labels in ("aaaa", "abcd"):
-        undefined = metrics.cluster_indices(points, list(labels))
-        assert list(undefined) == ["ami", "ari", "silhouette"] and np.isnan(list(undefined.values())).all()
-
-
-def test_identical_points_have_no_silhouette_to_speak_of():
-    labels = np.array([0, 0, 1, 1])
-    assert metrics.silhouette(np.tile([3.0, 4.0], (4, 1)), labels).round(6).tolist() == [0.0] * 4
-    assert metrics.silhouette([[1, 0], [1, 0], [0, 1], [0, 1]], labels).tolist() == [1.0] * 4
