@@ -249,12 +249,9 @@ def _read_csv(path: Path, texts: Collection[str] | None, layer: str) -> tuple[pd
     if len(names) == 1 and re.search("[;\t]", names[0]):
         raise ScreenError("columns are separated by semicolons or tabs; use commas (and decimal points)")
     types = {name: pa.string() for name in names if texts is None or name in texts}
-    table = arrow.read_csv(
-        path,
-        arrow.ReadOptions(use_threads=False, block_size=1 << 25),  # threads lose count of rows; a block holds a line
-        arrow.ParseOptions(newlines_in_values=True),
-        arrow.ConvertOptions(null_values=sorted(MISSING_WORDS), column_types=types),
-    )
+    read = arrow.ReadOptions(use_threads=False, block_size=1 << 25)  # threads lose count of rows; a block holds a line
+    convert = arrow.ConvertOptions(null_values=sorted(MISSING_WORDS), column_types=types)
+    table = arrow.read_csv(path, read, arrow.ParseOptions(newlines_in_values=True), convert)
     strange = [column.name for column in table.schema if pa.types.is_binary(column.type)]
     if strange:
         raise ScreenError(f"column {some_names(strange)} isn't UTF-8 text; save it as UTF-8")
@@ -556,7 +553,7 @@ def examine_own_screen(toml_path: str | Path, reserved: Collection[str] = ()) ->
                 problems.append(str(error))
     wells = _profile_wells({name: tables[name] for name in ("cp", "tx") if name in tables}, described, roles)
     treated, controls = (
-        set().union(*(table.loc[table[CONTROL] == flag, COMPOUND] for table in wells.values()))
+        set().union(*(table.loc[table[CONTROL] == flag, COMPOUND] for table in wells.values())) - {""}
         for flag in (False, True)
     )
     compounds, (activity, _) = pd.DataFrame(columns=COMPOUND_COLUMNS, dtype="str"), no_outcomes()
@@ -568,7 +565,7 @@ def examine_own_screen(toml_path: str | Path, reserved: Collection[str] = ()) ->
     tasks = _task_table(tables.get("tasks"), activity)
     for section, ids in (("compounds", compounds[COMPOUND]), ("activity", activity[COMPOUND])):
         ids = sorted(set(ids) - {""})
-        if len(wells) == 2 and ids and not (treated | controls) & set(ids):
+        if len(wells) == 2 and treated and ids and not (treated | controls) & set(ids):
             names = f"it has {some_names(ids, 2)}, the profiles have {some_names(sorted(treated), 2)}"
             table = tables[section]
             table.problems.append(f"{table.shown}: none of its compounds has a profile; {names}; use the same ids")

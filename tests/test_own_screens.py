@@ -178,6 +178,10 @@ CASES = {
     "no path": (toml(TX, 'path = ""'), [("'path' in [tx] is '': ", "at least 1 character")]),
     "a number for a section": (toml("[tx]  # one row a well\n" + TX, ""), [("'tx': Field required", HOW)]),
     "one column for two roles": (toml('well = "well"', 'well = "plate"'), [("each has its own column", HOW)]),
+    "no ids by that name": (
+        toml('compound = "compound"', 'compound = "drug"'),
+        [("cp.csv: column 'drug' (the compound id) is missing",), ("tx.csv: column 'drug'", "is missing")],
+    ),
     "a column that no table has": (
         toml('dose = "dose_um"', 'dose = "dose"'),
         [("cp.csv: column 'dose' ([columns] dose, which no other table has either)", "did you mean 'dose_um'?")],
