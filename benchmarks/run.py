@@ -18,6 +18,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable
 from datetime import date
@@ -28,11 +29,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from threadpoolctl import threadpool_limits
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
-from cpx_utils import bioactivity, clustering, metrics, plots, preprocessing
+from cpx_utils import bioactivity, clustering, metrics, preprocessing
 from cpx_utils.encoders import ContrastiveEncoder
 from cpx_utils.losses import info_nce
 from cpx_utils.networks import TwoTower
@@ -673,8 +675,25 @@ def main() -> None:
         faster = int((growing["exponent"] > growing["limit"] + 0.1).sum())
         title = "Over a factor of 8 in size, time grows as the dotted lines allow, or more slowly"
         title = title if not faster else f"{faster} of {len(growing)} kinds of work grow faster than the dotted lines"
-        save_figure(plots.scaling_curves(curves, title=title), FIGURE, curves)
+        save_figure(draw_scaling(curves, title), FIGURE, curves)
     return None
+
+
+def draw_scaling(curves: pd.DataFrame, title: str) -> Figure:
+    """Seconds by size on logarithmic axes, a panel a kind of work; dotted, the growth that is allowed."""
+    works = list(dict.fromkeys(curves["work"]))
+    fig = Figure(figsize=(7.2, 2.4 * -(-len(works) // 3)), layout="constrained")
+    fig.suptitle(title)
+    for ax, work in zip(fig.subplots(-(-len(works) // 3), 3, squeeze=False).ravel(), works, strict=False):
+        own = curves[curves["work"] == work].sort_values("size")
+        exponent, limit = own[["exponent", "limit"]].iloc[0]
+        ax.plot(
+            own["size"], own["seconds"].iloc[0] * (own["size"] / own["size"].iloc[0]) ** limit, color="grey", ls=":"
+        )
+        ax.plot(own["size"], own["seconds"], marker="o")
+        ax.set(xscale="log", yscale="log", xlabel=own["unit"].iloc[0], ylabel="seconds")
+        ax.set_title(f"{textwrap.fill(work, 26)}\nexponent {exponent:.2f}, dotted {limit:.0f}", size=9)
+    return fig
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ def test_a_notebook_of_the_study_runs_cell_by_cell_where_it_lies(tmp_path):
     assert not [output for output in outputs if output.output_type == "error"]
     shown = [output for output in outputs if "image/png" in output.get("data", {})]
     record = stage_records(tmp_path / "run")["01_prepare_profiles"]
-    assert len(shown) - 1 == len(record["figures"]) == len(list((tmp_path / "figures").glob("*.png"))) > 3  # a diagram
+    assert len(shown) == len(record["figures"]) == len(list((tmp_path / "figures").glob("*.png"))) > 3  # a diagram
     assert sorted(path.name for path in NOTEBOOKS.iterdir()) == before, "nothing is left beside the notebooks"
 
 

@@ -113,7 +113,10 @@ def test_figures_bear_the_notebooks_number(notebook):
 def test_it_opens_with_its_question_and_a_diagram(notebook):
     _, question, diagram = notebook.cells[:3]
     assert question.source.startswith("## Question") and len(question.source) > 200
-    assert re.fullmatch(r"from cpx_utils import diagrams\n\ndiagrams\.[a-z_]+\(\)", diagram.source)
+    shown = re.fullmatch(r"!\[([^\]]{100,})\]\((diagrams/.+\.svg)\)", diagram.source)
+    assert diagram.cell_type == "markdown" and shown[2] == f"diagrams/{notebook.stem}.svg"
+    picture = ROOT / "notebooks" / shown[2]
+    assert picture.stat().st_size < 6_000 and "<text" in picture.read_text(encoding="utf-8")
 
 
 EXERCISE = re.compile(
