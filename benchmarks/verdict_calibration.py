@@ -193,7 +193,13 @@ def main() -> None:
         )
         figures = ROOT / "figures" / "benchmarks"
         figures.mkdir(parents=True, exist_ok=True)
-        save_figure(plots.verdict_calibration(table, title=title), figures / "verdict_calibration", table)
+        names = {"setting": table["setting"] + ", " + table["screens"].astype(str) + " screens"}
+        names["claim"] = "claim " + table["claim"].astype(int).astype(str)
+        drawn = table.assign(**names).rename(columns={"share": "mean"}).sort_values("claim", kind="stable")
+        limits = drawn.groupby("setting")["limit"].max()  # that must not be passed, or must be reached
+        look = {"row": "claim", "facet": "setting", "mark": "method", "filled": PRIMARIES, "line_label": "limit"}
+        figure = plots.intervals(drawn, xlabel="called supported", line=limits.to_dict(), title=title, **look)
+        save_figure(figure, figures / "verdict_calibration", table)
 
 
 if __name__ == "__main__":
