@@ -27,20 +27,11 @@ def label_matrix(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Labels of the given compounds, and which tasks have enough of them.
 
-    Parameters
-    ----------
-    activity, tasks
-        `Metadata_Compound, task, active` (0, 1), where a missing label has no row; and `task, target, family`.
-    compounds
-        Ids of those that take part, in the order of the rows wanted.
-    min_active, min_inactive
-        Labels of either kind that a task needs among `compounds` to be tested.
-
     Returns
     -------
     labels, table
-        (n_compounds, n_tested_tasks), index compound, columns task: 1, 0 or NaN (missing); and every task: the columns
-        of `tasks` and `n_active, n_inactive, tested`.
+        (n_compounds, n_tested_tasks), index compound in the order given, columns task: 1, 0 or NaN (missing); and every
+        task: the columns of `tasks` and `n_active, n_inactive, tested`.
     """
     names = pd.Index(np.asarray(compounds, dtype=object).astype(str), name=COMPOUND)
     if names.has_duplicates:
@@ -252,10 +243,8 @@ def predict_folds(
 
     Parameters
     ----------
-    consensus
-        Metadata_Compound, `role` (train, test), `KEYS` and z000 ...
-    labels
-        (n_compounds, n_tasks), from `label_matrix`.
+    consensus, labels
+        Metadata_Compound, `role` (train, test), `KEYS` and z000 ...; and from `label_matrix`.
     model, seed
         `ridge` (`ManyTaskRidgeClassifier`), or `random_forest` (`random_forest_scores`) with its seed.
 
@@ -310,20 +299,10 @@ def concatenate(
 ) -> pd.DataFrame:
     """Two representations side by side: a table like the second, its method `concat:<method of the second>`.
 
-    Each block is scaled to the same total variance over a fold's training compounds, so that the wider one doesn't win
-    by its width.
-
-    Parameters
-    ----------
-    first, second
-        Consensus tables, or embedded wells; the first (sphered CP, say) has one draw a fold, the second any number.
-    consensus
-        For wells: consensus tables of the same two.
-
-    Raises
-    ------
-    ValueError
-        The two hold different compounds or wells in a fold.
+    They are consensus tables, or embedded wells with the two `consensus` tables beside them. The first (sphered CP,
+    say) has one draw a fold, the second any number. Each block is scaled to the same total variance over a fold's
+    training compounds, so that the wider one doesn't win by its width. Raises ValueError where they hold different
+    compounds or wells in a fold.
     """
     ids = [COMPOUND, "role"] if consensus is None else METADATA_COLUMNS
     fold, (first_consensus, second_consensus) = KEYS[:3], consensus or (first, second)
@@ -352,11 +331,8 @@ def _rows_of(table: pd.DataFrame, columns: Sequence[str], key: Sequence) -> pd.D
 def evaluate_folds(predictions: pd.DataFrame) -> pd.DataFrame:
     """ROC- and PR-AUC of every representation, test fold and task, from the table of `predict_folds`.
 
-    Returns
-    -------
-    DataFrame
-        `KEYS`, `model, task, n_active, n_inactive, metric, value`; metric is roc_auc, pr_auc or pr_auc_lift (PR-AUC
-        over the share of actives, 1 by chance). What one class alone can't tell has no row.
+    Columns `KEYS`, `model, task, n_active, n_inactive, metric, value`; metric is roc_auc, pr_auc or pr_auc_lift (PR-AUC
+    over the share of actives, 1 by chance). What one class alone can't tell has no row.
     """
     ids = [*KEYS, "model", "task", "n_active", "n_inactive"]
     tables = []
@@ -409,10 +385,7 @@ class Predictions:
     folds: tuple[PredictionFold, ...]
 
     def auc(self, keep: np.ndarray | None = None) -> np.ndarray:
-        """ROC-AUC within each fold, averaged over folds: (n_tasks, n_columns); NaN where no fold measures it.
-
-        `keep` (n_compounds,) restricts it to some compounds.
-        """
+        """ROC-AUC within each fold, averaged over folds: (n_tasks, n_columns), NaN if unmeasured; of `keep` alone."""
         total = np.zeros((len(self.tasks), len(self.columns)))
         count = np.zeros_like(total)
         for one in self.folds:
@@ -429,12 +402,8 @@ def dense_predictions(predictions: pd.DataFrame) -> Predictions:
     """Turn a long table of test predictions into arrays, fold by fold.
 
     Rows without label or score are dropped; a compound that some model of a fold lacks for a task is left out of that
-    task for all models, so that every comparison is on the same compounds.
-
-    Raises
-    ------
-    ValueError
-        A prediction occurs twice, or compounds have contradicting labels.
+    task for all models, so that every comparison is on the same compounds. Raises ValueError where a prediction occurs
+    twice or labels contradict each other.
     """
     table = predictions[predictions["label"].notna() & predictions["score"].notna()]
     if table["control"].isna().any():  # a csv file reads "" (a method without TX) as missing
@@ -494,21 +463,9 @@ def chosen_gains(
     Measured on the other half; and, to show by how much that deceives, on the same compounds. There CP looks poor by
     bad luck, and every other method better by regression to the mean.
 
-    Parameters
-    ----------
-    predictions
-        From `predict_folds`, of one split; raw CP and TX among the methods.
-    first_half
-        Index compound, True for the first half (`splits.halves`).
-    tx_min, margin, reference
-        As in `tx_strong_cp_weak`; and the CP.
-    n_bootstrap, seed
-        Of the 95% intervals, for which tasks are resampled.
-
-    Returns
-    -------
-    DataFrame
-        `method, control, how` (`other half`, `same compounds`), `mean, ci_low, ci_high, n_tasks`; only of chosen tasks.
+    From the `predict_folds` of one split and the half of each compound (index; True for the first: `splits.halves`).
+    Columns `method, control, how` (`other half`, `same compounds`), `mean, ci_low, ci_high` (95%, tasks resampled),
+    `n_tasks`; no row without a chosen task.
     """
     columns = ["method", "control", "how", "mean", "ci_low", "ci_high", "n_tasks"]
     if not len(predictions):
@@ -517,10 +474,7 @@ def chosen_gains(
     missing = {reference, "tx"} - set(dense.columns["method"])
     if missing:
         raise ScreenError(f"no predictions of {', '.join(sorted(missing))}, which choosing TX-strong tasks needs")
-    in_first = pd.Series(first_half).reindex(dense.compounds)
-    if in_first.isna().any():
-        raise ValueError("first_half must tell the half of every predicted compound")
-    in_first = in_first.to_numpy(dtype=bool)
+    in_first = first_half.loc[dense.compounds].to_numpy(dtype=bool)
     measured = [fold_auc(dense, keep) for keep in (in_first, ~in_first)]
     chosen = []
     for auc in measured:
