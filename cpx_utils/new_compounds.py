@@ -181,7 +181,7 @@ def require_features(checked: pd.DataFrame, shown: str, max_missing: float = 0.2
     by_status = {status: part["feature"].tolist() for status, part in checked.groupby("status")}
     missing, extra, strange = (by_status.get(status, []) for status in ("missing", "extra", "out of range"))
     n_asked = len(checked) - len(extra)
-    if len(missing) > max_missing * n_asked:
+    if len(missing) > max_missing * n_asked or len(missing) == n_asked:
         raise ScreenError(
             f"{shown}: {len(missing)} of {n_asked} features that the encoder was trained on are missing "
             f"({len(missing) / n_asked:.0%}, the limit is {max_missing:.0%}): {some_names(missing)}; measure them, or "
