@@ -1,0 +1,731 @@
+"""What the study says about compounds it has never met: are they active, whom do they resemble, what may they do?
+
+A file of new Cell Painting wells is read, each plate expressed in units of its own negative controls, its features laid
+beside those of the encoder. Every p-value then is the share of draws under a null that is stated, at least as extreme
+as what was seen, and every null is made of wells or compounds that were treated as the new ones are:
+
+- *activity*: a treatment's wells against the negative controls of the same plates. Null: they are exchangeable. The
+  labels are permuted within plates, and everything that knows of labels is done again, so p is exact.
+- *resemblance* (nearest compounds, mechanisms, distance from the library, predicted outcomes): a new compound against
+  library compounds that the same encoder was not trained on either, its `Reference.held_out`. Null: it is one more of
+  them. Such p-values are conformal (Vovk, Gammerman and Shafer 2005): exact for one encoder, and a mean over encoders
+  where there are several (cross-conformal: Vovk 2015, doi 10.1007/s10472-013-9368-4), which is close to exact.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from math import comb
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import hypergeom
+
+from cpx_utils.bioactivity import ManyTaskRidgeClassifier, label_matrix
+from cpx_utils.encoders import load_encoder
+from cpx_utils.metrics import benjamini_hochberg, cosine_similarity, shared_labels
+from cpx_utils.own_screens import read_cell_painting, read_plate_description
+from cpx_utils.preprocessing import FeaturePreparation, consensus, normalise_plates
+from cpx_utils.profiles import (
+    COMPOUND,
+    CONTROL,
+    DOSE,
+    METADATA_COLUMNS,
+    PLATE,
+    ScreenError,
+    compound_groups,
+    feature_columns,
+    some_names,
+    treatments,
+    user_path,
+    wells_of,
+)
+
+FLAT = 1e-9  # a spread up to this is none
+MOST = 0.5  # share of a new file's wells that stands for most of them
+_WELLS_FOR_FILLING = 4000  # more would cost time and change the regression little
+
+
+# --- the file -------------------------------------------------------------------------------------------------
+
+
+def read_wells(
+    path: str | Path, columns: dict[str, str] | None = None, features: str = "", control_compounds: Sequence[str] = ()
+) -> tuple[pd.DataFrame, list[Path]]:
+    """Read new wells by the rules of a user's screen, and say which files were read; ScreenError for bad ones.
+
+    Parameters
+    ----------
+    path
+        A table; or a TOML like that of a screen, of which [cp] and [columns] are read.
+    columns, features
+        Role (compound, dose, plate, well, control) to column, and a regular expression of the features. They win over
+        the TOML; what is empty is left to it, or to the study's own names.
+    control_compounds
+        Ids that are negative controls, such as DMSO, beside those that a control column marks.
+    """
+    path = user_path(path).resolve()
+    files, described = [path], {"cp": {}}
+    if path.suffix.lower() == ".toml":
+        described = read_plate_description(path)
+        path = (path.parent / user_path(described["cp"]["path"])).resolve()
+        files.append(path)
+    if not path.is_file():
+        raise ScreenError(f"{path} isn't there; name a file of new Cell Painting wells")
+    names = described.get("columns", {}) | {role: name for role, name in (columns or {}).items() if name}
+    features = features or described["cp"].get("features", "")
+    wells = read_cell_painting(path, names, features, described["cp"].get("layer", ""))
+    absent = [name for name in control_compounds if name not in set(wells[COMPOUND])]
+    if absent:
+        known = some_names(dict.fromkeys(wells[COMPOUND]))
+        raise ScreenError(f"{path.name}: no well holds the control {some_names(absent)}; it has {known}")
+    control = wells[CONTROL].to_numpy(bool) | wells[COMPOUND].isin(control_compounds).to_numpy()
+    both = sorted(set(wells[COMPOUND][control]) & set(wells[COMPOUND][~control]))
+    if both:
+        raise ScreenError(
+            f"{path.name}: compound {some_names(both)} is a negative control in some wells and a treatment in others; "
+            "give wells that are to be tested an id of their own"
+        )
+    if control.all():
+        raise ScreenError(f"{path.name}: all {len(wells)} wells are negative controls; there is no compound to embed")
+    wells[CONTROL] = control
+    return wells, files
+
+
+def rehearsal(
+    wells: pd.DataFrame, folds: pd.DataFrame, *, hidden: float = 0.0, seed: int = 0
+) -> tuple[pd.DataFrame, set[str], set[str]]:
+    """Let a quarter of the first fold's test compounds play the new ones, and keep the others as held out.
+
+    Returns wells of the new compounds with all controls, without a share `hidden` of their features; ids of the
+    held-out compounds; and of those that play the new.
+    """
+    rng = np.random.default_rng(seed)
+    test = rng.permutation(np.sort(folds.loc[folds["fold"] == 0, COMPOUND].astype(str).to_numpy()))
+    n_new = max(1, len(test) // 4)
+    played, held_out = set(test[:n_new]), set(test[n_new:])
+    features = feature_columns(wells)
+    lost = rng.choice(features, round(hidden * len(features)), replace=False)
+    return wells_of(wells, sorted(played)).drop(columns=list(lost)), held_out, played
+
+
+def normalise_new(
+    wells: pd.DataFrame, shown: str, library: pd.DataFrame, min_controls: int = 4
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Express every plate in robust units of its own negative controls; leave out plates with too few of them.
+
+    Returns the wells that are used; and a row a plate: `plate, n_wells, n_controls, used, reason`. Raises ScreenError,
+    which calls the file as `shown`, where nothing is left; and where the file has no control but the screen's wells
+    (`library`) have some: nothing then ties its units to theirs, and every distance would be an effect of the batch.
+    """
+    if not wells[CONTROL].any():
+        if library[CONTROL].any():
+            raise ScreenError(
+                f"{shown}: no well is a negative control, so its units can't be tied to the library's; mark controls "
+                "by control_column or control_compounds"
+            )
+        plates = wells.groupby(PLATE).size().rename_axis("plate").rename("n_wells").reset_index()
+        return wells, plates.assign(n_controls=0, used=True, reason="no controls: taken as they are")
+    normalised, plates = normalise_plates(wells, min_controls)
+    plates = plates.rename(columns={"normalised": "used"})
+    few = plates["n_controls"].astype(str) + f" negative controls, {min_controls} are needed"
+    plates["reason"] = few.where(~plates["used"], "")
+    kept = normalised[PLATE].isin(plates.loc[plates["used"], "plate"]).to_numpy()
+    if not (kept & ~normalised[CONTROL].to_numpy(bool)).any():
+        raise ScreenError(
+            f"{shown}: no compound lies on a plate with {min_controls} negative controls to be normalised to (the most "
+            f"are {plates['n_controls'].max()}); mark all of them, or lower min_controls"
+        )
+    return normalised[kept].reset_index(drop=True), plates
+
+
+# --- features -------------------------------------------------------------------------------------------------
+
+
+def check_features(new: pd.DataFrame, library: pd.DataFrame, features: Sequence[str]) -> pd.DataFrame:
+    """Lay a new file's features beside those that an encoder was trained on, on the wells of `library`.
+
+    Returns
+    -------
+    DataFrame
+        One row a feature: `feature`, `status` (used, out of range, missing; or extra: in the file, not in the encoder),
+        `reason`, `share_empty` (cells) and `share_outside` (wells beyond the library's central 99%). A feature that is
+        flat in all controls and not elsewhere has no units, and counts as missing.
+    """
+    values, control = new.reindex(columns=list(features)).to_numpy(float), new[CONTROL].to_numpy(bool)
+    low, high = library[list(features)].quantile([0.005, 0.995]).to_numpy(float)
+    empty = np.isnan(values).mean(axis=0)
+    outside = ((values < low) | (values > high)).mean(axis=0) / np.where(empty < 1, 1 - empty, np.nan)
+    filled = np.where(np.isnan(values), _median(values), values)
+    flat = (np.ptp(filled[control], axis=0) <= FLAT if control.any() else empty > 1) & (np.ptp(filled, axis=0) > FLAT)
+    table = pd.DataFrame({"feature": list(features), "status": "used", "reason": ""})
+    table = table.assign(share_empty=empty, share_outside=outside)
+    cases = (
+        (outside > MOST, "out of range", "outside the library's central 99% in most wells"),
+        (flat, "missing", "flat in the negative controls: no units"),
+        (empty > MOST, "missing", "empty in most wells"),
+        (~table["feature"].isin(new.columns).to_numpy(), "missing", "not in the file"),
+    )
+    for found, status, reason in cases:
+        table.loc[found, ["status", "reason"]] = [status, reason]
+    extra = [name for name in feature_columns(new) if name not in set(features)]
+    extra = pd.DataFrame({"feature": extra, "status": "extra", "reason": "not used by the encoder"})
+    return pd.concat([table, extra], ignore_index=True)
+
+
+def require_features(checked: pd.DataFrame, shown: str, max_missing: float = 0.2) -> list[str]:
+    """Names of the training features that `check_features` finds missing.
+
+    Raises ScreenError where more than a share `max_missing` are, or most of those there are out of range.
+    """
+    by_status = {status: part["feature"].tolist() for status, part in checked.groupby("status")}
+    missing, extra, strange = (by_status.get(status, []) for status in ("missing", "extra", "out of range"))
+    n_asked = len(checked) - len(extra)
+    if len(missing) > max_missing * n_asked or len(missing) == n_asked:
+        raise ScreenError(
+            f"{shown}: {len(missing)} of {n_asked} features that the encoder was trained on are missing "
+            f"({len(missing) / n_asked:.0%}, the limit is {max_missing:.0%}): {some_names(missing)}; measure them, or "
+            f"train on the features that both have (it also has {some_names(extra) if extra else 'no others'})"
+        )
+    if len(strange) > MOST * (n_asked - len(missing)):
+        raise ScreenError(
+            f"{shown}: {len(strange)} of {n_asked - len(missing)} features lie outside the library's range in most "
+            f"wells, the first is {strange[0]!r}; give the profiles in the library's units, or controls to normalise to"
+        )
+    return missing
+
+
+class PlateEncoder:
+    r"""An encoder with its feature preparation, and the features that both must do without.
+
+    These are foretold from the others by ridge regression, learned on the library's prepared wells,
+
+    .. math:: \hat x_m = \mu_m + (x_p - \mu_p) (X_p^T X_p + \alpha I)^{-1} X_p^T X_m,
+
+    the mean of the missing features given the present ones, for normal profiles with shrunken covariance (Hoerl and
+    Kennard 1970, doi 10.1080/00401706.1970.10488634). CellProfiler features repeat each other, so much of a missing one
+    is often known. What isn't comes back as the library's mean, so an effect that only missing features show is lost.
+    Library and new wells must go through the same gap, or they would differ by it.
+
+    `preparation` and `encoder` are fitted; `library` are wells that hold the features `missing`, of which `seed` draws
+    some where there are very many.
+    """
+
+    def __init__(self, preparation: FeaturePreparation, encoder, missing=(), library=None, seed: int = 0):
+        from sklearn.linear_model import RidgeCV
+
+        self.preparation, self.encoder, self._ridge = preparation, encoder, None
+        self.gap = np.isin(preparation.features_, list(missing))
+        if self.gap.any():
+            rows = np.sort(np.random.default_rng(seed).permutation(len(library))[:_WELLS_FOR_FILLING])
+            values = preparation.transform(library.iloc[rows]).astype(float)
+            ridge = RidgeCV(alphas=len(values) * np.logspace(-4, 1, 6))
+            self._ridge = ridge.fit(values[:, ~self.gap], values[:, self.gap])
+
+    def prepare(self, wells: pd.DataFrame) -> np.ndarray:
+        """Prepared features, those of the gap foretold: float32 (n_wells, n_features)."""
+        values = self.preparation.transform(wells.reindex(columns=np.asarray(self.preparation.features_, dtype=object)))
+        if self._ridge is not None:
+            values[:, self.gap] = self._ridge.predict(values[:, ~self.gap].astype(float)).reshape(len(values), -1)
+        return values
+
+    def transform(self, wells: pd.DataFrame) -> np.ndarray:
+        """Embeddings of plate-normalised wells, float32 (n_wells, n_dimensions)."""
+        return self.encoder.transform(self.prepare(wells))
+
+
+def load_plate_encoder(folder: str | Path, new: pd.DataFrame, library: pd.DataFrame, seed: int = 0) -> PlateEncoder:
+    """Read an encoder from `models/METHOD/FOLD` of a run, and foretell what new wells lack from its training wells."""
+    preparation = FeaturePreparation.load(Path(folder) / "preparation.json")
+    checked = check_features(new, library, preparation.features_)
+    missing = checked.loc[checked["status"] == "missing", "feature"]
+    return PlateEncoder(preparation, load_encoder(folder), missing, library, seed)
+
+
+# --- the library ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One encoder's view of its training compounds (`library`), of library compounds that it never saw, and the new.
+
+    `library` and `held_out` hold Metadata_Compound, MoA (lists) and `group`, of which no two are on both sides. `codes`
+    and `profiles` are consensus embeddings and prepared features of `library`, `held_out` and `new`, measured from the
+    negative controls: arrays (n, n_dimensions) by these names. `new` are the ids of the new compounds.
+    """
+
+    new: list[str]
+    library: pd.DataFrame
+    held_out: pd.DataFrame
+    codes: dict[str, np.ndarray]
+    profiles: dict[str, np.ndarray]
+
+
+def make_reference(
+    new: pd.DataFrame, wells: pd.DataFrame, compounds: pd.DataFrame, held_out: Collection[str], encoder: PlateEncoder,
+    *, left_out: Collection[str] = (), seed: int = 0,
+) -> Reference:  # fmt: skip
+    """Embed new and known compounds by one encoder.
+
+    Parameters
+    ----------
+    new, wells, compounds
+        New wells and wells of the screen, normalised, with their controls; and Metadata_Compound, MoA, InChIKey14.
+    held_out, left_out, encoder
+        Compounds of the screen that the encoder was not trained on, and those that take no part. Of each held-out one,
+        no more wells are used than a new compound has (the median), drawn at random by `seed`: averages of more wells
+        are quieter, and would make the new ones look strange.
+    """
+    held_out, left_out = set(held_out), set(left_out)
+    known = wells[COMPOUND].isin(set(compounds[COMPOUND]) - held_out - left_out) | wells[CONTROL].astype(bool)
+    others = wells[wells[COMPOUND].isin(held_out - left_out)].reset_index(drop=True)
+    usual = int(np.median(new.loc[~new[CONTROL].to_numpy(bool), COMPOUND].value_counts()))
+    order = pd.Series(np.random.default_rng(seed).random(len(others))).groupby(others[COMPOUND].to_numpy(object))
+    others = others[(order.rank() <= usual).to_numpy()]
+    ids, found, origin = {}, {"codes": {}, "profiles": {}}, {}
+    for name, table in (("library", wells[known]), ("held_out", others), ("new", new)):
+        profiles = encoder.prepare(table)
+        for kind, values in (("profiles", profiles), ("codes", encoder.encoder.transform(profiles).astype(float))):
+            # Without controls of their own, new wells are measured from where the library is.
+            if name == "library" or (name == "new" and new[CONTROL].any()):
+                origin[kind] = values[_at_origin(table)].mean(axis=0)
+            metadata, found[kind][name] = consensus(table[METADATA_COLUMNS], values - origin[kind], by="compound")
+        ids[name] = metadata[[COMPOUND]]
+    annotated = compounds.assign(group=compound_groups(compounds).to_numpy())
+    tables = {name: ids[name].merge(annotated, on=COMPOUND, how="left") for name in ("library", "held_out")}
+    return Reference(ids["new"][COMPOUND].tolist(), **tables, **found)
+
+
+def _at_origin(wells: pd.DataFrame) -> np.ndarray:
+    """Rows from whose mean embeddings are measured: the negative controls, or all where there are none."""
+    control = wells[CONTROL].to_numpy(bool)
+    return control if control.any() else ~control
+
+
+def fold_references(
+    new: pd.DataFrame, wells: pd.DataFrame, compounds: pd.DataFrame, folds: pd.DataFrame, folder: Path, seed: int = 0
+) -> list[Reference]:
+    """`make_reference` for each fold of the study: its encoder, and its test compounds as held out.
+
+    `folds` tells the fold of each compound in one repeat of one split (Metadata_Compound, split, repeat, fold), and
+    `folder` is where the study saved a method's encoders: `models/METHOD` of a run.
+    """
+    references = []
+    for (split, repeat, fold), rows in folds.groupby(["split", "repeat", "fold"]):
+        held_out = set(rows[COMPOUND])
+        training = wells_of(wells, sorted(set(folds[COMPOUND]) - held_out))
+        encoder = load_plate_encoder(folder / f"{split}-{repeat}-{fold}", new, training, seed)
+        references.append(make_reference(new, wells, compounds, held_out, encoder, seed=seed))
+    return references
+
+
+def embed_compounds(new: pd.DataFrame, library: pd.DataFrame, encoder: PlateEncoder) -> tuple[list[str], np.ndarray]:
+    """Ids of the new compounds, sorted, and their embeddings (n_compounds, n_dimensions).
+
+    Measured from the new wells' own negative controls, or from the library's origin where they have none.
+    """
+    codes = encoder.transform(new)
+    origin = (new, codes) if new[CONTROL].any() else (library, encoder.transform(library))
+    centre = origin[1][_at_origin(origin[0])].mean(axis=0)
+    metadata, average = consensus(new[METADATA_COLUMNS], codes - centre, by="compound")
+    return metadata[COMPOUND].tolist(), average
+
+
+# --- activity -------------------------------------------------------------------------------------------------
+
+
+def library_metric(wells: pd.DataFrame, codes: np.ndarray) -> np.ndarray:
+    r"""Map (n_dimensions, n_dimensions) in which distances count in units of the noise between replicates.
+
+    :math:`W P` with :math:`W W^T = S^{-1}` and :math:`P = I - h h^T`. :math:`S` is the covariance of the library's
+    treated wells around their treatments, shrunken (Ledoit and Wolf 2004, doi 10.1016/S0047-259X(03)00096-4); around
+    their mean where treatments have no replicates. :math:`h` is the direction, after :math:`W`, in which the mean of
+    all treated wells differs from the controls: handling, solvent, place on the plate. Treated wells that do nothing
+    would be told from controls by it. A compound that acts in just this direction is lost with it. New wells have no
+    part in any of this, so that a null of their labels stays exact.
+    """
+    from sklearn.covariance import ledoit_wolf
+
+    codes, treated = np.asarray(codes, float), ~wells[CONTROL].to_numpy(bool)
+    values, names = pd.DataFrame(codes[treated]), treatments(wells[treated]).to_numpy()
+    around = values - values.groupby(names).transform("mean")
+    if len(values) - len(np.unique(names)) < max(10, values.shape[1] // 4):
+        around = values - values.mean()
+    covariance, _ = ledoit_wolf(around.to_numpy(), assume_centered=True)
+    size, directions = np.linalg.eigh(covariance)
+    metric = directions / np.sqrt(np.maximum(size, 1e-9 * max(size.max(), 1e-12)))
+    if treated.all() or codes.shape[1] < 3:  # of one or two dimensions none can be spared
+        return metric
+    shared = (codes[treated].mean(axis=0) - codes[~treated].mean(axis=0)) @ metric
+    shared = shared / max(np.linalg.norm(shared), 1e-12)
+    return metric - np.outer(metric @ shared, shared)
+
+
+def activity_calls(
+    new: pd.DataFrame, library: pd.DataFrame, encoder: PlateEncoder, *, fdr: float = 0.05, n_null: int = 2000, seed=0
+) -> pd.DataFrame:
+    r"""Which treatments differ from the negative controls of their own plates.
+
+    The statistic is :math:`T = \|\sum_p \frac{n_p}{n} (\bar z_{p} - \bar c_p)\|^2`, in the units of `library_metric`:
+    the squared length of the mean difference between the treatment's :math:`n_p` wells and the controls on each plate
+    :math:`p`. Replicates that point to different sides cancel out. Under the null that the treatment's wells are
+    exchangeable with the controls of their plates, :math:`T` is drawn again with the labels permuted within each plate.
+    Normalisation to controls would break that symmetry, since controls lie closer to a centre that was made of them; so
+    here each plate's controls and the treatment's wells are normalised together. What results is exact with any number
+    of controls; few controls or wells cost power, since no p can be below one over the number of arrangements.
+    Replicates that share a well position share its effect, and that counts as activity.
+
+    Parameters
+    ----------
+    new, library
+        New wells with the controls of their plates; and wells of the compounds that `encoder` was trained on.
+    fdr, n_null, seed
+        False discovery rate among the treatments; permutations, more where a single call among so many needs more.
+
+    Returns
+    -------
+    DataFrame
+        One row a treatment: `compound`, `dose`, `treatment`, `n_wells`, `n_plates`, `distance` (square root of T over
+        the median of its null: 1 is what controls do), `p_value` (never 0: Phipson and Smyth 2010, doi
+        10.2202/1544-6115.1585), `smallest_p` that was possible, `q_value`, `active`, `reason` where there is no test.
+    """
+    metric = library_metric(library[METADATA_COLUMNS], encoder.transform(library))
+    features = [name for name in encoder.preparation.features_ if name in new.columns]
+    control, plates = new[CONTROL].to_numpy(bool), new[PLATE].to_numpy(str)
+    values, names = new[features].to_numpy(float), treatments(new).to_numpy(str)
+    # For features that are flat in a pool: their usual spread in all wells of a plate, which no label can change.
+    usual = np.stack([_centred(values[plates == plate])[1] for plate in np.unique(plates)])
+    usual = _median(np.where(usual > FLAT, usual, np.nan))
+    usual = np.where(usual > FLAT, usual, np.inf)  # flat everywhere: says nothing
+    treated = pd.Series(np.flatnonzero(~control)).groupby(names[~control])
+    n_null = int(max(n_null, np.ceil(2 * treated.ngroups / fdr)))
+    drawn: dict[tuple, np.ndarray] = {}
+    rows = []
+    for name, members in treated:
+        members, pools, sizes = members.to_numpy(), [], ()
+        for plate in np.unique(plates[members]):
+            own, others = members[plates[members] == plate], np.flatnonzero(control & (plates == plate))
+            if len(others):
+                centred, spread = _centred(values[np.concatenate([own, others])])
+                pools.append(centred / np.where(spread > FLAT, spread, usual))
+                sizes += ((len(own), len(others)),)
+        row = [new[COMPOUND].iloc[members[0]], new[DOSE].iloc[members[0]], name]
+        if not sizes:
+            rows.append([*row, len(members), 0, np.nan, np.nan, np.nan, "no negative controls on its plates"])
+            continue
+        if sizes not in drawn:
+            drawn[sizes] = _weights(sizes, n_null, np.random.default_rng(seed))
+        points = encoder.transform(pd.DataFrame(np.concatenate(pools), columns=features)) @ metric
+        observed, *null = ((drawn[sizes] @ points) ** 2).sum(axis=1)
+        smallest = max(1 / (1 + n_null), 1 / np.prod([float(comb(own + others, own)) for own, others in sizes]))
+        # Rounding must not part an arrangement from itself; and draws may miss one where there are few.
+        p_value = max((1 + (np.array(null) >= observed * (1 - 1e-9)).sum()) / (1 + n_null), smallest)
+        distance = np.sqrt(observed / max(np.median(null), 1e-300))
+        rows.append([*row, sum(own for own, _ in sizes), len(sizes), distance, p_value, smallest, ""])
+    columns = "compound dose treatment n_wells n_plates distance p_value smallest_p reason".split()
+    table = pd.DataFrame(rows, columns=columns)
+    table.insert(8, "q_value", benjamini_hochberg(table["p_value"].astype(float)))
+    table.insert(9, "active", (table["q_value"] <= fdr).to_numpy(bool))
+    return table
+
+
+def _median(values: np.ndarray) -> np.ndarray:
+    """Median by column without the gaps; 0 for a column without any value."""
+    medians = np.median(values, axis=0)
+    for column in np.flatnonzero(np.isnan(medians)):
+        there = values[~np.isnan(values[:, column]), column]
+        medians[column] = np.median(there) if len(there) else 0.0
+    return medians
+
+
+def _centred(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Values less their median, and their median absolute deviation (scaled to a standard deviation), by column."""
+    centred = values - _median(values)
+    return centred, 1.4826 * _median(np.abs(centred))
+
+
+def _weights(sizes: Sequence[tuple[int, int]], n_null: int, rng: np.random.Generator) -> np.ndarray:
+    """Weights (1 + n_null, n_pooled_wells) that turn pooled wells into the mean difference to the controls.
+
+    On each plate, the treatment's own wells come first in the pool, then the others. The first row of weights is as
+    observed; in the others every set of as many wells of the pool is as likely to play the treatment.
+    """
+    n, parts = sum(own for own, _ in sizes), []
+    for own, others in sizes:
+        if own == 1:
+            plays = np.arange(own + others) == rng.integers(own + others, size=(n_null, 1))
+        else:
+            luck = rng.random((n_null, own + others))
+            plays = luck <= np.partition(luck, own - 1, axis=1)[:, [own - 1]]
+        plays = np.vstack([np.arange(own + others) < own, plays])
+        parts.append(np.where(plays, 1 / n, -own / n / others))
+    return np.hstack(parts)
+
+
+# --- resemblance ----------------------------------------------------------------------------------------------
+
+
+def _pooled(values: list[pd.DataFrame], nulls: list[np.ndarray]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Mean over references of tables (new compounds, candidates), and p: the share of all nulls that is as large."""
+    exceed = [(len(null) - np.searchsorted(np.sort(null), table)) for null, table in zip(nulls, values, strict=True)]
+    exceed = [pd.DataFrame(n, table.index, table.columns) for n, table in zip(exceed, values, strict=True)]
+    n_null = [table.notna() * len(null) for null, table in zip(nulls, values, strict=True)]
+    sums = [pd.concat(tables).groupby(level=0, sort=False).sum() for tables in (exceed, n_null)]
+    return pd.concat(values).groupby(level=0, sort=False).mean(), (1 + sums[0]) / (1 + sums[1])
+
+
+def _with_q(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Add `q_value` of the first ranks (Benjamini and Hochberg)."""
+    first = table["rank"] == 1
+    q_value = pd.Series(benjamini_hochberg(table.loc[first, column]), index=table.index[first], dtype=float)
+    return table.assign(q_value=q_value)
+
+
+def nearest_compounds(references: Sequence[Reference], n_nearest: int = 10) -> pd.DataFrame:
+    """The library compounds that lie nearest to each new compound, and whether that is nearer than strangers lie.
+
+    Cosine similarity of consensus embeddings, mean over the encoders that were trained on the neighbour. Null: the new
+    compound is to the library what a held-out compound is to the library compounds that share neither mechanism nor
+    structure with it. p compares with the *nearest* of those, so it holds for the whole list of neighbours at once
+    (single-step maxT: Westfall and Young 1993). Where mechanisms are unknown, relatives may hide in the null, and p is
+    too large rather than too small. It says nothing of a plate whose wells all share a shift: see `library_distance`.
+
+    Columns `compound`, `rank` (1 = nearest), `neighbour`, `similarity`, `MoA` (of the neighbour, joined by |),
+    `p_value`, and of rank 1 `q_value` among the new compounds.
+    """
+    values, nulls = [], []
+    for reference in references:
+        library, held_out = reference.library, reference.held_out
+        similarity = cosine_similarity(reference.codes["new"], reference.codes["library"])
+        values.append(pd.DataFrame(similarity, reference.new, library[COMPOUND]).astype(float))
+        related = shared_labels(held_out["MoA"], library["MoA"])
+        related |= held_out["group"].to_numpy(object)[:, None] == library["group"].to_numpy(object)
+        strangers = cosine_similarity(reference.codes["held_out"], reference.codes["library"])
+        nulls.append(np.where(related, -np.inf, strangers).max(axis=1, initial=-np.inf))
+    mean, p_value = _pooled(values, nulls)
+    moa = (
+        pd.concat([reference.library for reference in references]).drop_duplicates(COMPOUND).set_index(COMPOUND)["MoA"]
+    )
+    nearest = np.argsort(-mean.to_numpy(), axis=1, kind="stable")[:, :n_nearest]
+    rows, chosen = np.repeat(np.arange(len(mean)), nearest.shape[1]), nearest.ravel()
+    table = pd.DataFrame({
+        "compound": mean.index.to_numpy(object)[rows],
+        "rank": np.tile(np.arange(1, nearest.shape[1] + 1), len(mean)),
+        "neighbour": mean.columns.to_numpy(object)[chosen],
+        "similarity": mean.to_numpy()[rows, chosen],
+        "MoA": ["|".join(moa[name]) for name in mean.columns[chosen]],
+        "p_value": p_value.to_numpy()[rows, chosen],
+    })  # fmt: skip
+    return _with_q(table, "p_value")
+
+
+def nearest_mechanisms(references: Sequence[Reference], compounds: pd.DataFrame, n_neighbours: int = 3) -> pd.DataFrame:
+    r"""Rank the library's mechanisms of action by how close their compounds lie to each new compound.
+
+    The score :math:`s_m` of a mechanism is the mean cosine similarity of its `n_neighbours` nearest compounds (all, if
+    it has fewer). Large or tight mechanisms score high with everything, so evidence is the score in units of what
+    library compounds without the mechanism get, :math:`e_m = (s_m - \mu_m) / \sigma_m`. Null: the new compound is to
+    these mechanisms what a held-out compound is to those that it does not have; p compares with the *best* wrong
+    mechanism of each, and so answers for having looked at all of them (single-step maxT: Westfall and Young 1993).
+
+    p is calibrated for compounds drawn as the library's were. Compounds of one mechanism resemble each other, so for a
+    compound whose mechanism the library lacks they are fewer draws than their number says, and p may be too small.
+    Held-out compounds without annotation count as having none of the mechanisms. If they do have some, p is too large.
+
+    Columns `compound`, `rank` (1 = most evidence), `mechanism`, `score`, `evidence` (means over encoders),
+    `n_compounds` of the mechanism, `p_adjusted`, of rank 1 `q_value` among the new compounds, and `is_known`: does the
+    compound have the mechanism, by the MoA (lists) of `compounds`?
+    """
+    found = [_evidence(reference, n_neighbours) for reference in references]
+    scores, evidence, nulls = (list(part) for part in zip(*found, strict=True))
+    library = pd.concat([reference.library for reference in references]).drop_duplicates(COMPOUND)
+    sizes = library["MoA"].map(set).explode().value_counts()
+    mean, p_value = _pooled(evidence, nulls)
+    long = {"evidence": mean, "p_adjusted": p_value, "score": pd.concat(scores).groupby(level=0, sort=False).mean()}
+    long = {name: table.sort_index(axis=1) for name, table in long.items()}
+    new, mechanisms = long["score"].index, long["score"].columns
+    table = pd.DataFrame({
+        "compound": np.repeat(new.to_numpy(object), len(mechanisms)),
+        "mechanism": np.tile(mechanisms.to_numpy(object), len(new)),
+        "score": long["score"].to_numpy().ravel(),
+        "evidence": long["evidence"].to_numpy().ravel(),
+        "n_compounds": np.tile(sizes.reindex(mechanisms).to_numpy(), len(new)),
+        "p_adjusted": long["p_adjusted"].to_numpy().ravel(),
+    })  # fmt: skip
+    rank = table.groupby("compound", sort=False)["evidence"].rank(ascending=False, method="first").astype(int)
+    table.insert(1, "rank", rank)
+    table = table.iloc[np.lexsort((rank, np.repeat(np.arange(len(new)), len(mechanisms))))].reset_index(drop=True)
+    known = compounds.set_index(COMPOUND)["MoA"]
+    pairs = zip(table["compound"], table["mechanism"], strict=True)
+    return _with_q(table, "p_adjusted").assign(is_known=[name in list(known.get(one, [])) for one, name in pairs])
+
+
+def _evidence(reference: Reference, n_neighbours: int) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray]:
+    """Scores and evidence of new compounds (n_new, n_mechanisms), and the best wrong evidence of each held-out one.
+
+    What is usual is judged without library compounds that share a held-out compound's mechanisms: a foreign compound
+    has no relatives among them either.
+    """
+    library, held_out = reference.library["MoA"], reference.held_out["MoA"]
+    mechanisms = sorted({name for names in library for name in names})
+    has, own = (shared_labels(moas, [[name] for name in mechanisms]) for moas in (library, held_out))
+    scores = {name: np.empty((len(codes), len(mechanisms))) for name, codes in reference.codes.items()}
+    for name, codes in reference.codes.items():
+        similarity = cosine_similarity(codes, reference.codes["library"])
+        for column, rows in enumerate(has.T):
+            n = min(n_neighbours, int(rows.sum()))
+            scores[name][:, column] = np.partition(similarity[:, rows], -n, axis=1)[:, -n:].mean(axis=1)
+    usual = np.where(has, np.nan, scores["library"])
+    evidence = np.concatenate([scores["held_out"], scores["new"]])
+    kinds = [tuple(sorted(set(names))) for names in held_out] + ["new"] * len(reference.new)
+    for kind in set(kinds):
+        kept = usual if kind == "new" else usual[~shared_labels([kind], library)[0]]
+        n = np.maximum((~np.isnan(kept)).sum(axis=0), 1)
+        mean = np.nansum(kept, axis=0) / n
+        spread = np.sqrt(np.nansum((kept - mean) ** 2, axis=0) / n)
+        rows = np.array([one == kind for one in kinds])
+        evidence[rows] = (evidence[rows] - mean) / np.where(spread > 1e-6, spread, 1.0)
+    wrong = np.where(own, -np.inf, evidence[: len(own)]).max(axis=1, initial=-np.inf)
+    tables = (pd.DataFrame(values, reference.new, mechanisms) for values in (scores["new"], evidence[len(own) :]))
+    return *tables, wrong
+
+
+def mechanisms_found(ranked: pd.DataFrame, within: int) -> pd.DataFrame:
+    """For new compounds whose mechanism is known and in the library: is it among the first `within` ranks?
+
+    From `nearest_mechanisms`; index compound, columns `found` (bool) and `chance` (of finding it).
+    """
+    known = ranked[ranked["is_known"].astype(bool)].groupby("compound", sort=False)["rank"].agg(["min", "size"])
+    chance = hypergeom.sf(0, max(ranked["mechanism"].nunique(), 1), known["size"].to_numpy(int), within)
+    return pd.DataFrame({"found": known["min"] <= within, "chance": chance}, index=known.index)
+
+
+def library_distance(references: Sequence[Reference], *, fdr: float = 0.05, max_components: int = 50) -> pd.DataFrame:
+    r"""How far each new compound lies from the library, and what share of held-out compounds lies farther out.
+
+    The squared distance is Mahalanobis', :math:`D^2 = (x - \mu)^T C^{-1} (x - \mu)`, with the covariance :math:`C` of
+    probabilistic principal components of the library's consensus profiles (Tipping and Bishop 1999, doi
+    10.1111/1467-9868.00196): components that explain 90% of the variance in full (never more than `max_components`, nor
+    than a third of the compounds), the rest by its mean variance. :math:`C` is learned on training compounds, and the
+    null on held-out ones: in-sample distances would be too small, and everything new an outlier.
+
+    Columns `compound`, `library_distance` (median of held-out compounds: 1), `share_farther` (p of the null that it is
+    one more compound of this library: Bates 2023, doi 10.1214/22-AOS2244), `q_value`, `strange` (at `fdr`).
+    """
+    from sklearn.decomposition import PCA
+
+    values, nulls = [], []
+    for reference in references:
+        library = reference.profiles["library"].astype(float)
+        most = max(1, min(max_components, len(library) // 3, library.shape[1] - 1))
+        explained = PCA(most, svd_solver="full").fit(library).explained_variance_ratio_
+        model = PCA(min(most, 1 + int(np.searchsorted(np.cumsum(explained), 0.9))), svd_solver="full").fit(library)
+        centred = [reference.profiles[name].astype(float) - model.mean_ for name in ("held_out", "new")]
+        null, own = (np.sqrt(np.einsum("ij,jk,ik->i", x, model.get_precision(), x).clip(0)) for x in centred)
+        unit = np.median(null) if len(null) else np.nan
+        nulls.append(null / unit)
+        values.append(pd.DataFrame({"library_distance": own / unit}, index=reference.new))
+    distance, p_value = _pooled(values, nulls)
+    table = distance.rename_axis("compound").reset_index().assign(share_farther=p_value["library_distance"].to_numpy())
+    table["q_value"] = benjamini_hochberg(table["share_farther"])
+    return table.assign(strange=(table["q_value"] <= fdr).to_numpy(bool))
+
+
+# --- predicted outcomes ---------------------------------------------------------------------------------------
+
+
+def predict_activities(
+    references: Sequence[Reference], activity: pd.DataFrame, tasks: pd.DataFrame,
+    *, min_active: int = 25, confidence: float = 0.8,
+) -> pd.DataFrame:  # fmt: skip
+    r"""Predicted outcome of each new compound in each assay, with what is known of its uncertainty.
+
+    Linear models on the library's embeddings give scores :math:`s`. Held-out compounds of known outcome turn them into
+
+    - a probability, :math:`1 / (1 + e^{-(a + b s)})` (Platt 1999);
+    - a call, by class-conditional conformal prediction (Vovk 2005; Norinder 2014, doi 10.1021/ci5001168):
+      `p_active` is the share of held-out *actives* that score no higher, `p_inactive` of held-out *inactives* that
+      score no lower. A class is ruled out where its p is at most 1 - confidence, and what is left is the call. Of truly
+      active compounds at least `confidence` keep "active" in their call, and so of inactive ones, whatever the model
+      is worth: a bad one leaves more undecided.
+
+    A task needs `min_active` active and inactive library compounds. Columns `compound`, `task`, `family`,
+    `probability`, `p_active`, `p_inactive`, `call`: active, inactive, undecided (neither class is ruled out) or neither
+    (both are: unlike the library's compounds of either class). Without held-out compounds of both, NaN and undecided.
+    """
+    columns = "compound task family probability p_active p_inactive call".split()
+    known = pd.concat([table for one in references for table in (one.library, one.held_out)])[COMPOUND].unique()
+    labels, _ = label_matrix(activity, tasks, known, min_active=min_active, min_inactive=min_active)
+    family = tasks.drop_duplicates("task").set_index("task")["family"]
+    fitted = []
+    for one in references:
+        model = ManyTaskRidgeClassifier()
+        model.fit(one.codes["library"], labels.loc[one.library[COMPOUND]].to_numpy(float))
+        score = {name: model.decision_function(one.codes[name]) for name in ("held_out", "new")}
+        fitted.append((score, labels.loc[one.held_out[COMPOUND]].to_numpy(float)))
+    tables = []
+    for column, task in enumerate(labels.columns):
+        p_values = []
+        for label, sign in ((1, -1.0), (0, 1.0)):  # actives that score no higher, inactives that score no lower
+            nulls = [sign * score["held_out"][truth[:, column] == label, column] for score, truth in fitted]
+            values = [pd.DataFrame({task: sign * score["new"][:, column]}) for score, _ in fitted]
+            mean, p_value = _pooled(values, nulls)
+            p_values.append(p_value[task].to_numpy())
+        held_out = np.concatenate([score["held_out"][:, column] for score, _ in fitted])
+        outcome = np.concatenate([truth[:, column] for _, truth in fitted])
+        not_active, not_inactive = (p_value <= 1 - confidence for p_value in p_values)
+        calls = [not_active & not_inactive, not_inactive, not_active]
+        call = np.select(calls, ["neither", "active", "inactive"], default="undecided")
+        probability = _platt(held_out, outcome, mean[task].to_numpy())
+        values = (references[0].new, task, family.get(task, "other"), probability, *p_values, call)
+        tables.append(pd.DataFrame(dict(zip(columns, values, strict=True))))
+    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
+    place = {name: number for number, name in enumerate(references[0].new)}
+    return table.sort_values("compound", key=lambda names: names.map(place), kind="stable", ignore_index=True)
+
+
+def _platt(scores: np.ndarray, outcome: np.ndarray, new_scores: np.ndarray) -> np.ndarray:
+    """Probability of new scores by a logistic curve through known outcomes; NaN without both classes."""
+    from sklearn.linear_model import LogisticRegression
+
+    scores, outcome = scores[~np.isnan(outcome), None], outcome[~np.isnan(outcome)]
+    if len(np.unique(outcome)) < 2:
+        return np.full(len(new_scores), np.nan)
+    centre, spread = scores.mean(), max(scores.std(), 1e-12)
+    curve = LogisticRegression().fit((scores - centre) / spread, outcome)
+    return curve.predict_proba((new_scores[:, None] - centre) / spread)[:, 1]
+
+
+# --- one row a compound ---------------------------------------------------------------------------------------
+
+
+def compound_summary(
+    wells: pd.DataFrame, plates: pd.DataFrame, calls: pd.DataFrame,
+    neighbours: pd.DataFrame, mechanisms: pd.DataFrame, distances: pd.DataFrame,
+) -> pd.DataFrame:  # fmt: skip
+    """Everything about a new compound in one row, also of those whose plates could not be used.
+
+    From all wells of the file, as read, the plates of `normalise_new`, and the tables of the functions above. `active`
+    where any treatment is called (NaN where none could be tested), `activity_q` the smallest, the first neighbour and
+    mechanism with their q, and why a compound was `left_out`.
+    """
+    treated = wells.loc[~wells[CONTROL].to_numpy(bool), METADATA_COLUMNS]
+    used = treated[treated[PLATE].isin(plates.loc[plates["used"], "plate"])]
+    by_compound = used.assign(treatment=treatments(used)).groupby(COMPOUND)
+    table = pd.DataFrame({
+        "n_wells": treated.groupby(COMPOUND).size(),
+        "n_used_wells": by_compound.size(),
+        "n_plates": by_compound[PLATE].nunique(),
+        "n_treatments": by_compound["treatment"].nunique(),
+    })  # fmt: skip
+    table = table.fillna(0).astype(int)
+    tested = calls[calls["p_value"].notna()].groupby("compound")
+    table["active"] = tested["active"].any().astype(object).reindex(table.index)
+    table["activity_q"] = tested["q_value"].min().reindex(table.index)
+    table = table.join(distances.set_index("compound")[["library_distance", "share_farther", "strange"]])
+    for kind, ranked in (("neighbour", neighbours), ("mechanism", mechanisms)):
+        first = ranked[ranked["rank"] == 1].set_index("compound")
+        table[kind] = first[kind].reindex(table.index)
+        table[f"{kind}_q"] = first["q_value"].reindex(table.index)
+    table["left_out"] = np.where(table["n_used_wells"] == 0, "all its plates were left out", "")
+    return table.rename_axis("compound").reset_index()
