@@ -7,6 +7,7 @@ anything from elsewhere. The templates lie in `pages/`.
 """
 
 import base64
+import contextlib
 import copy
 import functools
 import hashlib
@@ -20,6 +21,7 @@ from typing import Any
 
 import pandas as pd
 
+from cpx_utils.profiles import ScreenError
 from cpx_utils.provenance import (
     FIGURE_PREFIX,
     UNFINISHED,
@@ -60,7 +62,9 @@ def write_report(run_dir: str | Path, figures_dir: str | Path) -> Path:
     run_dir, figures_dir = Path(run_dir), Path(figures_dir)
     report = run_dir / "report"
     made_from = _inputs(run_dir)
-    known = read_json(report / STAMP) if (report / STAMP).is_file() else None
+    known = None
+    with contextlib.suppress(OSError, ScreenError):  # there is none, or it is damaged
+        known = read_json(report / STAMP)
     if known == {"made_from": made_from, "files": _hashes(report)}:
         return report / "index.html"
     with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=run_dir) as folder:
