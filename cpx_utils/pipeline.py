@@ -345,10 +345,7 @@ def fingerprint(stage: Stage, parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def why_stale(plan: Plan, stage: Stage, check_reads: bool = True) -> str:
-    """Say in a few words why a stage must run; "" if it needn't.
-
-    Without `check_reads`, what it read isn't looked at: in a dry run, the stages before it may still change that.
-    """
+    """Say in a few words why a stage must run, "" if it needn't; what it read counts if `check_reads`."""
     if plan.options.force:
         return "--force"
     record = stage_records(plan.run_dir).get(stage.name)
@@ -384,6 +381,7 @@ def forecast(plan: Plan) -> dict[str, str]:
     outlook: dict[str, str] = {}
     for stage in plan.selected:
         before = upstream(stage, plan.stages)
+        # what it read may still be changed by these
         unsettled = [other.name[:2] for other in before if outlook.get(other.name, "").startswith("stale")]
         reason = why_stale(plan, stage, check_reads=not unsettled)
         fresh = f"will be checked after {', '.join(unsettled)}" if unsettled else "fresh"
@@ -558,13 +556,11 @@ def run_lock(folder: Path, option: str = "--results") -> Iterator[None]:
         known = {"pid": "?", "host": "?"}
         with suppress(OSError, ScreenError, TypeError):  # it may be about to say who it is
             known |= read_json(holder)
-        raise ScreenError(
-            f"{short_path(folder)} is in use by process {known['pid']} on {known['host']}; "
-            f"run this again when that has ended, or give another folder with {option}"
-        ) from None
+        what = f"{short_path(folder)} is in use by process {known['pid']} on {known['host']}"
+        raise ScreenError(f"{what}; run this again when that has ended, or give another with {option}") from None
     except OSError as error:
         what = f"nothing can be written in {short_path(folder)} ({error.strerror or error})"
-        raise ScreenError(f"{what}; give another folder with {option}") from None
+        raise ScreenError(f"{what}; give another with {option}") from None
     try:
         write_json(holder, {"pid": os.getpid(), "host": platform.node()})
         for path in list(folder.rglob(f"{UNFINISHED}*")):
@@ -586,10 +582,9 @@ def run_plan(plan: Plan) -> int:
         others = [other for other in upstream(stage, plan.stages) if other not in plan.selected]
         missing = [other.name for other in others if not plan.record(other).is_file()]
         if missing:
-            raise ScreenError(
-                f"{stage.name} reads what {', '.join(missing)} make{'s' if len(missing) == 1 else ''}, not done in "
-                f"{short_path(plan.run_dir)} yet; run --from {missing[0][:2]}, or all"
-            )
+            what = f"{stage.name} reads what {', '.join(missing)} make{'s' if len(missing) == 1 else ''}"
+            where = f"not done in {short_path(plan.run_dir)} yet"
+            raise ScreenError(f"{what}, {where}; run --from {missing[0][:2]}, or all")
     started = time.time()
     with run_lock(plan.run_dir), run_lock(plan.figures_dir, "--figures"):
         diagrams = plan.stages[0].path.parent / "diagrams"
@@ -712,10 +707,7 @@ def parse_call(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def make_plan(options: argparse.Namespace, notebooks: Path) -> Plan:
-    """Check everything that can be checked before anything runs; a mistake is a ScreenError.
-
-    `options` are those of `parse_call`; `notebooks` is their folder.
-    """
+    """Check everything that can be checked before anything runs; a mistake in it is a ScreenError."""
     from cpx_utils.datasets import DATASETS, dataset_name
 
     stages = read_stages(notebooks)
@@ -768,10 +760,8 @@ def require_scheduler(address: str) -> None:
     try:
         Client(address, timeout=5, set_as_default=False).close()
     except Exception as error:  # whatever answers at the address may be no scheduler at all
-        raise ScreenError(
-            f"no Dask scheduler answers at {address} ({one_line(error)}); start one with "
-            "`dask scheduler`, and give the address that it prints"
-        ) from None
+        what = f"no Dask scheduler answers at {address} ({one_line(error)})"
+        raise ScreenError(f"{what}; give the address that `dask scheduler` prints") from None
 
 
 def print_list(plan: Plan) -> None:
@@ -811,10 +801,8 @@ def check(options: argparse.Namespace, notebooks: Path) -> int:
         count = f"{len(problems)} problem{'' if len(problems) == 1 else 's'}"
         say(f"{options.dataset}: {count}; what is testable can be told once nothing is wrong")
         return 2
-    say(
-        f"{screen.name}: CP {len(screen.cp)} wells, TX {len(screen.tx)} wells, "
-        f"{len(screen.compounds)} compounds, {len(screen.tasks)} tasks; nothing is wrong"
-    )
+    sizes = f"CP {len(screen.cp)} wells, TX {len(screen.tx)} wells, {len(screen.compounds)} compounds"
+    say(f"{screen.name}: {sizes}, {len(screen.tasks)} tasks; nothing is wrong")
     least = first.get("min_active", 25)
     for row in testability(screen, least, least).itertuples():
         reason = f" ({row.reason})" if row.reason else ""

@@ -394,9 +394,14 @@ class _Tables(UserDict):
         return self.data[name]()
 
 
+def _in_notebook() -> bool:
+    """Say whether a kernel runs this, without importing IPython for it."""
+    return "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None
+
+
 def _show(head: str, text: str, fig: Any = None) -> bool:
     """Show a figure, and words in which names from data make no elements or links; say whether a kernel runs this."""
-    if "IPython" not in sys.modules or sys.modules["IPython"].get_ipython() is None:
+    if not _in_notebook():
         return False
     from IPython.display import Markdown, display
 

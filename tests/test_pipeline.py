@@ -431,7 +431,7 @@ def test_the_second_run_of_a_folder_says_who_holds_it_and_what_to_do(study, tmp_
     assert call(study, tmp_path) == 2
     printed = capsys.readouterr().err
     assert f"default is in use by process {process.pid} on {platform.node()}; run this again when" in printed
-    assert "give another folder with --results" in printed and printed.count("\n") == 1
+    assert "give another with --results" in printed and printed.count("\n") == 1
     process.kill()
     process.communicate()
     (held / ".writing-a.csv").touch()
@@ -444,7 +444,7 @@ def test_the_second_run_of_a_folder_says_who_holds_it_and_what_to_do(study, tmp_
 def test_two_profiles_do_not_draw_into_one_folder_at_once(study, tmp_path, capsys):
     with run_lock(tmp_path / "figures" / "simulated", "--figures"):
         assert call(study, tmp_path, "--profile", "full") == 2
-    assert "another folder with --figures" in capsys.readouterr().err
+    assert "another with --figures" in capsys.readouterr().err
     assert not (tmp_path / "results" / "simulated" / "full" / ".lock").exists(), "the first folder is free again"
 
 
