@@ -279,14 +279,9 @@ MLPCN Epstein-Barr LMP-1;MLPCN esBAF inhibitor;CDK5/CDK2 selectivity;CDK5 expres
 
 
 def test_names_of_assays_that_tell_a_target_and_names_that_tell_none():
-    assert {name: annotation.assay_target(name) for name in TELLING_NAMES} == TELLING_NAMES
-    silent = SILENT_NAMES.split(";")
-    assert {name: annotation.assay_target(name) for name in silent} == dict.fromkeys(silent, ("", ""))
-
-
-@needs_mirror
-def test_no_other_real_name_tells_a_target():
-    names = pd.read_csv(*mirrored("assay_names"), dtype=str)["ASSAY_NAME"]
+    names = {*TELLING_NAMES, *SILENT_NAMES.split(";")}
+    if MIRROR:
+        names |= set(pd.read_csv(*mirrored("assay_names"), dtype=str)["ASSAY_NAME"])
     told = {name: annotation.assay_target(name) for name in names}
     assert {name: what for name, what in told.items() if what != ("", "")} == TELLING_NAMES
 
