@@ -9,19 +9,17 @@ and a diversity-oriented library such as CDRP holds many of them.
 What names of genes, proteins and assays tell of targets is data: families.toml, beside this file.
 """
 
-import hashlib
 import re
 import tomllib
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from cpx_utils import profiles
-from cpx_utils.profiles import ANNOTATED, BLOCK_LENGTH, COMPOUND, Screen, ScreenError, inchikeys, split_values
-from cpx_utils.provenance import atomic_path
+from cpx_utils.profiles import ANNOTATED, BLOCK_LENGTH, COMPOUND, Screen, ScreenError, split_values
 
 BROAD_ID_LENGTH = 13
 # Collections of assays, with the roles of the files that each is read from: outcomes, and names where there are such.
@@ -38,13 +36,7 @@ FAMILIES = (*_RULES, "other")
 
 
 def read_table(path: str | Path, columns: Sequence[str], separator: str = ",", **options) -> pd.DataFrame:
-    """Read a text table that should have some columns.
-
-    Raises
-    ------
-    ScreenError
-        If the file is no such table or lacks a column: an unverified newer release may differ.
-    """
+    """Read a text table; a ScreenError if it is none or lacks a column, as an unverified release may."""
     name = Path(path).name
     try:
         table = pd.read_csv(path, sep=separator, low_memory=False, **options)
@@ -56,38 +48,25 @@ def read_table(path: str | Path, columns: Sequence[str], separator: str = ",", *
     return table
 
 
-# ----------------------------------------------------------------------------- structures, mechanisms, targets
+@cache
+def full_key(smiles: str) -> str:
+    """InChIKey of a SMILES, ``""`` where it can't be read; remembered, for a screen's compounds are asked for again."""
+    return profiles.inchikeys([smiles])[0]
 
 
-def cached_inchikeys(smiles: Sequence[str], cache: Path) -> list[str]:
-    """As `profiles.inchikeys`, kept in the folder `cache` by the hash of the SMILES: thousands take some seconds."""
-    distinct = sorted(set(smiles) - {""})
-    path = cache / f"inchikeys-{hashlib.sha256(repr(distinct).encode()).hexdigest()[:16]}.parquet"
-    try:
-        keys = pd.read_parquet(path)["InChIKey"].tolist()
-    except (OSError, ValueError, KeyError):  # none yet, or a damaged one
-        keys = inchikeys(distinct)
-        with suppress(OSError), atomic_path(path) as temporary:
-            pd.DataFrame({"InChIKey": keys}, dtype="str").to_parquet(temporary, index=False)
-    known = dict(zip(distinct, keys, strict=True))
-    return [known.get(text, "") for text in smiles]
-
-
-def join_structures(compounds: Sequence[str], sources: Sequence[pd.DataFrame], cache: Path) -> tuple[pd.DataFrame, int]:
+def join_structures(compounds: Sequence[str], sources: Sequence[pd.DataFrame]) -> tuple[pd.DataFrame, int]:
     """Structure of each compound from the first source that has one.
 
-    Sources are tables with Metadata_Compound, SMILES and InChIKey14 (``""``: computed from the SMILES, and kept in the
-    folder `cache`), the most trusted first. Returned are a table of these columns, in the order of `compounds`, both
-    ``""`` where unknown, and for how many compounds two sources disagree in the InChIKey block.
+    Sources are tables with Metadata_Compound, SMILES and InChIKey14 (``""``: computed from the SMILES), the most
+    trusted first. Returned are a table of these columns, in the order of `compounds`, both ``""`` where unknown, and
+    for how many compounds two sources disagree in the InChIKey block.
     """
     blocks: dict[str, dict[str, str]] = {str(compound): {} for compound in compounds}  # SMILES by block, in order
     for source in sources:
         rows = source[source[COMPOUND].isin(blocks)].drop_duplicates(COMPOUND)
-        computed = cached_inchikeys(rows["SMILES"].fillna("").where(rows["InChIKey14"] == "", "").tolist(), cache)
-        columns = rows[COMPOUND], rows["SMILES"], rows["InChIKey14"], computed
-        for compound, smiles, block, key in zip(*columns, strict=True):
-            if block or key:
-                blocks[compound].setdefault(block or key[:BLOCK_LENGTH], smiles)
+        for compound, smiles, known in zip(rows[COMPOUND], rows["SMILES"].fillna(""), rows["InChIKey14"], strict=True):
+            if block := known or full_key(smiles)[:BLOCK_LENGTH]:
+                blocks[compound].setdefault(block, smiles)
     first = [(compound, *next(iter(found.items()), ("", ""))) for compound, found in blocks.items()]
     table = pd.DataFrame(first, columns=[COMPOUND, "InChIKey14", "SMILES"], dtype="str")
     return table, sum(len(found) > 1 for found in blocks.values())
@@ -152,11 +131,8 @@ def _united(hub: pd.DataFrame, key: str, column: str) -> dict[str, dict[str, Non
     return united
 
 
-# ------------------------------------------------------------------------------------------------- assays
-
-
 def read_assays(
-    collection: str, paths: Sequence[Path], cache: Path, without: Collection[str] = ()
+    collection: str, paths: Sequence[Path], without: Collection[str] = ()
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """One collection of assays, a key of `COLLECTIONS`, from its files in their order.
 
@@ -164,7 +140,7 @@ def read_assays(
     InfoAlign (arXiv 2406.12056) publishes them, call an assay by its PUMA id followed by its name; the family is that
     of the protein in the name (`assay_target`), or else the assay's type (cell, biochem, bacterial, ...). InfoAlign's
     ``ToxCast`` has 617 assays (`toxcast_target`), its ``ChEMBL`` 41 protein targets, called ``ChEMBL SYMBOL``. Tasks
-    that are named in `without` are left out; computed keys are kept in the folder `cache`.
+    that are named in `without` are left out.
 
     Returns
     -------
@@ -203,7 +179,7 @@ def read_assays(
     for row, column in np.argwhere(np.isfinite(values) & ~np.isin(values, (0, 1)))[:1]:
         place = f"assay {columns[column]!r} has the value {values[row, column]:g} in data row {row + 1}"
         raise ScreenError(f"{path.name}: {place}; outcomes are 0, 1 or empty")
-    keys = cached_inchikeys(table["smiles"].fillna("").tolist(), cache)
+    keys = [full_key(smiles) for smiles in table["smiles"].fillna("")]
     blocks = table["inchikey"].fillna("").tolist() if "inchikey" in table else [""] * len(table)
     blocks = [(block or key)[:BLOCK_LENGTH] for block, key in zip(blocks, keys, strict=True)]
     tasks = pd.DataFrame([(*row, collection) for row in rows], columns=profiles.TASK_COLUMNS, dtype="str")
@@ -212,9 +188,7 @@ def read_assays(
     return labels, tasks.reset_index(drop=True)
 
 
-def outcomes(
-    labels: pd.DataFrame, tasks: pd.DataFrame, compounds: pd.DataFrame, cache: Path
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def outcomes(labels: pd.DataFrame, tasks: pd.DataFrame, compounds: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Outcomes of a screen's compounds in a collection of assays, as `read_assays` returns it.
 
     The label of a compound in a task is that of the rows with its own full InChIKey: active if any of them is active.
@@ -230,7 +204,7 @@ def outcomes(
         The tasks that reach at least one compound, with a column conflicts: compounds that got no label in the task
         because their isomers disagree, or whose own rows held both 0 and 1 (these count as active).
     """
-    keys = cached_inchikeys(compounds["SMILES"].fillna("").tolist(), cache)
+    keys = [full_key(smiles) for smiles in compounds["SMILES"].fillna("")]
     own_most, own_least = _extremes(labels, 0, keys)
     block_most, block_least = _extremes(labels, 1, compounds["InChIKey14"].fillna("").tolist())
     has_own = np.isfinite(own_most)
@@ -274,7 +248,6 @@ def hub_targets(compounds: pd.DataFrame, min_active: int = 5) -> tuple[pd.DataFr
 def annotate_compounds(
     compounds: Sequence[str],
     files: Callable[..., list[Path]],
-    cache: Path,
     *,
     own: Sequence[pd.DataFrame] = (),
     collections: Sequence[str] = (*COLLECTIONS, ANNOTATED),
@@ -286,8 +259,6 @@ def annotate_compounds(
     files
         Gives the paths of the roles named, or ``[]`` where the screen lacks one of them, whose table is then done
         without: hub; broad_ids with broad_smiles, broad6k_structures (structures); those of `COLLECTIONS` (assays).
-    cache
-        Folder where computed keys are kept.
     own
         The screen's own structures, trusted most, as `join_structures` takes them.
     collections
@@ -301,7 +272,7 @@ def annotate_compounds(
     hub = pd.DataFrame(columns=[COMPOUND, "SMILES", "InChIKey14", "MoA", "target"], dtype=object)
     for path in files("hub"):
         hub = read_repurposing_hub(path)
-    structures, disagreements = join_structures(compounds, [*own, *read_structures(files), hub], cache)
+    structures, disagreements = join_structures(compounds, [*own, *read_structures(files), hub])
     table = annotate_mechanisms(structures, hub)
     notes = [
         f"{(table['InChIKey14'] != '').sum()} of {len(table)} compounds have a structure, "
@@ -321,9 +292,9 @@ def annotate_compounds(
                 "(Repurposing Hub): their labels were not measured."
             )
         elif paths := files(*COLLECTIONS[name]):
-            labels, tasks = read_assays(name, paths, cache, seen)
+            labels, tasks = read_assays(name, paths, seen)
             seen |= set(tasks["task"])
-            activity, reached = outcomes(labels, tasks, table, cache)
+            activity, reached = outcomes(labels, tasks, table)
             notes.append(
                 f"{name}: {activity[COMPOUND].nunique()} compounds have {len(activity)} outcomes in {len(reached)} "
                 f"assays; {reached['conflicts'].sum()} compound-assay pairs are conflicts: without a label where only "
@@ -334,8 +305,7 @@ def annotate_compounds(
         found.append((activity, reached))
     if not found:
         return table, *profiles.no_outcomes(), notes
-    activity, tasks = (pd.concat(tables, ignore_index=True) for tables in zip(*found, strict=True))
-    return table, activity, tasks, notes
+    return table, *(pd.concat(tables, ignore_index=True) for tables in zip(*found, strict=True)), notes
 
 
 def reach(screen: Screen, min_active: int = 25, min_inactive: int = 25) -> pd.DataFrame:
@@ -368,9 +338,6 @@ def reach(screen: Screen, min_active: int = 25, min_inactive: int = 25) -> pd.Da
     name, annotated = "Repurposing Hub MoA" if from_hub else "MoA", int(known["MoA"].map(bool).sum())
     rows.append((name, annotated, len(shared), int((shared >= 2).sum()), len(held), 0, ""))
     return pd.DataFrame(rows, columns=["source", "compounds", "tasks", "tested", "labels", "conflicts", "families"])
-
-
-# ----------------------------------------------------------------------------------------- target families
 
 
 def target_family(symbol: str) -> str:

@@ -521,8 +521,7 @@ def _read_consensus(dataset: Dataset, files: Callable[..., list[Path]], options:
     if list(cp.index) != list(tx.index):
         shared = cp.index.intersection(tx.index)
         notes.append(f"CP and TX list different compounds or another order; {len(shared)} are in both.")
-    ids, cache = sorted({*cp.index, *tx.index}), data_folder(options.data_dir) / "derived"
-    *known, more = annotation.annotate_compounds(ids, files, cache)
+    *known, more = annotation.annotate_compounds(sorted({*cp.index, *tx.index}), files)
     blank = {PLATE: "", WELL: "", COMPOUND: "", DOSE: np.nan, CONTROL: False}
     wells = [
         pd.concat([pd.DataFrame(blank | {COMPOUND: table.index}), table.reset_index(drop=True)], axis=1)
@@ -573,8 +572,7 @@ def _read_rosetta(dataset: Dataset, files: Callable[..., list[Path]], options: R
         notes.append("The treatments are overexpressed alleles, not compounds: no doses, structures, MoAs or assays.")
     own = pd.concat(smiles).query(f"SMILES != '' and not {CONTROL}").drop_duplicates(COMPOUND).assign(InChIKey14="")
     collections = () if dataset.alleles else (*annotation.COLLECTIONS, annotation.ANNOTATED)
-    ids, cache = sorted(cp_ids | tx_ids), data_folder(options.data_dir) / "derived"
-    *known, more = annotation.annotate_compounds(ids, files, cache, own=[own], collections=collections)
+    *known, more = annotation.annotate_compounds(sorted(cp_ids | tx_ids), files, own=[own], collections=collections)
     return Screen(dataset.name, cp, tx, *known, (*notes, *more))
 
 
@@ -668,10 +666,9 @@ def _gene_symbols(probes: Sequence[str], path: Path, notes: list[str]) -> list[s
     """Gene symbols of probes; a second probe of a gene is called ``SYMBOL_2``, one without a symbol keeps its id."""
     try:
         table = pd.read_excel(path, dtype=str)[["probe_id", "symbol"]].dropna().drop_duplicates("probe_id")
-    except KeyError:
-        raise ScreenError(f"{path.name}: its columns 'probe_id' and 'symbol' should name the genes") from None
     except Exception as error:  # openpyxl raises whatever its parser stumbles over
-        raise ScreenError(f"{path.name}: can't be read as an Excel table ({type(error).__name__})") from None
+        line = f"{path.name}: can't be read as an Excel table with columns probe_id and symbol"
+        raise ScreenError(f"{line} ({type(error).__name__})") from None
     symbols = dict(zip(table["probe_id"].str.strip(), table["symbol"].str.strip(), strict=True))
     ordered = pd.Series(sorted(probes))  # so that numbers don't depend on the order of the columns
     found = ordered.map(symbols).fillna(ordered)

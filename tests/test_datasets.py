@@ -85,7 +85,7 @@ def test_broken_r_files_are_named(tmp_path):
 def cmea(tmp_path_factory):
     if not MIRROR:
         pytest.skip("CPX_MIRROR isn't set to a folder with the real screen's files")
-    return datasets.read_screen("cmea-u2os", mirror=MIRROR, data_dir=str(tmp_path_factory.getbasetemp() / "data"))
+    return datasets.read_screen("cmea-u2os", mirror=MIRROR, data_dir=str(tmp_path_factory.mktemp("data")))
 
 
 @needs_mirror
@@ -155,9 +155,7 @@ def test_the_loader_of_the_complete_screen_reads_the_real_bytes_of_its_subset(cm
             path.symlink_to(os.path.join(MIRROR, by_role[file.role].mirror_path))
         else:  # of the 270 assays two, for aspirin and a compound that the screen does not hold
             path.write_text("smiles,1_1,220_692\nCC(=O)Oc1ccccc1C(=O)O,1,-1\nCCO,,0\n")
-    screen = datasets.read_screen(
-        "cdrp-u2os", mirror=str(tmp_path), data_dir=str(tmp_path.parent / "data"), unverified=True
-    )
+    screen = datasets.read_screen("cdrp-u2os", mirror=str(tmp_path), data_dir=str(tmp_path / "data"), unverified=True)
     pd.testing.assert_frame_equal(screen.cp, cmea.cp)
     pd.testing.assert_frame_equal(screen.tx, cmea.tx)
     pd.testing.assert_frame_equal(screen.compounds, cmea.compounds)
