@@ -486,12 +486,11 @@ FORMATS = {
     "categories.parquet": lambda table, path: (
         table.astype({"plate": "category", "dose_um": "category"}).set_index("compound").to_parquet(path)
     ),
-    "h5ad": write_h5ad,
+    "h5ad": lambda table, path: write_h5ad(path, table),
     "rows.h5ad": lambda table, path: write_h5ad(path=path, table=table, form=sparse.csr_matrix),
     "columns.h5ad": lambda table, path: write_h5ad(path=path, table=table, form=sparse.csc_matrix),
     "layer.h5ad": lambda table, path: write_h5ad(path=path, table=table, where="layers/raw"),
 }
-FORMATS["h5ad"] = lambda table, path: write_h5ad(path, table)
 
 
 @pytest.mark.parametrize("form", FORMATS)
