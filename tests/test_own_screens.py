@@ -364,11 +364,11 @@ def test_a_screen_in_the_projects_form(folder):
     assert [source["file"] for source in screen.sources] == ["screen.toml", *(f"{name}.csv" for name in TABLES)]
 
 
-@pytest.mark.parametrize("words", ["True False", "1.0 0.0", "negcon trt", "control poscon", "y NA"])
-def test_words_of_controls(words, folder):
-    yes, no = words.split(" ")
-    frame("cp.csv", lambda cp: cp.assign(control=cp["control"].map({"yes": yes, "no": no})))(folder)
-    pd.testing.assert_frame_equal(read(folder).cp, read(EXAMPLE).cp)
+def test_words_of_controls(folder):
+    plain = pd.read_csv(folder / "cp.csv", dtype=str)
+    for yes, no in (("True", "False"), ("1.0", "0.0"), ("negcon", "trt"), ("control", "poscon"), ("y", "NA")):
+        plain.assign(control=plain["control"].map({"yes": yes, "no": no})).to_csv(folder / "cp.csv", index=False)
+        pd.testing.assert_frame_equal(read(folder).cp, read(EXAMPLE).cp)
 
 
 def test_what_is_optional_may_lack(folder):
@@ -486,12 +486,11 @@ FORMATS = {
     "categories.parquet": lambda table, path: (
         table.astype({"plate": "category", "dose_um": "category"}).set_index("compound").to_parquet(path)
     ),
-    "h5ad": write_h5ad,
+    "h5ad": lambda table, path: write_h5ad(path, table),
     "rows.h5ad": lambda table, path: write_h5ad(path=path, table=table, form=sparse.csr_matrix),
     "columns.h5ad": lambda table, path: write_h5ad(path=path, table=table, form=sparse.csc_matrix),
     "layer.h5ad": lambda table, path: write_h5ad(path=path, table=table, where="layers/raw"),
 }
-FORMATS["h5ad"] = lambda table, path: write_h5ad(path, table)
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -567,7 +566,7 @@ def sound_file(ending):
 
 
 @pytest.mark.parametrize("ending", own_screens.READERS)
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_bytes_are_a_table_or_one_line(ending, data, tmp_path):
     if ending == ".h5ad":  # flipped bytes inside an HDF5 file can crash its library; it is cut off instead
