@@ -692,6 +692,8 @@ def draw_scaling(curves: pd.DataFrame, title: str) -> Figure:
         )
         ax.plot(own["size"], own["seconds"], marker="o")
         ax.set(xscale="log", yscale="log", xlabel=own["unit"].iloc[0], ylabel="seconds")
+        ax.minorticks_off()
+        ax.set_xticks(own["size"].iloc[[0, -1]], [f"{size:,.0f}" for size in own["size"].iloc[[0, -1]]])
         ax.set_title(f"{textwrap.fill(work, 26)}\nexponent {exponent:.2f}, dotted {limit:.0f}", size=9)
     return fig
 
