@@ -191,11 +191,11 @@ CASES = {
     "a mirror that is a file": (lambda folder: ["--mirror", written(folder / "m")], ["wants a folder or a URL"]),
     "a mirror of another kind": (
         ["--dataset", "cmea-u2os", "--mirror", "ftp://example.org", "--check"],
-        ["'ftp://example.org'", "a folder or starts with https://"],
+        ["from ftp://example.org/", "an address that isn't https"],
     ),
     "a mirror's address that can't be": (
         ["--dataset", "cmea-u2os", "--mirror", "https://[::1", "--check"],
-        ["'https://[::1'", "no address of a server"],
+        ["from https://[::1/", "can't be downloaded"],
     ),
     "a mirror without the file": (
         mirrored(lambda path: written(path.parent / "other")),
@@ -204,7 +204,7 @@ CASES = {
     "a mirror with a folder for the file": (mirrored(lambda path: path.mkdir(parents=True)), ["not in the mirror"]),
     "a mirror with another file": (
         mirrored(lambda path: written(path, b"another")),
-        ["SHA-256 is", "expected 3c9345120210", "7 bytes, expected 1022847", "--unverified"],
+        ["its SHA-256 isn't 3c9345120210", "7 bytes, expected 1022847", "--unverified"],
     ),
     "a mirror with an empty file": (mirrored(lambda path: written(path, b"")), ["is damaged (it is empty", "replace"]),
     # model folders
