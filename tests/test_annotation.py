@@ -349,7 +349,7 @@ def test_files_that_a_screen_lacks_are_done_without_and_lists_must_fit(files, tm
     compounds, activity, tasks, _ = annotation.annotate_compounds(IDS, few, own=OWN)
     assert compounds["MoA"].tolist() == compounds["target"].tolist() == [[], []]
     assert compounds["InChIKey14"].tolist() == [ASPIRIN_BLOCK, CAFFEINE_BLOCK]
-    assert len(activity) == len(tasks) == 0 and list(tasks.columns) == TASK_COLUMNS
+    assert len(activity) == len(tasks) == 0 and list(tasks.columns)[:4] == TASK_COLUMNS
     (tmp_path / "broad_smiles").write_text(f"smiles\n{ASPIRIN}\n")
     with pytest.raises(ScreenError, match=r"broad_ids has 2 rows and broad_smiles 1"):
         annotation.annotate_compounds(IDS, files())
