@@ -773,6 +773,7 @@ def nearest_mechanisms(table: pd.DataFrame, *, title: str) -> StudyFigure:
     # The palest blue is kept off the scale: it would look like an empty field.
     top = max(matrix.max(axis=None), 0.05)
     fig, ax = _heat(title, matrix, "similarity, 0 or less palest", vmin=-0.25 * top, vmax=top, cmap="Blues")
+    fig.axes[-1].set_ylim(0, top)
     own = shown[shown["is_known"].astype(bool) & shown["mechanism"].isin(columns)]
     for compound, mechanism in zip(own["compound"], own["mechanism"], strict=True):
         place = columns.index(mechanism) + 0.06, compounds.index(compound) + 0.06
@@ -809,7 +810,6 @@ def new_compounds_page(
     """
     calls = calls[_finite(calls["p_value"])].astype({"active": bool})
     first = _need(mechanisms, ["compound", "rank", "mechanism", "p_adjusted", "q_value"]).query("rank == 1")
-    first = first.sort_values(["p_adjusted", "compound"], kind="stable")
     activities = _need(activities, ["family", "call"])
     fig = _figure(FULL_WIDTH, 6.0, title)
     above, below = fig.subfigures(2, 1)  # each with room for its own names
@@ -822,7 +822,7 @@ def new_compounds_page(
         axes[0].invert_yaxis()
         axes[0].yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     if len(first):
-        shown = first.head(10)
+        shown = first.sort_values(["p_adjusted", "compound"], kind="stable").head(10)
         faces = (shown["q_value"] <= fdr).map({True: CATEGORY_COLOURS[0], False: "white"})
         axes[1].scatter(shown["p_adjusted"], range(len(shown)), s=30, ec=CATEGORY_COLOURS[0], color=faces)
         names = shown["compound"].map(lambda name: _short(name, 13)) + ": " + shown["mechanism"]
