@@ -471,7 +471,7 @@ def test_a_dask_cluster_gives_the_same_bytes(tiny_folds, tmp_path, monkeypatch):
             tables = [
                 getattr(result, name).to_csv()
                 for result in results.values()
-                for name in ("wells", "consensus", "retrieval", "history", "choices")
+                for name in ("wells", "consensus", "retrieval", "history")
             ]
             for method, result in results.items():
                 crossfit.save_encoders(result, folds, tmp_path / place / method)
