@@ -285,7 +285,7 @@ class LdaIdentity(LinearEncoder):
     Failure mode: without replicates there is nothing to learn, and it says so.
     """
 
-    n_components: int = 50
+    n_components: int = 20
 
     def _fit(self, cp, tx, groups, controls):
         classes, of_well, counts = np.unique(groups, return_inverse=True, return_counts=True)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import textwrap
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
