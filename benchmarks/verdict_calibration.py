@@ -39,7 +39,6 @@ SETTINGS = {
         40,
     ),
 }
-# As in notebook 02: every fold chooses the number of discriminants on its training compounds.
 MAX_ERRORS = 0.05
 POWER_WANTED = {1: 0.6, 2: 0.8, 3: 0.8}
 LIMITS = {"identity only": dict.fromkeys((1, 2, 3, 4), MAX_ERRORS), "TX strong": POWER_WANTED}

@@ -815,6 +815,7 @@ class AutoencoderEncoder(NetworkEncoder):
 
     tx_dropout: float = 0.5
     cp_weight: float = 0.3
+    learning_rate: float = 0.005
 
     def _network(self, n_cp, n_tx):
         from cpx_utils.networks import BimodalAutoencoder
