@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import textwrap
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -511,33 +510,6 @@ def training_curves(table: pd.DataFrame, *, best_epochs: Mapping[str, Sequence],
 
 @_draws("split", "repeat", "fold", "method", "parameters", "value", "chosen", number="value",
         reason="there was one candidate, and nothing to choose")  # fmt: skip
-def parameter_choices(table: pd.DataFrame, *, ylabel: str, title: str) -> StudyFigure:
-    """What the folds saw when they chose among parameters, a panel each parameter of a method that was varied.
-
-    A row of the table is a candidate, its ``parameters`` in JSON. A dot is a fold's mean over the candidates with that
-    value of the parameter, a bar the mean of the folds; n folds chose it.
-    """
-    settings = pd.DataFrame([json.loads(text) for text in table["parameters"]], index=table.index).astype(object)
-    words = settings.map(lambda value: f"{value:g}" if isinstance(value, float) else str(value))
-    methods = {method: table.index[table["method"] == method] for method in order_methods(table["method"])}
-    panels = [(method, name) for method in methods for name in words if words.loc[methods[method], name].nunique() > 1]
-    fig = _figure(FULL_WIDTH, 0.5 + 2.1 * -(-len(panels) // 4), title)
-    for ax, (method, name) in zip(_panels(fig, len(panels), min(len(panels), 4)), panels, strict=True):
-        rows, colour = table.loc[methods[method]].assign(setting=words[name]), method_colour(method)
-        number = pd.to_numeric(rows["setting"], errors="coerce")  # words come after numbers
-        ticks = list(rows.loc[number.sort_values(kind="stable").index, "setting"].unique())
-        for x, value in enumerate(ticks):
-            own = rows[rows["setting"] == value]
-            folds = own.groupby(["split", "repeat", "fold"])["value"].mean()
-            ax.plot(x + np.linspace(-0.2, 0.2, len(folds)), folds, "o", ms=3.5, mec=colour, mfc="white", mew=0.9)
-            ax.hlines(folds.mean(), x - 0.32, x + 0.32, color=colour, lw=1.6)
-            ticks[x] = f"{value}\nn={own['chosen'].astype(bool).sum()}"
-        ax.set_xticks(range(len(ticks)), ticks)
-        ax.set(xlim=(-0.6, len(ticks) - 0.4), xlabel=name.replace("_", " "), title=_wrap(method_label(method), 18))
-    fig.supylabel(_wrap(ylabel, 30), size=NORMAL)
-    return fig
-
-
 @_draws("what", "n", number="n", reason="nothing was counted")
 def missing_and_counts(table: pd.DataFrame, *, title: str, xlabel: str = "compounds") -> StudyFigure:
     """How many there are of each kind, such as compounds with a structure: ``what, n`` in the order of the table."""
