@@ -508,8 +508,6 @@ def training_curves(table: pd.DataFrame, *, best_epochs: Mapping[str, Sequence],
     return fig
 
 
-@_draws("split", "repeat", "fold", "method", "parameters", "value", "chosen", number="value",
-        reason="there was one candidate, and nothing to choose")  # fmt: skip
 @_draws("what", "n", number="n", reason="nothing was counted")
 def missing_and_counts(table: pd.DataFrame, *, title: str, xlabel: str = "compounds") -> StudyFigure:
     """How many there are of each kind, such as compounds with a structure: ``what, n`` in the order of the table."""
