@@ -393,21 +393,3 @@ def test_reach_counts_paired_compounds_by_source():
         # C0 and C1 are one structure, which C2 shares mechanism a with; b is of C2 and C3
         ["MoA", 4, 2, 2, 5, 0, ""],
     ]
-
-
-@needs_mirror
-def test_no_real_label_contradicts_the_own_row_of_a_compound():
-    """Some of the 16,978 CDRP compounds in broad6k, whose assays know isomers that differ."""
-    structures = annotation.read_structures(lambda *roles: mirrored(*roles) if "broad_ids" in roles else [])
-    compounds, _ = annotation.join_structures(structures[0][COMPOUND].unique()[::6], structures)
-    labels, tasks = annotation.read_assays("broad6k", mirrored("broad6k_assays", "assay_names"))
-    ours, reached = annotation.outcomes(labels, tasks, compounds)
-    ours = ours.set_index([COMPOUND, "task"])["active"]
-    keys = pd.Series([annotation.full_key(smiles) for smiles in compounds["SMILES"]], index=compounds[COMPOUND])
-    own, by_block = labels.groupby(level=0).max(), labels.groupby(level=1).max()
-    keys = keys[keys.isin(own.index) & (keys != "")]
-    own = own.loc[keys].set_axis(keys.index).rename_axis(columns="task").stack().dropna()
-    blocks = compounds.set_index(COMPOUND)["InChIKey14"]
-    wide = by_block.reindex(blocks).set_axis(blocks.index).rename_axis(columns="task").stack().dropna()
-    assert (ours.reindex(own.index) == own).all() and len(reached) == 32
-    assert len(own) < len(ours) < len(wide) and (wide.reindex(own.index) != own).any(), "blocks alone contradict"

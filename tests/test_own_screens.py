@@ -366,7 +366,7 @@ def test_a_screen_in_the_projects_form(folder):
 
 def test_words_of_controls(folder):
     plain = pd.read_csv(folder / "cp.csv", dtype=str)
-    for yes, no in (("True", "False"), ("1.0", "0.0"), ("negcon", "trt"), ("control", "poscon"), ("y", "NA")):
+    for yes, no in (("1.0", "0.0"), ("negcon", "NA")):
         plain.assign(control=plain["control"].map({"yes": yes, "no": no})).to_csv(folder / "cp.csv", index=False)
         pd.testing.assert_frame_equal(read(folder).cp, read(EXAMPLE).cp)
 
@@ -383,13 +383,6 @@ def test_what_is_optional_may_lack(folder):
     assert feature_columns(screen.tx) == ["AKT1", "ATF1"] and screen.notes[0].endswith("were taken as metadata.")
     assert screen.cp[PLATE].eq("").all() and screen.cp[DOSE].isna().all() and not screen.cp[CONTROL].any()
     assert "0001" in set(screen.cp[COMPOUND]) and len(screen.activity) == len(screen.tasks) == 0
-
-
-def test_controls_told_by_one_table_count_in_the_other(folder):
-    frame("tx.csv", lambda tx: tx.drop(columns="control"))(folder)
-    screen = read(folder)
-    pd.testing.assert_frame_equal(screen.tx, read(EXAMPLE).tx)
-    assert screen.notes == ("TX has no control column; 24 wells hold the other table's controls.",)
 
 
 def test_what_is_no_mistake_and_yet_worth_knowing_is_noted(folder, check):

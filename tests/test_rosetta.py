@@ -136,11 +136,6 @@ def test_negative_controls_in_every_spelling(read):
     assert found[COMPOUND].tolist() == ["DMSO" if control else "BRD-K00000009" for control in expected]
 
 
-def test_wells_without_a_treatment_are_dropped_and_counted(read):
-    found = read(cp=CP.replace("BRD-K00000002-001-02-3_10", ""))
-    assert found.cp["Cells_A"].tolist() == [0.5, 0.25, 7.0] and noted(found, "CP: 1 wells without treatment")
-
-
 def test_infinite_values_and_gaps_in_every_spelling_are_missing(read):
     written = ["inf", "-inf", "Infinity", "1e39", "", "NA", "NaN", "-nan", "null", "#N/A"]
     rows = [("BRD-K00000001_1", value) for value in written]
