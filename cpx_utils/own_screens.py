@@ -216,12 +216,9 @@ def _read_table(path: Path, shown: str, texts: Collection[str] | None = None, la
     ending = next((ending for ending in READERS if path.name.lower().endswith(ending)), "")
     try:
         if not path.is_file():
-            what = "is a folder, not a table" if path.is_dir() else "no such file"
-            raise ScreenError(f"{what}; paths are relative to the TOML file ({path.parent})")
+            raise ScreenError(f"no such file; paths are relative to the TOML file ({path.parent})")
         if not ending:
             raise ScreenError(f"unknown format; tables are {', '.join(READERS)}")
-        if layer and ending != ".h5ad":
-            raise ScreenError(f"layer = {layer!r} is for .h5ad files; leave it out")
         frame, features = READERS[ending](path, texts, layer)
         if len(frame) == 0:
             raise ScreenError("the table has a header but no rows; it needs at least one")
@@ -474,9 +471,6 @@ def _activity_table(table: Table, aliases: dict[str, str]) -> pd.DataFrame:
     once = labels.drop_duplicates()
     clash = once.duplicated(["compound", "task"]).reindex(cells.index, fill_value=False)
     table.blame(cells["compound"], clash, "a compound has one label a task, and another stands above")
-    if len(once) < len(cells):
-        dropped = f"{(words == '').sum()} rows without a label and {len(labels) - len(once)} repeated ones"
-        table.notes.append(f"{table.shown}: {dropped} were dropped.")
     return once.astype({"active": np.int8}).rename(columns={"compound": COMPOUND}).reset_index(drop=True)
 
 
