@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter
 
 from cpx_utils.profiles import ScreenError, one_line, user_path
 from cpx_utils.provenance import (
@@ -152,16 +152,19 @@ def checked_value(parameter: Parameter, value: Any) -> Any:
     or JSON for lists. A whole number serves as a float; nothing else changes its type. A ScreenError says in a line
     what the parameter wants, with an example, and what it got.
     """
-    adapter = TypeAdapter(TYPES[parameter.kind], config=ConfigDict(strict=True, allow_inf_nan=False))
+    strict = ConfigDict(strict=True, allow_inf_nan=False)
+    adapter = TypeAdapter(TYPES[parameter.kind], config=strict)
     try:
         if parameter.kind == "str" or not isinstance(value, str):
             checked = adapter.validate_python(value)
         elif value.strip().startswith("["):
             checked = adapter.validate_json(value)
         else:
-            items = [item.strip() for item in value.split(",") if item]
-            checked = adapter.validate_strings(items if parameter.kind.startswith("list") else value.strip())
-    except ValidationError:
+            single = TypeAdapter(TYPES[re.sub(r"list\[|\]", "", parameter.kind)], config=strict)
+            checked = [single.validate_strings(item.strip()) for item in value.split(",") if item]
+            if not parameter.kind.startswith("list"):
+                [checked] = checked
+    except ValueError:  # pydantic's, or several values for one
         wanted = f"{'an' if parameter.kind == 'int' else 'a'} {parameter.kind} such as {EXAMPLES[parameter.kind]}"
         raise ScreenError(one_line(f"{parameter.name} wants {wanted}; {str(value)[:80]!r} isn't one")) from None
     for item in checked if isinstance(checked, list) else [checked]:
@@ -582,6 +585,8 @@ def make_plan(options: argparse.Namespace, notebooks: Path) -> Plan:
     # a kernel works in the notebooks' folder, not in the caller's
     for name, given in {"dataset": options.dataset, "mirror": options.mirror, "data_dir": options.data_dir}.items():
         plumbing[name] = given if not given or "://" in given or given in DATASETS else str(user_path(given).resolve())
+    if plumbing["mirror"] and "://" not in plumbing["mirror"] and not os.path.isdir(plumbing["mirror"]):
+        raise ScreenError(f"--mirror wants a folder or a URL; {options.mirror} is neither")
     layers = [registered.parameters if registered else {}, PROFILES[profile], plumbing]
     layers += [{} if options.seed is None else {"seed": options.seed}]
     parameters = resolve_parameters(stages, layers, options.parameter)
