@@ -327,6 +327,7 @@ def kernel_environment(scheduler: str) -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="cpx-", ignore_cleanup_errors=True) as name:
         argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
         kernel = {"display_name": "Python 3", "language": "python", "argv": argv}
+        kernel["metadata"] = {"supported_encryption": ["curve"]}
         write_json(Path(name, "kernels", "python3", "kernel.json"), kernel)
         Path(name, "matplotlibrc").touch()  # matplotlib's own defaults, so that figures are everyone's
         os.environ.update(
@@ -357,6 +358,7 @@ def execute(plan: Plan, stage: Stage) -> float:
     """
     import papermill
     from nbclient.exceptions import DeadKernelError
+    from traitlets.config import Config
 
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it knows is told below
     start, values, current = time.time(), plan.parameters[stage.name], fingerprint(stage, plan.parameters[stage.name])
@@ -380,6 +382,7 @@ def execute(plan: Plan, stage: Stage) -> float:
             progress_bar=False,
             # not papermill's cwd, which would move this whole process
             resources={"metadata": {"path": str(stage.path.parent)}},
+            config=Config({"KernelManager": {"transport_encryption": "auto"}}),
             shutdown_kernel="immediate",
             on_cell_start=lambda cell, cell_index: begun.append(cell.cell_type == "code"),
         )

@@ -277,6 +277,7 @@ class Workspace:
         folder = self.output_file(name)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
+        self._writes = {known: digest for known, digest in self._writes.items() if not known.startswith(name + "/")}
         return folder
 
     def figure(self, fig: Any, name: str, table: pd.DataFrame, caption: str) -> None:
