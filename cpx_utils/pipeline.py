@@ -463,11 +463,13 @@ def run_lock(folder: Path) -> Iterator[None]:
         raise ScreenError(f"{what}; wait for its end, or give other folders with --results and --figures") from None
     except OSError as error:
         raise ScreenError(f"nothing can be written in {short_path(folder)} ({error}); give another folder") from None
-    with lock:
+    try:
         for path in list(folder.rglob(f"{UNFINISHED}*")):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         yield
-    lock.release()
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)  # while it is held
+        lock.release()
 
 
 def run_plan(plan: Plan) -> int:
