@@ -231,17 +231,6 @@ def test_target_families_against_hand_written_tables(table):
     assert set(table) <= set(annotation.FAMILIES)
 
 
-@needs_mirror
-def test_the_tables_of_families_hold_the_real_targets():
-    path, hub = mirrored("chembl2k_assays", "hub")
-    _, tasks = annotation.read_assays("ChEMBL", [path])
-    assert set(tasks["target"]) == set(" ".join(CHEMBL2K_FAMILIES.values()).split())
-    held = annotation.read_repurposing_hub(hub)[[COMPOUND, "target"]].explode("target").dropna().drop_duplicates()
-    counts = held["target"].value_counts()
-    most = sorted(counts.index, key=lambda symbol: (-counts[symbol], symbol))[:100]
-    assert set(most) <= set(" ".join(HUB_FAMILIES.values()).split())
-
-
 # Every name among the 270 assays that tells a protein or a family, and what it should tell.
 TELLING_NAMES = {
     "GalactokinaseSignaling.Lumin.KinGlo": ("GALK1", "other enzyme"),
@@ -360,7 +349,7 @@ def test_files_that_a_screen_lacks_are_done_without_and_lists_must_fit(files, tm
     compounds, activity, tasks, _ = annotation.annotate_compounds(IDS, few, own=OWN)
     assert compounds["MoA"].tolist() == compounds["target"].tolist() == [[], []]
     assert compounds["InChIKey14"].tolist() == [ASPIRIN_BLOCK, CAFFEINE_BLOCK]
-    assert len(activity) == len(tasks) == 0 and list(tasks.columns) == TASK_COLUMNS
+    assert len(activity) == len(tasks) == 0 and list(tasks.columns)[:4] == TASK_COLUMNS
     (tmp_path / "broad_smiles").write_text(f"smiles\n{ASPIRIN}\n")
     with pytest.raises(ScreenError, match=r"broad_ids has 2 rows and broad_smiles 1"):
         annotation.annotate_compounds(IDS, files())
