@@ -196,14 +196,14 @@ def verdicts(table):
 
 
 def test_supported_is_rare_where_tx_adds_only_identity():
-    ruled = pd.concat([verdicts(weigh(simulated_tables(seed), n_bootstrap=200)) for seed in range(16)])
+    ruled = pd.concat([verdicts(weigh(simulated_tables(seed), n_bootstrap=200)) for seed in range(8)])
     supported = (ruled == "supported").groupby(level=0).sum()
-    assert (supported <= 2).all(), supported
+    assert (supported <= 1).all(), supported
     assert (ruled.loc[[2, 3]] == "explained without TX").mean() > 0.8
 
 
 def test_a_strong_gain_of_true_pairs_is_supported_and_none_is_not():
-    ruled = pd.concat([verdicts(weigh(simulated_tables(seed, gain=0.12))) for seed in range(6)])
+    ruled = pd.concat([verdicts(weigh(simulated_tables(seed, gain=0.12), 200)) for seed in range(3)])
     assert (ruled.loc[[2, 3]] == "supported").all()
     assert (ruled.loc[[1, 4]] == "supported").mean() >= 0.8
     table = weigh(simulated_tables(0, identity=0.0, n=300, draws=12))
