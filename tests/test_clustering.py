@@ -163,16 +163,6 @@ def test_mechanisms_are_clustered_among_test_compounds_only():
     assert set(table["label"]) == {"moa"} and len(table) == len(summary)
 
 
-def test_the_clustering_table_averages_treatments():
-    replicates = clustering.replicate_clustering_by_fold(embedded_wells())
-    empty = pd.DataFrame(columns=[*KEYS, "endpoint", "n", "value"])
-    table = clustering.clustering_table("here", replicates, empty).set_index(["method", "endpoint"])
-    mine = replicates[replicates["method"] == "rcca"]
-    assert table.loc[("rcca", "replicate_map"), "value"] == pytest.approx(mine["replicate_map"].mean())
-    assert table.loc[("rcca", "replicate_map"), "n"] == len(mine)
-    assert {"replicate_map", "activity_map", "replicate_silhouette"} == set(table.loc["raw_cp"].index)
-
-
 MAP_IDS = [f"c{row:02d}" for row in range(60)]
 
 
@@ -197,8 +187,6 @@ def test_the_map_shows_the_first_folds_test_compounds():
     assert points["compound"].tolist() == MAP_IDS[::2]
     assert points["label"].value_counts().to_dict() == {"other": 15, "m3": 10, "m0": 5}
     assert np.isfinite(points[["x", "y"]]).all().all()
-    again = clustering.umap_of_test_compounds(consensus, compounds, n_moas=2, n_neighbours=5, seed=1)
-    pd.testing.assert_frame_equal(points, again)
 
 
 def test_the_nearest_of_each_compound_on_the_map_are_those_of_the_full_embedding():
