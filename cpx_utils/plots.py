@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import textwrap
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -509,35 +508,6 @@ def training_curves(table: pd.DataFrame, *, best_epochs: Mapping[str, Sequence],
     return fig
 
 
-@_draws("split", "repeat", "fold", "method", "parameters", "value", "chosen", number="value",
-        reason="there was one candidate, and nothing to choose")  # fmt: skip
-def parameter_choices(table: pd.DataFrame, *, ylabel: str, title: str) -> StudyFigure:
-    """What the folds saw when they chose among parameters, a panel each parameter of a method that was varied.
-
-    A row of the table is a candidate, its ``parameters`` in JSON. A dot is a fold's mean over the candidates with that
-    value of the parameter, a bar the mean of the folds; n folds chose it.
-    """
-    settings = pd.DataFrame([json.loads(text) for text in table["parameters"]], index=table.index).astype(object)
-    words = settings.map(lambda value: f"{value:g}" if isinstance(value, float) else str(value))
-    methods = {method: table.index[table["method"] == method] for method in order_methods(table["method"])}
-    panels = [(method, name) for method in methods for name in words if words.loc[methods[method], name].nunique() > 1]
-    fig = _figure(FULL_WIDTH, 0.5 + 2.1 * -(-len(panels) // 4), title)
-    for ax, (method, name) in zip(_panels(fig, len(panels), min(len(panels), 4)), panels, strict=True):
-        rows, colour = table.loc[methods[method]].assign(setting=words[name]), method_colour(method)
-        number = pd.to_numeric(rows["setting"], errors="coerce")  # words come after numbers
-        ticks = list(rows.loc[number.sort_values(kind="stable").index, "setting"].unique())
-        for x, value in enumerate(ticks):
-            own = rows[rows["setting"] == value]
-            folds = own.groupby(["split", "repeat", "fold"])["value"].mean()
-            ax.plot(x + np.linspace(-0.2, 0.2, len(folds)), folds, "o", ms=3.5, mec=colour, mfc="white", mew=0.9)
-            ax.hlines(folds.mean(), x - 0.32, x + 0.32, color=colour, lw=1.6)
-            ticks[x] = f"{value}\nn={own['chosen'].astype(bool).sum()}"
-        ax.set_xticks(range(len(ticks)), ticks)
-        ax.set(xlim=(-0.6, len(ticks) - 0.4), xlabel=name.replace("_", " "), title=_wrap(method_label(method), 18))
-    fig.supylabel(_wrap(ylabel, 30), size=NORMAL)
-    return fig
-
-
 @_draws("what", "n", number="n", reason="nothing was counted")
 def missing_and_counts(table: pd.DataFrame, *, title: str, xlabel: str = "compounds") -> StudyFigure:
     """How many there are of each kind, such as compounds with a structure: ``what, n`` in the order of the table."""
@@ -773,6 +743,7 @@ def nearest_mechanisms(table: pd.DataFrame, *, title: str) -> StudyFigure:
     # The palest blue is kept off the scale: it would look like an empty field.
     top = max(matrix.max(axis=None), 0.05)
     fig, ax = _heat(title, matrix, "similarity, 0 or less palest", vmin=-0.25 * top, vmax=top, cmap="Blues")
+    fig.axes[-1].set_ylim(0, top)
     own = shown[shown["is_known"].astype(bool) & shown["mechanism"].isin(columns)]
     for compound, mechanism in zip(own["compound"], own["mechanism"], strict=True):
         place = columns.index(mechanism) + 0.06, compounds.index(compound) + 0.06
@@ -809,7 +780,6 @@ def new_compounds_page(
     """
     calls = calls[_finite(calls["p_value"])].astype({"active": bool})
     first = _need(mechanisms, ["compound", "rank", "mechanism", "p_adjusted", "q_value"]).query("rank == 1")
-    first = first.sort_values(["p_adjusted", "compound"], kind="stable")
     activities = _need(activities, ["family", "call"])
     fig = _figure(FULL_WIDTH, 6.0, title)
     above, below = fig.subfigures(2, 1)  # each with room for its own names
@@ -822,7 +792,7 @@ def new_compounds_page(
         axes[0].invert_yaxis()
         axes[0].yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     if len(first):
-        shown = first.head(10)
+        shown = first.sort_values(["p_adjusted", "compound"], kind="stable").head(10)
         faces = (shown["q_value"] <= fdr).map({True: CATEGORY_COLOURS[0], False: "white"})
         axes[1].scatter(shown["p_adjusted"], range(len(shown)), s=30, ec=CATEGORY_COLOURS[0], color=faces)
         names = shown["compound"].map(lambda name: _short(name, 13)) + ": " + shown["mechanism"]

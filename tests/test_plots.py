@@ -2,7 +2,6 @@
 
 import io
 import itertools
-import json
 import warnings
 
 import matplotlib
@@ -47,17 +46,6 @@ def family_table():
     table = interval_table(TX_METHODS, ("true_pairs", "deranged"))
     parts = [table.assign(family=family, tested=family != "other") for family in FAMILIES]
     return pd.concat(parts, ignore_index=True)
-
-
-def choice_table():
-    rng = np.random.default_rng(12)
-    rows = []
-    for method, fold in itertools.product(("contrastive", "autoencoder"), (0, 1, 2, -1)):
-        values = 0.3 + 0.05 * rng.normal(size=4)
-        for number, value in enumerate(values):
-            chosen = {"temperature": (1.0, 0.3)[number // 2], "hidden": ((64,), (128, 64))[number % 2]}
-            rows.append(("random", 0, fold, method, json.dumps(chosen), value, number == values.argmin()))
-    return pd.DataFrame(rows, columns=["split", "repeat", "fold", "method", "parameters", "value", "chosen"])
 
 
 def history_table():
@@ -203,7 +191,6 @@ FIGURES = {
     "data_size_curves": (plots.data_size_curves, [size_table()], {}),
     "training_curves": (plots.training_curves, [plots.mean_curves(history_table())],
                         {"best_epochs": {"contrastive": [9, 12, 14]}, "ylabel": "loss"}),
-    "parameter_choices": (plots.parameter_choices, [choice_table()], {"ylabel": "mean rank of the own TX profile"}),
     "missing_and_counts": (plots.missing_and_counts, [pd.DataFrame({"what": ["CP", "paired"], "n": [1917, 0]})], {}),
     "control_distributions": (plots.control_distributions, [plate_table()], {}),
     "replicate_correlations": (plots.replicate_correlations, [correlation_table()], {}),
@@ -419,20 +406,6 @@ def test_mean_curves_are_short_and_training_curves_draw_them():
     assert [line.get_linestyle() for line in lines] == ["-", "-", "--"]
     assert "contrastive, best epoch 12" in words(fig)
     assert plots.mean_curves(history.iloc[:0]).empty
-
-
-def test_choices_show_tuples_and_count_the_winners():
-    table, fig = choice_table(), draw("parameter_choices")
-    assert [ax.get_xlabel() for ax in fig.axes] == ["temperature", "hidden"] * 2
-    own = table[table["method"] == "autoencoder"]
-    settings = pd.DataFrame(own["parameters"].map(json.loads).tolist(), index=own.index)
-    for ax, name, values in ((fig.axes[0], "temperature", [0.3, 1.0]), (fig.axes[1], "hidden", [[64], [128, 64]])):
-        parts = [own[settings[name].map(lambda one, value=value: one == value)] for value in values]
-        labels = [label.get_text().split("\n") for label in ax.get_xticklabels()]
-        shown = ["0.3", "1"] if name == "temperature" else ["[64]", "[128, 64]"]
-        assert labels == [[word, f"n={part['chosen'].sum()}"] for word, part in zip(shown, parts, strict=True)]
-        for line, part in zip(ax.lines, parts, strict=True):
-            np.testing.assert_allclose(line.get_ydata(), part.groupby("fold")["value"].mean())
 
 
 def test_control_distributions_draw_medians_of_every_plate():
