@@ -608,10 +608,9 @@ def make_plan(options: argparse.Namespace, notebooks: Path) -> Plan:
     elif options.first:
         selected = stages[stages.index(find_stage(stages, options.first)) :]
     if options.scheduler:
-        from cpx_utils.crossfit import cluster
+        from cpx_utils.crossfit import connect
 
-        os.environ["CPX_SCHEDULER"] = options.scheduler
-        cluster().close()  # does it answer?
+        connect(options.scheduler).close()  # does it answer?
     return Plan(stages, selected, parameters, dataset, run_dir, figures_dir, options)
 
 
