@@ -293,7 +293,8 @@ def intervals(
     heights = measured.groupby(row)[mark].nunique().reindex(rows).fillna(1) + 0.8  # a mark is one high, 0.8 is air
     middles = heights.cumsum() - heights / 2
     together = measured.groupby([row, facet])["mean"]
-    places = measured[row].map(middles).astype(float) + together.cumcount() - (together.transform("size") - 1) / 2
+    below = together.cumcount() - (together.transform("size") - 1) / 2
+    measured["place"] = measured[row].map(middles).astype(float) + below
     across = min(across, len(facets))
     down = -(-len(facets) // across)
     width = FULL_WIDTH if across > 1 else SINGLE_WIDTH
@@ -305,7 +306,7 @@ def intervals(
     axes = _panels(fig, len(facets), across, sharey=True, sharex=sharex)
     for ax, name, head, foot in zip(axes, facets, heads, feet, strict=True):
         own = measured[measured[facet] == name]
-        for one in own.assign(place=places).to_dict("records"):
+        for one in own.to_dict("records"):
             control = one[mark] if mark == "control" else "" if one[mark] in filled else "deranged"
             marker = _marker(one["method"], control, "" if one["tested"] else UNTESTED)
             span = {"color": marker["mec"], "lw": 1.8 if control in TRUE else 1.1}
@@ -379,7 +380,7 @@ def data_size_curves(table: pd.DataFrame, *, title: str) -> StudyFigure:
     for ax, endpoint in zip(axes, endpoints, strict=True):
         # Side by side at each size, since intervals on top of each other can't be read.
         for shift, (method, control) in zip(np.linspace(-0.06, 0.06, len(pairs)), pairs, strict=True):
-            own = table[(table[["method", "control", "endpoint"]] == (method, control, endpoint)).all(axis=1)]
+            own = table[(table[["method", "control", "endpoint"]] == [method, control, endpoint]).all(axis=1)]
             own = own.assign(x=own["n_compounds"] * np.exp(shift)).sort_values("x")
             look = _marker(method, control) | {"color": method_colour(method), "ls": "-" if control in TRUE else "--"}
             ax.vlines(own["x"], own["ci_low"], own["ci_high"], color=look["color"], lw=1)
