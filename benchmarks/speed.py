@@ -144,7 +144,7 @@ def training(size: dict) -> list[dict]:
     groups = np.arange(n)
     prepared, _ = timed(lambda: make(max_epochs=0).fit(cp[:n], tx[:n], groups), 2)
     whole, encoder = timed(lambda: make(max_epochs=epochs).fit(cp[:n], tx[:n], groups), 2)
-    inputs = [torch.as_tensor(x, dtype=torch.float32) for x in (encoder._cp_inputs(cp), encoder._tx_inputs(tx))]
+    inputs = [x for x in (encoder._inputs("cp", cp), encoder._inputs("tx", tx))]
 
     def loop():
         torch.manual_seed(1)
@@ -154,7 +154,7 @@ def training(size: dict) -> list[dict]:
         for _ in range(epochs):
             for batch in loader:
                 noisy = [x + encoder.input_noise * torch.randn_like(x) for x in batch]
-                loss = info_nce(*network(*noisy), network.temperature)
+                loss = info_nce(*network(*noisy), encoder.temperature)
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
@@ -162,7 +162,9 @@ def training(size: dict) -> list[dict]:
 
     slow, network = timed(loop, 2)
     with torch.no_grad():
-        losses = [info_nce(*net(*(x[n:] for x in inputs)), net.temperature) for net in (encoder.networks_[0], network)]
+        losses = [
+            info_nce(*net(*(x[n:] for x in inputs)), encoder.temperature) for net in (encoder.networks_[0], network)
+        ]
     what = f"contrastive training, {n:,} pairs, {epochs} epochs, linear heads"
     difference = float(losses[0] - losses[1])
     return [

@@ -140,7 +140,8 @@ def _compounds(dataset: str, moa: np.ndarray, rng: np.random.Generator) -> pd.Da
     if dataset == "ta-orf":
         ids, names = [f"ccsbBroad304_{number:05d}" for number in range(1, n + 1)], [[] for _ in moa]
     else:
-        parts = (simulation.CORES, simulation.SUBSTITUENTS, ("", "C", "CC", "N"), simulation.SUBSTITUENTS)
+        parts = (simulation.NAMES["cores"], simulation.NAMES["substituents"], ("", "C", "CC", "N"))
+        parts += (simulation.NAMES["substituents"],)
         pool = [core.format(a=a, b=linker + b) for core, a, linker, b in product(*parts)]
         for smiles in rng.permutation(pool):
             known.setdefault(inchikey_blocks([str(smiles)])[0], str(smiles))

@@ -39,8 +39,6 @@ SETTINGS = {
         40,
     ),
 }
-# As in notebook 02: every fold chooses the number of discriminants on its training compounds.
-GRIDS = {"lda_identity": {"n_components": [10, 15]}, "rcca_replicates": {"n_dimensions": [10, 15]}}
 MAX_ERRORS = 0.05
 POWER_WANTED = {1: 0.6, 2: 0.8, 3: 0.8}
 LIMITS = {"identity only": dict.fromkeys((1, 2, 3, 4), MAX_ERRORS), "TX strong": POWER_WANTED}
@@ -70,9 +68,7 @@ def verdicts_of_screen(
     prepared = list(crossfit.prepare_folds(cp, tx, screen.compounds, folds))
     controls = {"true_pairs": 1, "deranged": n_derangements}
     encoders = {name: METHODS[name]() for name in (*CP_ONLY, *PRIMARIES)}
-    results, left_out = crossfit.crossfit_all(
-        encoders, prepared, controls, grids=GRIDS, first_seed=seed, progress=False
-    )
+    results, left_out = crossfit.crossfit_all(encoders, prepared, controls, first_seed=seed, progress=False)
     assert not left_out, left_out
     oracle = crossfit.oracle_consensus(prepared, results["raw_cp"].consensus)["tx"]
     consensus = [one.consensus for one in results.values()]

@@ -285,12 +285,9 @@ def annotate_compounds(
     for name in collections:
         if name == ANNOTATED:
             activity, reached = hub_targets(table)
-            if reached.empty:
-                continue
-            notes.append(
-                f"{len(reached)} tasks are annotated targets of {activity[COMPOUND].nunique()} compounds "
-                "(Repurposing Hub): their labels were not measured."
-            )
+            if len(reached):
+                held = f"annotated targets of {activity[COMPOUND].nunique()} compounds (Repurposing Hub)"
+                notes.append(f"{len(reached)} tasks are {held}: their labels were not measured.")
         elif paths := files(*COLLECTIONS[name]):
             labels, tasks = read_assays(name, paths, seen)
             seen |= set(tasks["task"])

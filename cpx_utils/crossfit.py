@@ -2,21 +2,13 @@
 
 This is where the strict regime is kept: everything below is fitted on a fold's training compounds, and the test
 compounds enter through `transform` only. Notebooks 02, 03 and 04 call the same functions with other methods.
-
-Parameters may be chosen from one small grid that is written down, inside each fold: its training compounds are split
-again, every candidate is fitted on one part of them and scored on the other, and the winner is then fitted on all of
-them. A default that was chosen while looking at test compounds would make every test afterwards too kind. Candidates
-are scored on true pairs only, and every control of the fold takes over the choice, so that true and deranged pairs
-differ in nothing but the pairs.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from itertools import product
 from types import SimpleNamespace
 from typing import Any
 
@@ -46,9 +38,6 @@ REGIMES = ("strict", "transductive")
 CONTROLS = ("true_pairs", "deranged", "rows_shuffled", "random_codes", "untrained")
 CENTRED = 1e-4  # largest mean of a feature on its own training wells; rounding leaves 1e-7
 DRAWS_ELSEWHERE = 3  # most draws of a control on other kinds of split than the first, which carries the verdicts
-INNER_SPLITS = 3
-MOST_GROUPS = 1500  # compound groups that take part in a choice: that many tell candidates apart, and it stays quick
-ENOUGH_SCORES = 500  # held-out compounds after which no further part is held out: the mean rank is known to 0.01
 ENDPOINTS = {"replicate_map": "compound", "moa_map": "compound", "roc_auc": "task"}  # of the curve, by their unit
 
 
@@ -277,123 +266,6 @@ def _wells(prepared, rows, tx):
     return {"cp": prepared.cp[rows], "tx": tx, "groups": prepared.groups[rows], "controls": controls}
 
 
-# --- choosing parameters inside a fold ----------------------------------------------------------------------
-
-
-def candidates(grid: dict[str, list], n_candidates: int = 0, seed: int = 0) -> list[dict[str, Any]]:
-    """Combinations of a grid's values, the last parameter changing fastest; 0 `n_candidates` takes them all.
-
-    Fewer are drawn as a Latin hypercube, so that every value of a parameter is tried equally often, up to one (McKay
-    1979): with several parameters that covers a grid better than fewer values of each would (Bergstra 2012).
-    """
-    every = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
-    if not 0 < n_candidates < len(every):
-        return every
-    rng = np.random.default_rng([seed, n_candidates])
-    columns = [rng.permutation(np.resize(np.arange(len(values)), n_candidates)) for values in grid.values()]
-    drawn = dict.fromkeys(zip(*columns, strict=True))  # the same combination twice is tried once
-    return [{name: grid[name][at] for name, at in zip(grid, places, strict=True)} for places in sorted(drawn)]
-
-
-def choose(
-    encoder: Encoder, grid: dict[str, list], prepared: PreparedFold, n_candidates: int = 0, seed: int = 0
-) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Choose among a grid's candidates on a fold's training compounds.
-
-    Encoders with TX codes are scored by `retrieval`, the mean rank of the own TX profile among those of the held-out
-    compounds (0 the nearest, 1 the farthest), others by `replicates`, the mean average precision of held-out compounds'
-    replicates. Where candidates are drawn, one more is tried: of each parameter the value that did best on average, as
-    in a fractional factorial design (Box, Hunter & Hunter 1978); the best values seldom meet in one that was drawn.
-
-    Parameters
-    ----------
-    encoder
-        Unfitted; it is cloned for every fit. An ensemble is scored by one of its members.
-    grid, n_candidates
-        As for `candidates`. With a single candidate nothing is fitted.
-    prepared
-        The fold. Its features stay as they are: scaling and selection know neither pairs nor replicates.
-    seed
-        Of the candidates, the same in all folds, and of the split together with the fold's number.
-
-    Returns
-    -------
-    parameters, table
-        Of the best candidate, the first of equals, also where nothing can be scored; and a row a candidate: `candidate`
-        (in words), `parameters` (as JSON), `score`, `value`, `standard_error`, `n_compounds` (both over held-out
-        training compounds) and `chosen`.
-    """
-    options, score = candidates(grid, n_candidates, seed), "retrieval" if encoder.cross_modal else "replicates"
-    sign = 1 if score == "retrieval" else -1  # the lower, or the higher, the better
-    values = _held_out_scores(encoder, options, prepared, seed) if len(options) > 1 else [np.array([])]
-    if 1 < len(options) < len(candidates(grid)):
-        means = pd.Series([sign * np.nanmean(one) if len(one) else np.nan for one in values])
-        best = {}
-        for name in grid:
-            tried = list(dict.fromkeys(one[name] for one in options))
-            of_value = [means[[one[name] == value for one in options]].mean() for value in tried]
-            best[name] = tried[int(np.argmin(np.nan_to_num(of_value, nan=np.inf)))]
-        if best not in options:
-            options.append(best)
-            values += _held_out_scores(encoder, [best], prepared, seed)
-    rows = []
-    for parameters, found in zip(options, values, strict=True):
-        found = found[np.isfinite(found)]
-        mean, error = (found.mean(), found.std(ddof=1) / np.sqrt(len(found))) if len(found) > 1 else (np.nan, np.nan)
-        in_words = [
-            f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in parameters.items()
-        ]
-        rows.append((", ".join(in_words), json.dumps(parameters), score, mean, error, len(found)))
-    columns = ["candidate", "parameters", "score", "value", "standard_error", "n_compounds"]
-    table = pd.DataFrame(rows, columns=columns)
-    winner = int(np.argmin((sign * table["value"]).fillna(np.inf)))
-    return options[winner], table.assign(chosen=np.arange(len(table)) == winner)
-
-
-def _held_out_scores(encoder, options, prepared, seed):
-    """For each of the options one value for each held-out compound, or treatment, of the inner splits."""
-    single = {"n_members": 1} if "n_members" in encoder.get_params() else {}
-    encoder = clone(encoder).set_params(**single).name_features(prepared.preparation.features_)
-    parts, wells = list(inner_splits(prepared, seed)), []
-    for training, _ in parts:
-        wells.append(_wells(prepared, training, prepared.tx[prepared.partner[training]] if encoder.uses_tx else None))
-    is_control, values = prepared.cp_wells[CONTROL].to_numpy(bool), []
-    for fitted in encoder.fit_parts(wells, options):
-        scores = []
-        for one, (_, held_out) in zip(fitted, parts, strict=True):
-            if encoder.cross_modal:
-                _, cp, tx = cross_modal_codes(one, prepared, held_out)
-                scores.append(retrieval_rank(cp, tx) / max(len(cp) - 1, 1))
-            else:
-                rows = held_out | is_control
-                codes = one.transform(prepared.cp[rows])
-                table = clustering.replicate_clustering(prepared.cp_wells[rows].reset_index(drop=True), codes)
-                scores.append(table["replicate_map"].to_numpy())
-        values.append(np.concatenate(scores) if scores else np.array([]))
-    return values
-
-
-def inner_splits(prepared: PreparedFold, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Split a fold's training wells again, by compound group: boolean rows (n_wells,) to train on and to hold out.
-
-    At most `MOST_GROUPS` groups take part. Each of `INNER_SPLITS` parts is held out, until `ENOUGH_SCORES` compounds
-    were.
-    """
-    names, group = np.unique(prepared.groups[prepared.is_training].astype(str), return_inverse=True)
-    rng = np.random.default_rng([seed, prepared.repeat, prepared.fold + 1, len(names)])
-    order = rng.permutation(len(names))
-    part = np.where(order < MOST_GROUPS, order % min(INNER_SPLITS, len(names)), -1)
-    n_scores = 0
-    for number in range(part.max() + 1):
-        training, held_out = (np.zeros(len(prepared.is_training), dtype=bool) for _ in range(2))
-        held_out[prepared.is_training] = part[group] == number
-        training[prepared.is_training] = (part[group] != number) & (part[group] >= 0)
-        yield training, held_out
-        n_scores += prepared.cp_wells[COMPOUND][held_out].nunique()
-        if n_scores >= ENOUGH_SCORES:
-            return
-
-
 # --- fitting --------------------------------------------------------------------------------------------------
 
 
@@ -408,20 +280,18 @@ class CrossfitResult:
         averaged (Metadata_Compound, `role` train or test, `KEYS`, z000 ...).
     retrieval : DataFrame
         One row a test compound: `KEYS`, compound, rank (0 = its own TX profile is the nearest), n_candidates.
-    history, choices : DataFrame
-        Training curves of networks (`KEYS`, member, epoch, training, validation); `split`, `repeat`, `fold`, `method`
-        and the columns that `choose` gives, empty without a grid.
+    history : DataFrame
+        Training curves of networks (`KEYS`, member, epoch, training, validation).
     encoders : dict
         Encoders fitted on true pairs (draw 0), by name of the fold.
     n_fits : int
-        Number of encoders fitted; those of the choice among parameters don't count.
+        Number of encoders fitted.
     """
 
     wells: pd.DataFrame
     consensus: pd.DataFrame
     retrieval: pd.DataFrame
     history: pd.DataFrame
-    choices: pd.DataFrame
     encoders: dict[str, Encoder]
     n_fits: int
 
@@ -436,8 +306,6 @@ def crossfit_all(
     folds: list[PreparedFold],
     controls: dict[str, int],
     *,
-    grids: dict[str, dict[str, list]] | None = None,
-    n_candidates: int = 0,
     first_seed: int = 0,
     step: Callable = nullcontext,
     progress: bool = True,
@@ -456,9 +324,6 @@ def crossfit_all(
     controls
         Number of draws of each control, such as ``{"true_pairs": 1, "deranged": 3}``; ignored for methods without TX,
         and `untrained` for methods without training steps.
-    grids, n_candidates
-        By method, values of parameters to `choose` from in each fold. Every control inherits the choice, so that only
-        the pairs differ.
     first_seed
         Draw d uses the seed ``1000 * first_seed + d``, so that other seeds share no draw.
     step
@@ -475,7 +340,7 @@ def crossfit_all(
     Raises
     ------
     ScreenError
-        A parameter is unknown or out of bounds, or no scheduler answers.
+        A parameter is out of bounds, or no scheduler answers.
     """
     from tqdm import tqdm
 
@@ -484,12 +349,7 @@ def crossfit_all(
     shared = client.scatter(folds, hash=False) if client else folds
     calls, n_fits = {}, {}
     for method, encoder in encoders.items():
-        grid = (grids or {}).get(method)
-        unknown = [name for name in grid or {} if name not in encoder.get_params()]
-        if unknown:
-            raise ScreenError(f"{type(encoder).__name__} has no parameter {unknown[0]!r} to choose")
-        for parameters in candidates(grid or {}):
-            clone(encoder).set_params(**parameters).check_parameters()
+        encoder.check_parameters()
         draws = (
             [(control, seed) for control, n in controls.items() for seed in range(n)] if encoder.uses_tx else [("", 0)]
         )
@@ -502,7 +362,7 @@ def crossfit_all(
                 own = [draw for draw in draws if draw[1] < DRAWS_ELSEWHERE]
             else:
                 own = draws
-            call = executor.submit(_fit_fold, method, encoder, handed, own, grid, n_candidates, first_seed)
+            call = executor.submit(_fit_fold, method, encoder, handed, own, first_seed)
             calls[method].append(call)
             n_fits[method] += len(own)
     results, left_out = {}, {}
@@ -515,7 +375,7 @@ def crossfit_all(
             left_out[method] = str(error)
             continue
         tables = {}
-        for name in ("wells", "consensus", "retrieval", "history", "choices"):
+        for name in ("wells", "consensus", "retrieval", "history"):
             parts = [table for fold in done for kind, table in fold["tables"] if kind == name]
             tables[name] = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
         kept = {prepared.name: fold["encoder"] for prepared, fold in zip(folds, done, strict=True) if fold["encoder"]}
@@ -550,42 +410,26 @@ def cluster() -> Any:
         ) from None
 
 
-def _fit_fold(method, encoder, prepared, draws, grid, n_candidates, first_seed):
-    """Choose a method's parameters on a fold and fit it under each draw: its tables by kind, the encoder to keep."""
+def _fit_fold(method, encoder, prepared, draws, first_seed):
+    """Fit a method on a fold under each draw: its tables by kind, the encoder to keep."""
+    import torch
     from threadpoolctl import threadpool_limits
 
-    if encoder.side_by_side:
-        import torch
-
-        torch.set_num_threads(1)  # sums over threads round differently
+    torch.set_num_threads(1)  # sums over threads round differently
+    tables, kept = [], None
     with threadpool_limits(1):
-        seeded = {"seed": 1000 * first_seed} if "seed" in encoder.get_params() else {}
-        parameters, choices = choose(
-            clone(encoder).set_params(**seeded), grid or {}, prepared, n_candidates, first_seed
-        )
-        where = {"split": prepared.split, "repeat": prepared.repeat, "fold": prepared.fold}
-        tables, kept = {}, None
-        for draw in dict.fromkeys(draw for _, draw in draws):
+        for control, draw in draws:
             seed = 1000 * first_seed + draw
-            one = clone(encoder).set_params(**parameters | dict.fromkeys(seeded, seed))
-            names = {control: control or "true_pairs" for control, number in draws if number == draw}
-            # The controls of a draw are trained side by side, where that is faster.
-            paired, together = [name for name in names.values() if one.side_by_side and name != "untrained"], {}
-            if len(paired) > 1:
-                parts = [_wells(prepared, prepared.is_training, training_tx(prepared, name, seed)) for name in paired]
-                together = dict(zip(paired, one.fit_parts(parts)[0], strict=True))
-            for control, name in names.items():
-                fitted = together.get(name) or fit_encoder(one, prepared, name, seed)
-                made = {"history": pd.DataFrame(fitted.history_)} if hasattr(fitted, "history_") else {}
-                if prepared.fold >= 0:
-                    made |= _embed(fitted, prepared)
-                key = where | {"seed": draw, "method": method, "control": control}
-                tables[control, draw] = [(kind, _keyed(table, key)) for kind, table in made.items()]
-                kept = fitted if draw == 0 and name == "true_pairs" else kept
-    ordered = [table for draw in draws for table in tables[draw]]
-    if grid:
-        ordered.append(("choices", pd.DataFrame([where | {"method": method}] * len(choices)).join(choices)))
-    return {"tables": ordered, "encoder": kept}
+            seeded = clone(encoder).set_params(**{"seed": seed} if "seed" in encoder.get_params() else {})
+            fitted = fit_encoder(seeded, prepared, control or "true_pairs", seed)
+            made = {"history": pd.DataFrame(fitted.history_)} if hasattr(fitted, "history_") else {}
+            if prepared.fold >= 0:
+                made |= _embed(fitted, prepared)
+            key = {"split": prepared.split, "repeat": prepared.repeat, "fold": prepared.fold}
+            key |= {"seed": draw, "method": method, "control": control}
+            tables += [(kind, _keyed(table, key)) for kind, table in made.items()]
+            kept = fitted if draw == 0 and control in ("", "true_pairs") else kept
+    return {"tables": tables, "encoder": kept}
 
 
 def _keyed(table, key):
@@ -617,20 +461,20 @@ def _embed(encoder, prepared):
 
 
 def cross_modal_codes(
-    encoder: Encoder, prepared: PreparedFold, rows: np.ndarray | None = None, codes: np.ndarray | None = None
+    encoder: Encoder, prepared: PreparedFold, codes: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ids, CP codes and TX codes (n_compounds, n_dimensions) of compounds of a fold, both from consensus profiles.
+    """Ids, CP codes and TX codes (n_compounds, n_dimensions) of a fold's test compounds, both from consensus profiles.
 
     Parameters
     ----------
     encoder
         A fitted cross-modal encoder.
-    prepared, rows
-        The fold, and boolean rows (n_wells,) of wells with a TX partner; None: those of its test compounds.
+    prepared
+        The fold.
     codes
         `encoder.transform(prepared.cp)`, where it is known already.
     """
-    rows = prepared.is_test & (prepared.partner >= 0) if rows is None else rows
+    rows = prepared.is_test & (prepared.partner >= 0)
     codes = encoder.transform(prepared.cp[rows]) if codes is None else codes[rows]
     metadata, cp = consensus(prepared.cp_wells[rows], codes, by="compound")
     own = prepared.tx_treatments[COMPOUND].isin(metadata[COMPOUND]).to_numpy()

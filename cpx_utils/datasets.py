@@ -12,6 +12,7 @@ import difflib
 import gzip
 import hashlib
 import re
+import time
 import tomllib
 import warnings
 import zlib
@@ -28,8 +29,18 @@ from cpx_utils.own_screens import examine_own_screen, read_description, read_own
 from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, PLATE, WELL, Screen, ScreenError, some_names, user_path
 from cpx_utils.provenance import sha256_file
 
-RETRIES = 6  # after a break or damage, with growing pauses
-PASSING_STATUS = {408, 425, 429, *range(500, 600)}  # too busy or too slow now; others from 400 on are refusals
+RETRIES = 4  # after a break or damage, with growing pauses
+PASSING_STATUS = {408, 416, 425, 429, *range(500, 600)}  # too busy or too slow now; others from 400 on are refusals
+# What errors that requests nests hold, and what that means; all but the last are no use to try again.
+SIGNS = {
+    "NameResolution": "the host's name can't be resolved",
+    "unreachable": "network unreachable",
+    "refused": "connection refused",
+    "CERTIFICATE": "the server's certificate isn't trusted",
+    "connection adapters": "an address that isn't https; only a mirror may be http",
+    "Failed to parse": "no address of a server",
+    "timed out": "no answer in time",
+}
 TIMEOUT = (15, 45)  # seconds to connect, and between bytes
 S3_PART_BYTES = 8 << 20  # the default of Amazon's own tools; an ETag doesn't tell it
 CHECKS = {"sha256": "SHA-256", "git_blob_id": "git blob id", "s3_etag": "S3 ETag"}  # of screens.toml, in words
@@ -69,20 +80,6 @@ class RemoteFile:
         return path
 
 
-@dataclass(frozen=True)
-class LocalFile:
-    """A file at hand: where it lies, the SHA-256 of its bytes, its size, and whether it is the registry's release."""
-
-    path: Path
-    sha256: str
-    bytes: int
-    verified: bool
-
-
-class _RefusedError(Exception):
-    """A download that can't work however often it is tried."""
-
-
 def checksum(path: str | Path, kind: str, like: str = "") -> str:
     """A file's checksum of one of the kinds in `CHECKS`.
 
@@ -112,18 +109,16 @@ def data_folder(data_dir: str | Path = "") -> Path:
 def _place(file: RemoteFile, mirror: str | Path, data_dir: str | Path) -> tuple[Path, str]:
     """Where a file lies, or is to lie, and the address it is downloaded from (``""``: it lies in a mirror's folder)."""
     mirror = str(mirror)
-    if mirror.startswith(("http://", "https://")):
-        return data_folder(data_dir) / file.mirror_path, f"{mirror.rstrip('/')}/{file.mirror_path}"
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", mirror):
-        raise ScreenError(f"mirror {mirror!r}: a mirror is a folder or starts with https:// or http://")
-    if mirror:
+    if mirror and "://" not in mirror:
         return user_path(mirror) / file.mirror_path, ""
-    return data_folder(data_dir) / file.mirror_path, file.address
+    return data_folder(
+        data_dir
+    ) / file.mirror_path, f"{mirror.rstrip('/')}/{file.mirror_path}" if mirror else file.address
 
 
 def obtain(
     file: RemoteFile, *, mirror: str | Path = "", data_dir: str | Path = "", unverified: bool = False
-) -> LocalFile:
+) -> tuple[Path, bool]:
     """A file that is at hand and checked: from the data folder, the mirror or its address.
 
     Parameters
@@ -136,6 +131,11 @@ def obtain(
     unverified
         Accept a file whose checksum is not the registry's (a newer release upstream), as long as it is intact.
 
+    Returns
+    -------
+    path, verified
+        Where it lies, and whether it is the registry's.
+
     Raises
     ------
     ScreenError
@@ -144,40 +144,40 @@ def obtain(
     import filelock
 
     path, address = _place(file, mirror, data_dir)
-    found, usable = _examined(file, path, unverified)
-    if address and not usable:
+    if not address and not path.is_file():
+        raise ScreenError(f"{file.name}: not in the mirror {str(mirror)!r}; expected at {file.mirror_path}")
+    if address and not _usable(file, path, unverified):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(path.with_name(path.name + ".lock")):
-                found, usable = _examined(file, path, unverified)  # another process may have brought it meanwhile
-                if not usable:
-                    found = _downloaded(file, path, address, plain_http=str(mirror).startswith("http://"))
-                    usable = found.verified or unverified
-                    if not usable:
-                        path.unlink()
+                if not _usable(file, path, unverified):  # another process may have brought it meanwhile
+                    path.unlink(missing_ok=True)
+                    _download(file, path.with_name(path.name + ".part"), address, str(mirror).startswith("http://"))
+                    path.with_name(path.name + ".part").replace(path)
         except OSError as error:
             place = f"{file.name}: can't be written below {data_folder(data_dir)} ({error.strerror or error})"
             raise ScreenError(f"{place}; make room, or choose another folder with --data-dir") from None
-    if usable:
-        return found
-    if found is None:
-        raise ScreenError(f"{file.name}: not in the mirror {str(mirror)!r}; expected at {file.mirror_path}")
+    verified = _verified(file, path)
+    if verified or (unverified and not _damage(path)):
+        return path, verified
     if not address and (damage := _damage(path)):
         raise ScreenError(f"{file.name}: the copy {str(path)!r} is damaged ({damage}); replace it")
-    sizes = f"; {found.bytes} bytes, expected {file.bytes}" if file.bytes not in (0, found.bytes) else ""
+    size = path.stat().st_size
+    if address:
+        path.unlink()
+    sizes = f"; {size} bytes, expected {file.bytes}" if file.bytes not in (0, size) else ""
     raise ScreenError(
         f"{file.name}: its {file.checksum_kind} isn't {file.checksum[:12]}...{sizes} (from {address or path}), but it "
         "shows no damage, so this may be another release than the registry's: accept it with --unverified"
     )
 
 
-def _examined(file: RemoteFile, path: Path, unverified: bool = False) -> tuple[LocalFile | None, bool]:
-    """The file at a path, None if there is none; and whether it can be used."""
-    if not path.is_file():
-        return None, False
-    verified = checksum(path, file.checksum_kind, file.checksum) == file.checksum
-    found = LocalFile(path, sha256_file(path), path.stat().st_size, verified)
-    return found, verified or (unverified and not _damage(path))
+def _verified(file: RemoteFile, path: Path) -> bool:
+    return checksum(path, file.checksum_kind, file.checksum) == file.checksum
+
+
+def _usable(file: RemoteFile, path: Path, unverified: bool) -> bool:
+    return path.is_file() and (_verified(file, path) or (unverified and not _damage(path)))
 
 
 def _damage(path: Path, etag: str = "") -> str:
@@ -185,11 +185,10 @@ def _damage(path: Path, etag: str = "") -> str:
     if not path.stat().st_size:
         return "it is empty"
     form = re.fullmatch(r'"([0-9a-f]{32}(-\d+)?)"', etag)  # other ETags are no sums of bytes
-    if form:
-        found = checksum(path, "S3 ETag", form[1])
-        # an upload in another number of parts had parts of another size
-        if found != form[1] and found.partition("-")[2] == form[1].partition("-")[2]:
-            return "its bytes disagree with the server's own ETag"
+    found = checksum(path, "S3 ETag", form[1]) if form else ""
+    # an upload in another number of parts had parts of another size
+    if form and found != form[1] and found.partition("-")[2] == form[1].partition("-")[2]:
+        return "its bytes disagree with the server's own ETag"
     if path.name.removesuffix(".part").endswith(".gz"):
         try:
             with gzip.open(path, "rb") as handle:
@@ -200,50 +199,31 @@ def _damage(path: Path, etag: str = "") -> str:
     return ""
 
 
-def _downloaded(file: RemoteFile, path: Path, address: str, plain_http: bool) -> LocalFile:
-    """Download a file whole and intact, though perhaps not the registry's release; its lock is held.
-
-    Pooch tries again after a break or damage, and gives the final name. It is told no hash: it knows neither git's nor
-    Amazon's, and would download another release over and over.
-    """
-    import pooch
+def _download(file: RemoteFile, part: Path, address: str, plain_http: bool) -> None:
+    """Download a file whole and intact into `part`, though perhaps not the registry's release; its lock is held."""
     import requests
 
-    part = path.with_name(path.name + ".part")
-    damaged = set()
-
-    def download(url: str, output_file: str, pooch_instance: pooch.Pooch) -> None:
+    for attempt in range(RETRIES + 1):
         try:
-            etag, resumed = _transfer(url, part, plain_http)
-        except requests.RequestException as error:
-            words, hopeless = _reason(error)
-            raise (_RefusedError if hopeless else ValueError)(words) from None
-        found, _ = _examined(file, part)
-        damage = "" if found.verified else _damage(part, etag)
-        if resumed and not (found.verified or damage):
-            damage = "its pieces, taken at different times, don't make the registry's file"
-        if damage:
+            etag, resumed = _transfer(address, part, plain_http)
+            if _verified(file, part):
+                return
+            reason, hopeless = _damage(part, etag), False
+            if resumed:
+                reason = reason or "its pieces, taken at different times, don't make the registry's file"
+            if not reason:
+                return
             part.unlink()
-            if found.sha256 in damaged:  # the same bytes twice weren't damaged on their way
-                raise _RefusedError(f"{damage}, at the source too")
-            damaged.add(found.sha256)
-            raise ValueError(damage)
-        part.replace(output_file)
-
-    pooch.get_logger().setLevel("ERROR")
-    path.unlink(missing_ok=True)
-    brought = pooch.create(
-        path.parent, "", registry={path.name: None}, urls={path.name: address}, retry_if_failed=RETRIES
+        except requests.RequestException as error:
+            reason, hopeless = _reason(error)
+        if hopeless or attempt == RETRIES:
+            break
+        time.sleep(min(2**attempt, 10))
+    kept = f"; {size_words(part.stat().st_size)} of it are kept to go on from" if part.exists() else ""
+    raise ScreenError(
+        f"{file.name}: can't be downloaded from {address} ({reason}){kept}; check the network, or give a "
+        f"copy with --mirror DIR_OR_URL (laid out as {file.mirror_path})"
     )
-    try:
-        brought.fetch(path.name, downloader=download)
-    except (_RefusedError, ValueError) as error:
-        kept = f"; {size_words(part.stat().st_size)} of it are kept to go on from" if part.exists() else ""
-        raise ScreenError(
-            f"{file.name}: can't be downloaded from {address} ({error}){kept}; check the network, or give a "
-            f"copy with --mirror DIR_OR_URL (laid out as {file.mirror_path})"
-        ) from None
-    return _examined(file, path)[0]
 
 
 def _transfer(address: str, part: Path, plain_http: bool) -> tuple[str, bool]:
@@ -265,12 +245,10 @@ def _transfer(address: str, part: Path, plain_http: bool) -> tuple[str, bool]:
     if not plain_http:
         del session.adapters["http://"]  # then no redirect leads there, either
     with session, session.get(address, headers=headers, stream=True, timeout=TIMEOUT) as response:
-        if response.status_code == 416:
+        if response.status_code == 416:  # the server has no such part of it any more
             part.unlink()
-            raise requests.ConnectionError("the server has no such part of it any more")
         if response.status_code not in (200, 206):
-            response.raise_for_status()
-            raise _RefusedError(f"the server answers {response.status_code} {response.reason}")
+            raise requests.HTTPError(response=response)
         resumed = response.status_code == 206
         etag = response.headers.get("ETag", "").strip()
         if not resumed:
@@ -297,16 +275,8 @@ def _reason(error: Exception) -> tuple[str, bool]:
     if response is not None:
         words = f"the server answers {response.status_code} {response.reason}"
         return words, response.status_code not in PASSING_STATUS
-    signs = {
-        "NameResolution": "the host's name can't be resolved",
-        "unreachable": "network unreachable",
-        "refused": "connection refused",
-        "CERTIFICATE": "the server's certificate isn't trusted",
-        "connection adapters": "an address that isn't https; only a mirror may be http",
-    }
-    hopeless = [words for sign, words in signs.items() if sign in str(error)]
-    broke_off = "no answer in time" if "timed out" in str(error) else "the connection broke off"
-    return (hopeless or [broke_off])[0], bool(hopeless)
+    sign = next((sign for sign in SIGNS if sign in str(error)), "")
+    return SIGNS.get(sign, "the connection broke off"), sign not in ("", "timed out")
 
 
 def size_words(count: int) -> str:
@@ -318,7 +288,7 @@ def size_words(count: int) -> str:
 def download_lines(
     dataset: str, mirror: str | Path = "", data_dir: str | Path = "", cp_table: str = "selected"
 ) -> list[str]:
-    """What reading a screen would download, told from names and sizes alone; the parameters are those of `ReadOptions`.
+    """What reading a screen would download, told from names and sizes alone; the parameters are those of `read_screen`.
 
     One line a file (state, size, address or path) and last the total; empty for a screen without downloads.
     """
@@ -329,15 +299,12 @@ def download_lines(
     for file in files:
         path, address = _place(file, mirror, data_dir)
         if path.is_file():
-            lines.append(f"  {file.name}: at hand, {size_words(path.stat().st_size)} ({path})")
-        elif not address:
-            lines.append(f"  {file.name}: missing from the mirror, {size_words(file.bytes)} ({path})")
+            lines.append(f"  {file.name}: at hand ({path})")
         else:
-            begun = ", begun" if path.with_name(path.name + ".part").is_file() else ""
-            lines.append(f"  {file.name}: to download{begun}, {size_words(file.bytes)} ({address})")
-            coming.append(file.bytes)
-    unknown = f" and {coming.count(0)} of unknown size" if 0 in coming else ""
-    amount = f"{len(coming)} of {len(files)} files, {size_words(sum(coming))}{unknown}, into {data_folder(data_dir)}"
+            state = "to download" if address else "missing from the mirror"
+            lines.append(f"  {file.name}: {state}, {size_words(file.bytes)} ({address or path})")
+            coming += [file.bytes] if address else []
+    amount = f"{len(coming)} of {len(files)} files, {size_words(sum(coming))}, into {data_folder(data_dir)}"
     return [*lines, f"downloads: {amount if coming else 'none'}"] if lines else []
 
 
@@ -378,20 +345,6 @@ def _registry() -> dict[str, Dataset]:
 DATASETS = _registry()
 
 
-@dataclass(frozen=True)
-class ReadOptions:
-    """How a screen is read; what a screen has no use for, it ignores."""
-
-    size: str = "default"  # of the simulated screen, as seed, preset and shared_strength (`simulate_screen`)
-    seed: int = 0
-    preset: str = "cdrp-bio"
-    shared_strength: float | None = None
-    mirror: str = ""  # as data_dir and unverified, see `obtain`
-    data_dir: str = ""
-    unverified: bool = False  # a file that isn't the registry's release is marked in `Screen.sources` and noted
-    cp_table: str = "selected"  # or "all": which CP features of a Rosetta screen
-
-
 def is_user_screen(dataset: str) -> bool:
     """Whether `dataset` names a TOML file rather than a screen of the registry."""
     return str(dataset).lower().endswith(".toml")
@@ -408,50 +361,65 @@ def dataset_name(dataset: str) -> str:
     raise ScreenError(f"no data set is called {str(dataset)!r}; there are {', '.join(DATASETS)}, and {own}.{hint}")
 
 
-def read_screen(dataset: str, **options) -> Screen:
-    """Read a screen by name or by TOML file, checked and fit for use; options are those of `ReadOptions`.
+def read_screen(
+    dataset: str,
+    *,
+    mirror: str = "",
+    data_dir: str = "",
+    unverified: bool = False,
+    cp_table: str = "selected",
+    **simulated: object,
+) -> Screen:
+    """Read a screen by name or by TOML file, checked and fit for use.
 
     Whatever is wrong is told by one line of a ScreenError: the name, a download, the first thing wrong with the tables.
+
+    Parameters
+    ----------
+    mirror, data_dir, unverified
+        As of `obtain`; a file that isn't the registry's release is marked in `Screen.sources` and noted.
+    cp_table
+        A key of `CP_TABLES`: which CP features of a Rosetta screen are read.
+    **simulated
+        Of the simulated screen alone: size, seed and knobs (`simulate_screen`).
     """
     if is_user_screen(dataset):
         return read_own_screen(dataset, reserved=DATASETS)
-    return profiles.require_valid(_read_registered(DATASETS[dataset_name(dataset)], ReadOptions(**options)))
-
-
-def examine_screen(dataset: str, **options) -> tuple[Screen | None, list[str]]:
-    """A screen as `read_screen` gives it, or None, with all that is wrong with it, one line a problem."""
-    try:
-        if is_user_screen(dataset):
-            return examine_own_screen(dataset, reserved=DATASETS)
-        screen = _read_registered(DATASETS[dataset_name(dataset)], ReadOptions(**options))
-    except ScreenError as error:
-        return None, [str(error)]
-    problems = profiles.check_screen(screen)
-    return (None, problems) if problems else (profiles.require_valid(screen), [])
-
-
-def _read_registered(dataset: Dataset, options: ReadOptions) -> Screen:
-    by_role = {file.role: file for file in dataset.files}
-    where = {"mirror": options.mirror, "data_dir": options.data_dir, "unverified": options.unverified}
-    had: dict[str, LocalFile] = {}
+    entry = DATASETS[dataset_name(dataset)]
+    by_role = {file.role: file for file in entry.files}
+    had: dict[str, tuple[Path, bool]] = {}
 
     def files(*roles: str) -> list[Path]:
         """Paths of the files of these roles, downloaded where need be; ``[]`` where the screen lacks one of them."""
         if not by_role.keys() >= set(roles):
             return []
-        had.update({role: obtain(by_role[role], **where) for role in roles if role not in had})
-        return [had[role].path for role in roles]
+        for role in roles:
+            if role not in had:
+                had[role] = obtain(by_role[role], mirror=mirror, data_dir=data_dir, unverified=unverified)
+        return [had[role][0] for role in roles]
 
-    screen = READERS[dataset.reader](dataset, files, options)
-    sources = []
-    for file in dataset.files:
-        if file.role in had:
-            bytes_read = {what: getattr(had[file.role], what) for what in ("sha256", "bytes", "verified")}
+    screen = READERS[entry.reader](entry, files, simulated | {"cp_table": cp_table})
+    sources, doubtful = [], []
+    for role, file in by_role.items():
+        if role in had:
+            path, verified = had[role]
+            facts = {"sha256": sha256_file(path), "bytes": path.stat().st_size, "verified": verified}
             terms = {"licence": file.licence, "citation": file.citation}
-            sources.append({"file": file.name, "address": file.address} | bytes_read | terms)
-    doubtful = ", ".join(source["file"] for source in sources if not source["verified"])
-    notes = (f"Not the registry's release, accepted with --unverified: {doubtful}.",) if doubtful else ()
-    return replace(screen, sources=(*screen.sources, *sources), notes=(*screen.notes, *notes))
+            sources.append({"file": file.name, "address": file.address} | facts | terms)
+            doubtful += [] if verified else [file.name]
+    notes = [f"Not the registry's release, accepted with --unverified: {', '.join(doubtful)}."] if doubtful else []
+    screen = replace(screen, sources=(*screen.sources, *sources), notes=(*screen.notes, *notes))
+    return profiles.require_valid(screen)
+
+
+def examine_screen(dataset: str, **options) -> tuple[Screen | None, list[str]]:
+    """A screen as `read_screen` gives it, or None, with what is wrong with it, one line a problem."""
+    try:
+        if is_user_screen(dataset):
+            return examine_own_screen(dataset, reserved=DATASETS)
+        return read_screen(dataset, **options), []
+    except ScreenError as error:
+        return None, [str(error)]
 
 
 def local_files(screen: Screen) -> list[Path]:
@@ -469,11 +437,10 @@ def describe_sources(screen: Screen) -> pd.DataFrame:
 # --------------------------------------------------------------------------------------------------- readers
 
 
-def _read_simulated(dataset: Dataset, files: Callable[..., list[Path]], options: ReadOptions) -> Screen:
+def _read_simulated(dataset: Dataset, files: Callable[..., list[Path]], options: dict) -> Screen:
     from cpx_utils.simulation import simulate_screen
 
-    knobs = {} if options.shared_strength is None else {"shared_strength": options.shared_strength}
-    return simulate_screen(size=options.size, seed=options.seed, preset=options.preset, **knobs)
+    return simulate_screen(**{name: value for name, value in options.items() if name != "cp_table"})
 
 
 def clean_gene_symbol(name: str) -> str:
@@ -513,7 +480,7 @@ def read_r_profiles(path: str | Path) -> pd.DataFrame:
     return table.set_axis(table.index.astype(str)).set_axis(table.columns.astype(str), axis=1)
 
 
-def _read_consensus(dataset: Dataset, files: Callable[..., list[Path]], options: ReadOptions) -> Screen:
+def _read_consensus(dataset: Dataset, files: Callable[..., list[Path]], options: dict) -> Screen:
     """CDRP consensus profiles as CMEA publishes them: two R data frames with BRD ids as row names."""
     cp, tx = (read_r_profiles(path) for path in files("cp", "tx"))
     tx.columns = [clean_gene_symbol(name) for name in tx.columns]
@@ -542,16 +509,17 @@ SAME_DOSE = 1.05
 TREATMENT = re.compile(r"^(?P<id>.+?)_(?P<dose>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)$")
 
 
-def _read_rosetta(dataset: Dataset, files: Callable[..., list[Path]], options: ReadOptions) -> Screen:
+def _read_rosetta(dataset: Dataset, files: Callable[..., list[Path]], options: dict) -> Screen:
     """Replicate-level profiles of the Rosetta collection (Haghighi 2022, doi 10.1038/s41592-022-01667-0).
 
     Two CSV tables with metadata of mixed types between the features. What they spell in several ways (controls, doses,
     plate names, gaps) has one spelling in a `Screen`; whatever is changed or left out is counted in a note.
     """
-    if options.cp_table not in CP_TABLES:
-        raise ScreenError(f"there is no CP table {options.cp_table!r}; cp_table is one of {', '.join(CP_TABLES)}")
+    cp_table = options["cp_table"]
+    if cp_table not in CP_TABLES:
+        raise ScreenError(f"there is no CP table {cp_table!r}; cp_table is one of {', '.join(CP_TABLES)}")
     tables, smiles, notes = [], [], []
-    for kind, role in (("cp", CP_TABLES[options.cp_table]), ("tx", "tx")):
+    for kind, role in (("cp", CP_TABLES[cp_table]), ("tx", "tx")):
         (path,) = files(role)
         metadata, features = _read_csv(path, kind)
         wells = _wells(metadata, dataset, kind, path.name, notes)

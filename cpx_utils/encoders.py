@@ -8,18 +8,18 @@ JSON, `load_encoder` reads it; nothing is pickled.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
-from itertools import islice, pairwise
+from itertools import pairwise
 from math import prod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 from scipy.linalg import eigh
-from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.covariance import ledoit_wolf, shrunk_covariance
 from sklearn.decomposition import PCA
 from sklearn.model_selection import GroupKFold
@@ -45,7 +45,6 @@ class Encoder(TransformerMixin, BaseEstimator):
 
     uses_tx = False
     cross_modal = False  # whether `transform_tx` puts TX profiles into the same space, for retrieval
-    side_by_side = False  # whether `fit_parts` is faster than one fit after the other, which needs less memory
     learned: ClassVar[tuple[str, ...]] = ()
 
     def fit(
@@ -76,16 +75,6 @@ class Encoder(TransformerMixin, BaseEstimator):
         self.check_parameters()
         self._fit(*self._checked(cp, tx, groups), controls)
         return self
-
-    def fit_parts(
-        self, parts: list[dict[str, np.ndarray | None]], options: Sequence[dict[str, Any]] = ({},)
-    ) -> list[list["Encoder"]]:
-        """Fit a clone on each of several sets of training wells, with each of several choices of parameters.
-
-        `parts` are arguments of `fit`, `options` parameters for `set_params`. Gives, for each of the options, the
-        fitted encoder of each part.
-        """
-        return [[clone(self).set_params(**option).fit(**part) for part in parts] for option in options]
 
     def check_parameters(self) -> None:
         """Refuse parameters that are out of bounds, as ScreenError; `fit` asks, and whoever wants to know before."""
@@ -127,7 +116,8 @@ class Encoder(TransformerMixin, BaseEstimator):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         method = next(name for name, encoder in METHODS.items() if encoder is type(self))
-        description = {"method": method, "parameters": self.get_params()}
+        parameters = {name: _name_of(value) for name, value in self.get_params().items()}
+        description = {"method": method, "parameters": parameters}
         (folder / "encoder.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
         save_file(self._arrays(), folder / "encoder.safetensors")
 
@@ -144,6 +134,13 @@ class Encoder(TransformerMixin, BaseEstimator):
         self.n_features_in_ = int(arrays["n_features_in_"][0])
         for name in self.learned:
             setattr(self, name, arrays[name])
+
+
+def _name_of(value):
+    """A parameter as JSON knows it: a function by its name, and where it is from unless it is of `cpx_utils.losses`."""
+    if not callable(value):
+        return value
+    return value.__name__ if value.__module__ == "cpx_utils.losses" else f"{value.__name__} of {value.__module__}"
 
 
 def load_encoder(folder: str | Path) -> Encoder:
@@ -288,7 +285,7 @@ class LdaIdentity(LinearEncoder):
     Failure mode: without replicates there is nothing to learn, and it says so.
     """
 
-    n_components: int = 50
+    n_components: int = 20
 
     def _fit(self, cp, tx, groups, controls):
         classes, of_well, counts = np.unique(groups, return_inverse=True, return_counts=True)
@@ -539,7 +536,7 @@ class NetworkEncoder(Encoder):
     Parameters
     ----------
     n_members, n_dimensions
-        Networks of the ensemble, and the length of one member's code.
+        Networks of the ensemble, trained one after the other, and the length of one member's code.
     hidden
         Widths of hidden layers; none makes the heads linear, which serves small screens best.
     n_cp_components, n_tx_components
@@ -573,12 +570,10 @@ class NetworkEncoder(Encoder):
 
     uses_tx = True
     cross_modal = True
-    side_by_side = True
     learned = ("cp_mean_", "cp_components_", "tx_mean_", "tx_components_")
-    amounts = ("input_noise",)  # what may differ among networks side by side, beside the learning rate
     heads = ("cp", "tx")  # the parts of a network that make codes of CP and of TX
 
-    n_members: int = 3
+    n_members: int = 1
     n_dimensions: int = 32
     hidden: tuple[int, ...] = ()
     n_cp_components: int = 50
@@ -598,81 +593,60 @@ class NetworkEncoder(Encoder):
     seed: int = 0
 
     def _fit(self, cp, tx, groups, controls):
-        self._fit_all([(cp, tx, groups, [self])])
 
-    def fit_parts(self, parts, options=({},)):
-        """As `Encoder.fit_parts`, with many networks trained side by side where heads are linear.
+        from cpx_utils.networks import pick_device, train
 
-        Those of all parts are, and those of options that differ in `learning_rate` or `amounts` alone. A step then
-        shows each network as many compounds as the smallest part has: of a larger one, a few drawn at random wait for
-        a later epoch.
-        """
-        fitted = [[clone(self).set_params(**option) for _ in parts] for option in options]
-        wells = [clone(self)._checked(part["cp"], part["tx"], part["groups"]) for part in parts]
-        self._fit_all([(*some, encoders) for some, *encoders in zip(wells, *fitted, strict=True)])
-        return fitted
-
-    def _fit_all(self, parts):
-        """Fit encoders of this kind; each part is CP, TX and groups of its wells, and a list of encoders."""
-        from cpx_utils.networks import pick_device
-
-        alike: dict[str, list] = {}  # by what must be the same for networks to be trained side by side
-        for cp, tx, groups, encoders in parts:
-            # What many encoders of a part have in common is worked out once.
-            basis, tx_components = cache(partial(cp_basis, cp, groups)), cache(partial(whitened_components, tx, groups))
-            for encoder in encoders:
-                encoder.check_parameters()
-                encoder.n_features_in_, encoder.device_ = cp.shape[1], pick_device(encoder.device)
-                encoder._fit_inputs(cp, groups, basis, tx_components)
-                inputs = (
-                    (cp - encoder.cp_mean_) @ encoder.cp_components_,
-                    (tx - encoder.tx_mean_) @ encoder.tx_components_,
-                )
-                rows, counts = _wells_by_compound(groups)
-                n_validation = min(round(encoder.validation_share * len(counts)), MAX_VALIDATION)
-                n_validation = n_validation if n_validation >= 2 and encoder.max_epochs > 0 else 0
-                own = {"learning_rate", *encoder.amounts}
-                settings = {name: value for name, value in encoder.get_params().items() if name not in own}
-                # Without noise none is drawn, and what is drawn after it differs.
-                key = settings, [one.shape[1] for one in inputs], n_validation > 0, encoder.input_noise > 0
-                alike.setdefault(repr(key), []).append((encoder, *inputs, rows, counts, n_validation))
-        for some in alike.values():
-            some.sort(key=lambda one: one[0].learning_rate)  # networks of one rate are moved by one call
-            some[0][0]._fit_networks(*zip(*some, strict=True))
-
-    def _fit_inputs(self, cp, groups, basis, tx_components):
-        basis = basis(self.cp_basis, self.n_cp_components)  # (n_features, n_basis)
+        self.device_ = pick_device(self.device)
+        basis = cp_basis(cp, groups, self.cp_basis, self.n_cp_components)  # (n_features, n_basis)
         _, from_basis = whitened_components(cp @ basis, groups, self.n_cp_components, self.whitening_shrinkage)
         self.cp_mean_, self.cp_components_ = cp.mean(axis=0), basis @ from_basis  # (n_features, n_cp_components)
-        self.tx_mean_, self.tx_components_ = tx_components(self.n_tx_components, self.whitening_shrinkage)
+        tx_parts = whitened_components(tx, groups, self.n_tx_components, self.whitening_shrinkage)
+        self.tx_mean_, self.tx_components_ = tx_parts
+        inputs = self._inputs("cp", cp), self._inputs("tx", tx)
+        wells = [np.flatnonzero(groups == name) for name in np.unique(groups)]
+        options = {name: getattr(self, name) for name in ("learning_rate", "weight_decay", "batch_size", "patience")}
+        n_held_out = min(round(self.validation_share * len(wells)), MAX_VALIDATION) if self.max_epochs else 0
+        self.history_, self.best_epoch_ = [], self.most_epochs(len(wells))
+        # A generator for each training, so that none depends on when another one stopped.
+        on_trial, at_last = np.random.default_rng(self.seed).spawn(2)
+        for member, rng in enumerate(on_trial.spawn(self.n_members) if n_held_out >= 2 else []):
+            order = rng.permutation(len(wells))
+            held_out, training = ([wells[i] for i in some] for some in np.split(order, [n_held_out]))
+            n_epochs = self.most_epochs(len(training))
+            with self._seeded(rng):
+                network = self._network(*(x.shape[1] for x in inputs)).to(self.device_)
+                lines = train(network, self._loss, inputs, training, n_epochs, rng=rng, held_out=held_out, **options)
+            self.history_ += [{"member": member} | line for line in lines]
+        if self.history_:
+            self.best_epoch_ = _best_epoch(self.history_)
+        self.networks_ = []
+        for rng in at_last.spawn(self.n_members):
+            with self._seeded(rng):
+                network = self._network(*(x.shape[1] for x in inputs)).to(self.device_)
+                train(network, self._loss, inputs, wells, self.best_epoch_, rng=rng, **options)
+            self.networks_.append(network.eval())
 
-    def _fit_networks(self, encoders, cp, tx, rows, counts, n_validation):
-        """Fit encoders that are alike, this one among them, each on its own inputs, wells and held-out compounds."""
-        from cpx_utils.networks import Member, train
+    def _inputs(self, modality, profiles):
+        """Components of profiles as the heads see them: (n, n_features) -> tensor (n, n_components)."""
+        import torch
 
-        data = [np.concatenate(one).astype(np.float32) for one in (cp, tx)]
-        starts = np.cumsum([0, *(len(one) for one in cp[:-1])])
-        watched, final = [], []
-        for place, encoder in enumerate(encoders):
-            encoder.history_, own = [], (rows[place] + starts[place], counts[place])
-            # A generator for each training, so that none depends on when another member's stopped.
-            on_trial, at_last = np.random.default_rng(self.seed).spawn(2)
-            for number, rng in enumerate(on_trial.spawn(self.n_members) if n_validation[place] else []):
-                parts = np.split(rng.permutation(len(own[0])), [n_validation[place]])
-                validation, training = (tuple(one[part] for one in own) for part in parts)
-                watched.append(Member(encoder, number, len(watched), rng, rng, training, validation))
-            order = np.random.default_rng(int(at_last.integers(2**31)))
-            for number, rng in enumerate(at_last.spawn(self.n_members)):
-                final.append(Member(encoder, number, place, rng, order, own))
-        if watched:
-            train(data, watched)
-        for encoder, own in zip(encoders, counts, strict=True):
-            encoder.history_.sort(key=lambda line: (line["member"], line["epoch"]))
-            encoder.best_epoch_ = _best_epoch(encoder.history_) if watched else self.most_epochs(len(own))
-        train(data, final)
-        networks = iter([member.network for member in final])
-        for encoder in encoders:
-            encoder.networks_ = list(islice(networks, self.n_members))
+        mean, components = getattr(self, f"{modality}_mean_"), getattr(self, f"{modality}_components_")
+        return torch.as_tensor((profiles - mean) @ components, dtype=torch.float32, device=self.device_)
+
+    @contextmanager
+    def _seeded(self, rng):
+        """Seed torch's weights, noise and dropout within; the caller's state stays."""
+        import torch
+
+        with torch.random.fork_rng(devices=[] if self.device_ == "cpu" else None):
+            torch.manual_seed(int(rng.integers(2**31)))
+            yield
+
+    def _noisy(self, network, values):
+        """In training, values with noise; else the values."""
+        import torch
+
+        return values + self.input_noise * torch.randn_like(values) if network.training else values
 
     def most_epochs(self, n_compounds: int) -> int:
         """Epochs within both limits; at least one, unless no training is wanted at all."""
@@ -682,18 +656,17 @@ class NetworkEncoder(Encoder):
         """Unit-length codes of every member's head `part`, side by side: (n, n_members * n_dimensions)."""
         import torch
 
-        inputs = torch.as_tensor(inputs, dtype=torch.float32, device=self.device_)
         with torch.no_grad():
             codes = [getattr(network, part)(inputs) for network in self.networks_]
             codes = [torch.nn.functional.normalize(code, dim=1) for code in codes]
         return torch.cat(codes, dim=1).cpu().numpy()
 
     def _transform(self, cp):
-        return self._encode(self.heads[0], (cp - self.cp_mean_) @ self.cp_components_)
+        return self._encode(self.heads[0], self._inputs("cp", cp))
 
     def transform_tx(self, tx: np.ndarray) -> np.ndarray:
         """Codes of TX profiles alone: (n, n_genes) -> float32 (n, n_members * n_dimensions)."""
-        return self._encode(self.heads[1], (tx - self.tx_mean_) @ self.tx_components_)
+        return self._encode(self.heads[1], self._inputs("tx", tx))
 
     def _arrays(self):
         state = {
@@ -738,11 +711,12 @@ class ContrastiveEncoder(NetworkEncoder):
 
     Parameters
     ----------
-    softness
-        Share of the answer that goes to similar TX profiles instead of the own one (`losses.soft_targets`); 0 is the
-        equation above.
+    loss
+        The name of a function of `cpx_utils.losses`, or any function `loss(cp_codes, tx_codes, temperature)` of two
+        tensors (n_pairs, n_dimensions) that gives a scalar: it is what trains. A saved encoder keeps its name alone,
+        so one with a loss from elsewhere still embeds, and can't be trained again.
     temperature
-        :math:`\tau`, from 0.025 to 10; the lower, the sharper a profile must win against all others.
+        :math:`\tau`, above 0; the lower, the sharper a profile must win against all others.
 
     Notes
     -----
@@ -753,42 +727,63 @@ class ContrastiveEncoder(NetworkEncoder):
     with one TX profile teach replicates even where TX says nothing, which is what the deranged control shows.
     """
 
-    amounts = ("input_noise", "temperature")
-
-    softness: float = 0.0
     temperature: float = 0.3
+    loss: str | Callable = "info_nce"
 
     def check_parameters(self):
-        """Refuse a softness or temperature out of bounds, as ScreenError."""
-        from cpx_utils.losses import TEMPERATURES
-
-        name, (low, high) = type(self).__name__, TEMPERATURES
-        if not 0 <= self.softness <= 1:
-            raise ScreenError(f"{name}: softness is {self.softness:g}; it is a share of the answer, from 0 to 1")
-        if not low <= self.temperature <= high:
+        """Refuse a temperature out of bounds, or an unknown loss, as ScreenError."""
+        self._loss_function()
+        if not self.temperature > 0:
             raise ScreenError(
-                f"{name}: temperature is {self.temperature:g}; cosine similarities are divided by it, and it must lie "
-                f"from {low:g} (a profile must win clearly) to {high:g} (hardly any difference counts)"
+                f"{type(self).__name__}: temperature is {self.temperature:g}; cosine similarities are divided by it, "
+                "and it must be above 0 (0.1 is sharp, 1 is soft)"
             )
 
     def _network(self, n_cp, n_tx):
         from cpx_utils.networks import TwoTower
 
-        return TwoTower(n_cp, n_tx, self.n_dimensions, self.hidden, self.dropout, self.softness)
+        return TwoTower(n_cp, n_tx, self.n_dimensions, self.hidden, self.dropout)
+
+    def _loss_function(self):
+        from cpx_utils import losses
+
+        found = self.loss if callable(self.loss) else getattr(losses, self.loss, None)
+        if found is None:
+            raise ScreenError(f"loss {self.loss!r} is none of cpx_utils.losses; give a name there, or the function")
+        return found
+
+    def _loss(self, network, cp, tx):
+        codes = network(self._noisy(network, cp), self._noisy(network, tx))
+        return self._loss_function()(*codes, self.temperature)
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class SoftContrastiveEncoder(ContrastiveEncoder):
-    """The contrastive encoder with targets softened by TX similarity.
+    """The contrastive encoder with targets softened by TX similarity (`losses.soft_info_nce`).
 
     Inactive compounds all have nearly the same TX profile. `ContrastiveEncoder` still asks a CP profile to tell its
-    own from theirs, and learns noise by it; here they share the answer. Parameters and attributes are the same.
-    Srinivasa 2023 (CWCL, arXiv 2309.14580).
+    own from theirs, and learns noise by it; here they share the answer. `softness`, from 0 to 1, is the share of the
+    answer that goes to similar TX profiles; other parameters and attributes are the same, but for `loss`, which is not
+    used. Srinivasa 2023 (CWCL, arXiv 2309.14580).
 
     Failure mode: two mechanisms that TX cannot tell apart are no longer asked to differ in CP either.
     """
 
     softness: float = 0.5
+
+    def check_parameters(self):
+        """Refuse a softness or temperature out of bounds, or a loss that would not be used, as ScreenError."""
+        super().check_parameters()
+        if not 0 <= self.softness <= 1:
+            raise ScreenError(f"softness is {self.softness:g}; it is a share of the answer, from 0 to 1")
+        if self.loss != "info_nce":
+            raise ScreenError("SoftContrastiveEncoder has a loss of its own; give `loss` to ContrastiveEncoder")
+
+    def _loss(self, network, cp, tx):
+        from cpx_utils.losses import soft_info_nce, soft_targets
+
+        codes = network(self._noisy(network, cp), self._noisy(network, tx))
+        return soft_info_nce(*codes, self.temperature, soft_targets(tx, self.softness))
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -816,24 +811,28 @@ class AutoencoderEncoder(NetworkEncoder):
     little more than principal components.
     """
 
-    amounts = ("input_noise", "tx_dropout", "cp_weight")
     heads = ("encode_cp", "encode_tx")
 
     tx_dropout: float = 0.5
     cp_weight: float = 0.3
+    learning_rate: float = 0.005
 
     def _network(self, n_cp, n_tx):
         from cpx_utils.networks import BimodalAutoencoder
 
         return BimodalAutoencoder(n_cp, n_tx, self.n_dimensions, self.hidden, self.dropout)
 
+    def _loss(self, network, cp, tx):
+        """Reconstruction error of both, from spoilt inputs in training and else from CP alone, as for new compounds."""
+        import torch
 
-def _wells_by_compound(groups):
-    """Row numbers of each compound's wells (n_compounds, most wells), padded with the first, and how many it has."""
-    order = np.argsort(groups, kind="stable")
-    _, starts, counts = np.unique(groups[order], return_index=True, return_counts=True)
-    place = np.arange(counts.max())
-    return order[starts[:, None] + np.where(place < counts[:, None], place, 0)], counts
+        from cpx_utils.losses import reconstruction
+
+        draw = torch.rand_like(cp[:, :1]) if network.training else torch.zeros_like(cp[:, :1])
+        has_tx = (draw >= self.tx_dropout).float() * float(network.training)  # (n_pairs, 1)
+        has_cp = (draw < self.tx_dropout + (1 - self.tx_dropout) / 2).float() if network.training else 1 - has_tx
+        cp_out, tx_out = network(self._noisy(network, cp), self._noisy(network, tx), has_cp, has_tx)
+        return self.cp_weight * reconstruction(cp_out, cp) + reconstruction(tx_out, tx)
 
 
 def _best_epoch(history):

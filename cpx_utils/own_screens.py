@@ -32,7 +32,6 @@ from cpx_utils.profiles import (
     ScreenError,
     check_screen,
     check_table,
-    feature_columns,
     inchikey_blocks,
     no_outcomes,
     nominal_dose,
@@ -40,7 +39,6 @@ from cpx_utils.profiles import (
     require_valid,
     some_names,
     split_values,
-    treatments,
     user_path,
 )
 from cpx_utils.provenance import sha256_file
@@ -218,12 +216,9 @@ def _read_table(path: Path, shown: str, texts: Collection[str] | None = None, la
     ending = next((ending for ending in READERS if path.name.lower().endswith(ending)), "")
     try:
         if not path.is_file():
-            what = "is a folder, not a table" if path.is_dir() else "no such file"
-            raise ScreenError(f"{what}; paths are relative to the TOML file ({path.parent})")
+            raise ScreenError(f"no such file; paths are relative to the TOML file ({path.parent})")
         if not ending:
             raise ScreenError(f"unknown format; tables are {', '.join(READERS)}")
-        if layer and ending != ".h5ad":
-            raise ScreenError(f"layer = {layer!r} is for .h5ad files; leave it out")
         frame, features = READERS[ending](path, texts, layer)
         if len(frame) == 0:
             raise ScreenError("the table has a header but no rows; it needs at least one")
@@ -476,9 +471,6 @@ def _activity_table(table: Table, aliases: dict[str, str]) -> pd.DataFrame:
     once = labels.drop_duplicates()
     clash = once.duplicated(["compound", "task"]).reindex(cells.index, fill_value=False)
     table.blame(cells["compound"], clash, "a compound has one label a task, and another stands above")
-    if len(once) < len(cells):
-        dropped = f"{(words == '').sum()} rows without a label and {len(labels) - len(once)} repeated ones"
-        table.notes.append(f"{table.shown}: {dropped} were dropped.")
     return once.astype({"active": np.int8}).rename(columns={"compound": COMPOUND}).reset_index(drop=True)
 
 
@@ -597,39 +589,19 @@ def _source(path: Path) -> dict:
     return facts | {"verified": True, "licence": "the user's own", "citation": ""}
 
 
-def review_screen(screen: Screen, max_missing: float = 0.05, min_controls: int = 4) -> list[str]:
+def review_screen(screen: Screen, min_controls: int = 4) -> list[str]:
     """What is no mistake and yet should be known before a screen is run, in sentences.
 
-    Parameters
-    ----------
-    screen : Screen
-    max_missing : float
-        Share of missing values from which the study drops a feature (`preprocessing.FeaturePreparation`).
-    min_controls : int
-        Negative controls a plate needs to be normalised (`preprocessing.normalise_plates`).
+    `min_controls` are the negative controls a plate needs to be normalised (`preprocessing.normalise_plates`).
     """
     lines, treated = [], {}
     for label, table in {"CP": screen.cp, "TX": screen.tx}.items():
-        values = table[feature_columns(table)]
-        constant, gappy = values.max() == values.min(), values.isna().mean() > max_missing
-        for mask, what in ((constant, "are constant"), (gappy, f"miss more than {max_missing:.0%} of their values")):
-            if mask.any():
-                names = some_names(values.columns[mask])
-                lines.append(f"{label}: {mask.sum()} of {len(mask)} features {what} and get dropped: {names}.")
         controls = table.groupby(PLATE)[CONTROL].sum()
-        if not table[CONTROL].any():
-            lines.append(f"{label}: no well is a negative control; plates stay as they are, without normalisation.")
-        elif (controls < min_controls).any():
-            few = f"{(controls < min_controls).sum()} of {len(controls)} plates"
+        few = f"{(controls < min_controls).sum()} of {len(controls)} plates"
+        if (controls < min_controls).any():
             lines.append(f"{label}: {few} have fewer than the {min_controls} negative controls that normalising needs.")
-        replicates = treatments(table[~table[CONTROL]]).value_counts()
-        if (replicates == 1).any():
-            single = f"{(replicates == 1).sum()} of {len(replicates)}"
-            lines.append(f"{label}: {single} treatments have one well only, and no replicates.")
         treated[label] = set(table.loc[~table[CONTROL], COMPOUND])
-    for label, other in (("CP", "TX"), ("TX", "CP")):
-        alone = sorted(treated[label] - treated[other])
-        if alone:
-            count = f"{len(alone)} of {len(treated[label])} compounds have {label} and no {other} (first: {alone[0]})"
-            lines.append(f"{count}; no encoder is trained or tested on them.")
+    alone = len(treated["CP"] ^ treated["TX"])
+    if alone:
+        lines.append(f"{alone} compounds have only one of CP and TX; no encoder is trained or tested on them.")
     return lines

@@ -12,15 +12,10 @@ Mistakes in a call or in a screen are told in one line before anything runs, wit
 import argparse
 import ast
 import difflib
-import functools
 import hashlib
-import io
-import itertools
 import json
 import logging
-import math
 import os
-import platform
 import re
 import shlex
 import shutil
@@ -28,7 +23,6 @@ import signal
 import sys
 import tempfile
 import time
-import tokenize
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent import futures
 from contextlib import contextmanager, suppress
@@ -37,11 +31,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tqdm import tqdm
+from pydantic import ConfigDict, TypeAdapter
 
 from cpx_utils.profiles import ScreenError, one_line, user_path
 from cpx_utils.provenance import (
-    FIGURE_PREFIX,
     UNFINISHED,
     atomic_path,
     locate,
@@ -74,17 +67,13 @@ PATHS_ONLY = {"run_dir", "figures_dir", "data_dir", "mirror"}
 # Files that a user names by a parameter, relative to where the runner was called.
 FILES = {"new_profiles"}
 TYPES = {"int": int, "float": float, "str": str, "bool": bool}
+TYPES |= {"list[int]": list[int], "list[float]": list[float], "list[str]": list[str]}
 EXAMPLES = {"int": "3", "float": "0.1", "str": "random", "bool": "true"}
 EXAMPLES |= {"list[int]": "1,2,3", "list[float]": "0.1,1", "list[str]": "a,b"}
 # One thread a stage, whatever --jobs is: sums over threads round differently, so results would depend on the
 # machine's load, and side-by-side stages would fight for cores. torch follows OMP_NUM_THREADS.
 THREADS_PER_STAGE = 1
 THREAD_VARIABLES = [f"{library}_NUM_THREADS" for library in ("OMP", "MKL", "OPENBLAS", "NUMBA", "BLIS")]
-# What a failure's text holds, and what to do about it.
-REMEDIES = {
-    r"No space left|quota exceeded": "make room and run the same again",
-    r"(?i)memory|unable to allocate|bad_alloc": "free memory, or run fewer notebooks side by side with --jobs 1",
-}
 GOES_ON = "finished notebooks are kept, and the same command goes on from there"
 
 
@@ -96,10 +85,10 @@ class Parameter:
     """One line of a notebook's `parameters` cell."""
 
     name: str
-    kind: str  # of `EXAMPLES`
+    kind: str  # of `TYPES`
     default: Any
-    comment: str = ""
-    choices: tuple[str, ...] = ()  # what its comment names by "one of: a, b, c"; empty if any value will do
+    comment: str
+    choices: list[str]  # what its comment names by "one of: a, b, c"; empty if any value will do
 
 
 @dataclass(frozen=True)
@@ -110,48 +99,29 @@ class Stage:
     path: Path
     question: str  # its first heading
     parameters: dict[str, Parameter]  # in the notebook's order, those of a cell `settings` last
-    cells: list[tuple[str, list[str]]]  # code and tags of its code cells, those two excepted
+    cells: list[str]  # its code, those two cells excepted
 
 
 def read_stages(notebooks: str | Path) -> list[Stage]:
-    """Read the stages of a folder: its notebooks `NN_*.ipynb`, in order of their numbers.
-
-    There being none, two of one number, or a notebook that can't be understood is a ScreenError.
-    """
-    stages = [_read_stage(path) for path in sorted(Path(notebooks).glob("[0-9][0-9]_*.ipynb"))]
+    """Read the stages of a folder: its notebooks `NN_*.ipynb`, in order; a ScreenError if one can't be understood."""
+    stages = []
+    for path in sorted(Path(notebooks).glob("[0-9][0-9]_*.ipynb")):
+        code, parameters, settings, question = [], {}, {}, ""
+        for cell in read_json(path)["cells"]:
+            source = "".join(cell["source"])  # a list of lines, or one string
+            tags = cell["metadata"].get("tags", [])
+            if cell["cell_type"] == "markdown":
+                question = question or source.strip().partition("\n")[0].lstrip("# ").strip()
+            elif "parameters" in tags:
+                parameters |= read_parameters(source, path.stem)
+            elif "settings" in tags:
+                settings |= read_parameters(source, path.stem)
+            else:
+                code.append(source)
+        stages.append(Stage(path.stem, path, question, parameters | settings, code))
     if not stages:
         raise ScreenError(f"{notebooks} holds no notebook named NN_what_it_does.ipynb, NN being two digits")
-    for first, second in itertools.pairwise(stages):
-        if first.name[:2] == second.name[:2]:
-            raise ScreenError(f"{first.name} and {second.name} share a number; rename one of them")
     return stages
-
-
-def _read_stage(path: Path) -> Stage:
-    try:
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ScreenError(f"{path} isn't a notebook: {error}") from None
-    code, parameters, settings, question = [], {}, {}, ""
-    for cell in cells:
-        source = "".join(cell["source"])  # a list of lines, or one string
-        tags = cell.get("metadata", {}).get("tags", [])
-        if cell["cell_type"] == "markdown":
-            question = question or source.strip().partition("\n")[0].lstrip("# ").strip()
-        elif "parameters" in tags:
-            parameters |= read_parameters(source, path.stem)
-        elif "settings" in tags and parameters:  # a run's values, injected before it, would be undone
-            raise ScreenError(f"{path.stem}: its cell tagged settings must come before the one tagged parameters")
-        elif "settings" in tags:
-            settings |= read_parameters(source, path.stem)
-        elif source.strip():
-            code.append((source, tags))
-    parameters |= settings
-    missing = {"dataset", "run_dir", "figures_dir"} - parameters.keys()
-    if missing:
-        lacking = f"{path.stem}: its cell tagged parameters lacks {', '.join(sorted(missing))}"
-        raise ScreenError(f'{lacking}; every notebook declares them, as in: run_dir: str = ""')
-    return Stage(path.stem, path, question, parameters, code)
 
 
 def read_parameters(source: str, where: str) -> dict[str, Parameter]:
@@ -159,64 +129,48 @@ def read_parameters(source: str, where: str) -> dict[str, Parameter]:
 
     Something else than assignments of literals, a type not known, or a default of another type is a ScreenError.
     """
-    where = f"{where}: its parameters cell"
-    try:
-        statements = ast.parse(source).body
-    except SyntaxError as error:
-        raise ScreenError(f"{where} isn't Python in line {error.lineno}: {error.msg}") from None
-    comments = {
-        token.start[0]: token.string.lstrip("# ").strip()
-        for token in tokenize.generate_tokens(io.StringIO(source).readline)
-        if token.type == tokenize.COMMENT
-    }
     found = {}
-    for node in statements:
-        try:
-            name, kind, default = node.target.id, ast.unparse(node.annotation), ast.literal_eval(node.value)
-        except (AttributeError, ValueError):
-            raise ScreenError(f"{where} isn't `name: type = value` in line {node.lineno}") from None
-        if kind not in EXAMPLES:
-            raise ScreenError(f"{where} gives {name} the type {kind}; known are {', '.join(EXAMPLES)}")
-        # a formatter may break a long line, and its comment then stands inside the brackets
-        lines = range(node.lineno, node.end_lineno + 1)
-        comment = " ".join(comments[line] for line in lines if line in comments)
-        listed = re.search(r"one of:?\s+([\w./+-]+(?:,\s*[\w./+-]+)+)", comment)
-        choices = tuple(re.split(r",\s*", listed[1])) if listed else ()
-        parameter = Parameter(name, kind, default, comment, choices)
-        found[name] = replace(parameter, default=checked_value(parameter, default))
-    return found
+    try:
+        for node in ast.parse(source).body:
+            name, default = node.target.id, ast.literal_eval(node.value)
+            lines = source.splitlines()[node.lineno - 1 : node.end_lineno]
+            # a formatter may break a long line, and its comment then stands inside the brackets
+            comment = " ".join(re.findall("  # (.*)", "\n".join(lines)))
+            choices = re.findall(r"[^, ]+", comment.partition("one of: ")[2])
+            found[name] = Parameter(name, ast.unparse(node.annotation), default, comment, choices)
+            TYPES[found[name].kind]
+    except (SyntaxError, AttributeError, ValueError, KeyError) as error:
+        what = f"{where}: each line of its parameters cell is `name: type = value  # comment`, of the types"
+        raise ScreenError(f"{what} {', '.join(TYPES)} ({error})") from None
+    return {name: replace(known, default=checked_value(known, known.default)) for name, known in found.items()}
 
 
 def checked_value(parameter: Parameter, value: Any) -> Any:
     """Return `value` in the parameter's type.
 
-    A value is a Python value, or a string as typed on the command line: "true" and "false" for bool, a Python list or
-    items with commas for lists. A whole number serves as a float; nothing else changes its type. A ScreenError says in
-    a line what the parameter wants, with an example, and what it got.
+    A value is a Python value, or a string as typed on the command line: "true" and "false" for bool, items with commas
+    or JSON for lists. A whole number serves as a float; nothing else changes its type. A ScreenError says in a line
+    what the parameter wants, with an example, and what it got.
     """
-    kind, items = parameter.kind.removeprefix("list[").removesuffix("]"), [value]
-    is_list = kind != parameter.kind
+    strict = ConfigDict(strict=True, allow_inf_nan=False)
+    adapter = TypeAdapter(TYPES[parameter.kind], config=strict)
     try:
-        if is_list and isinstance(value, str):
-            text = value.strip()
-            items = ast.literal_eval(text) if text[:1] == "[" else [item.strip() for item in text.split(",") if text]
-        elif is_list:
-            items = value
-        if kind != "str":  # "true" is Python's True; numbers aren't changed by this
-            items = [ast.literal_eval(item.strip().capitalize()) if isinstance(item, str) else item for item in items]
-        if kind == "float":
-            items = [float(item) if type(item) is int else item for item in items]
-        right = isinstance(items, list) and all(type(item) is TYPES[kind] for item in items)
-        if not right or (kind == "float" and not all(map(math.isfinite, items))):
-            raise ValueError
-    except (ValueError, SyntaxError, TypeError, OverflowError, RecursionError, MemoryError):
+        if parameter.kind == "str" or not isinstance(value, str):
+            checked = adapter.validate_python(value)
+        elif value.strip().startswith("["):
+            checked = adapter.validate_json(value)
+        else:
+            single = TypeAdapter(TYPES[re.sub(r"list\[|\]", "", parameter.kind)], config=strict)
+            checked = [single.validate_strings(item.strip()) for item in value.split(",") if item]
+            if not parameter.kind.startswith("list"):
+                [checked] = checked
+    except ValueError:  # pydantic's, or several values for one
         wanted = f"{'an' if parameter.kind == 'int' else 'a'} {parameter.kind} such as {EXAMPLES[parameter.kind]}"
-        shown = repr(value) if len(repr(value)) <= 80 else f"{repr(value)[:80]}..."
-        raise ScreenError(f"{parameter.name} wants {wanted}; {shown} isn't one") from None
-    for item in items:
-        if parameter.choices and str(item) not in parameter.choices:
-            raise ScreenError(f"{parameter.name} wants one of {', '.join(parameter.choices)}; {str(item)!r} isn't")
-    return items if is_list else items[0]
+        raise ScreenError(one_line(f"{parameter.name} wants {wanted}; {str(value)[:80]!r} isn't one")) from None
+    for item in checked if isinstance(checked, list) else [checked]:
+        if parameter.choices and item not in parameter.choices:
+            raise ScreenError(f"{parameter.name} wants one of {', '.join(parameter.choices)}; {item!r} isn't")
+    return checked
 
 
 def resolve_parameters(
@@ -298,15 +252,12 @@ class Plan:
 
 
 def watched_files(code: Iterable[str], package: Path = PACKAGE_FOLDER) -> dict[str, str]:
-    """Return what cells use of cpx_utils, with SHA-256: modules they import, also through each other, and all data.
-
-    A cell that isn't plain Python counts as importing all modules.
-    """
+    """Return what cells use of cpx_utils, with SHA-256: modules they import, also through each other, and all data."""
     sources = {path.stem: path.read_text(encoding="utf-8") for path in package.glob("*.py")}
-    queue, used = [*code, sources["__init__"]], {"__init__"}
+    queue, used = [*code], {"__init__"}
     while queue:
-        names = _imports(queue.pop())
-        new = (sources.keys() if names is None else names & sources.keys()) - used
+        lines = re.findall(r"^\s*(?:from|import) cpx_utils(\.\w+| import (?:\([^)]*\)|.*))", queue.pop(), re.MULTILINE)
+        new = (set(re.findall(r"\w+", " ".join(lines))) & sources.keys()) - used
         used |= new
         queue += [sources[name] for name in new]
     paths = [package / f"{name}.py" for name in used]
@@ -314,33 +265,15 @@ def watched_files(code: Iterable[str], package: Path = PACKAGE_FOLDER) -> dict[s
     return {path.relative_to(package).as_posix().removesuffix(".py"): sha256_file(path) for path in sorted(paths)}
 
 
-@functools.cache
-def _imports(source: str) -> frozenset[str] | None:
-    """Return the modules of cpx_utils that code imports, at any depth; None if it can't be parsed."""
-    try:
-        nodes = list(ast.walk(ast.parse(source)))
-    except SyntaxError:
-        return None
-    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
-    for node in nodes:
-        if isinstance(node, ast.ImportFrom):
-            names += [f"{node.module}.{alias.name}" for alias in node.names]
-    return frozenset(name.split(".")[1] for name in names if name.startswith("cpx_utils."))
-
-
-@functools.cache
-def _sha256(path: Path, size: int, changed: int, inode: int) -> str:
-    """Return a file's SHA-256, read once a run, since several stages ask for the same files."""
-    return sha256_file(path)
-
-
-def fingerprint(stage: Stage, parameters: dict[str, Any]) -> dict[str, Any]:
+def fingerprint(stage: Stage, parameters: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return what decides a stage's results besides the files it reads; prose and places aren't in it."""
+    versions = {"its code": hashlib.sha256(json.dumps(stage.cells).encode()).hexdigest()}
+    versions |= {f"module {name}": digest for name, digest in watched_files(stage.cells).items()}
+    versions |= {f"package {name}": version for name, version in package_versions().items()}
+    versions["Python"] = f"{sys.version_info[0]}.{sys.version_info[1]}"
     return {
-        "code": hashlib.sha256(json.dumps(stage.cells).encode()).hexdigest(),
         "parameters": {name: value for name, value in parameters.items() if name not in PATHS_ONLY},
-        "modules": watched_files(source for source, _ in stage.cells),
-        "packages": {"python": f"{sys.version_info[0]}.{sys.version_info[1]}"} | package_versions(),
+        "versions": versions,
     }
 
 
@@ -348,61 +281,52 @@ def why_stale(plan: Plan, stage: Stage, check_reads: bool = True) -> str:
     """Say in a few words why a stage must run, "" if it needn't; what it read counts if `check_reads`."""
     if plan.options.force:
         return "--force"
-    record = stage_records(plan.run_dir).get(stage.name)
-    if record is None:
-        return "its record is damaged" if plan.record(stage).is_file() else "not done yet"
+    record = stage_records(plan.run_dir).get(stage.name, {})
     if "run" not in record:
         # Run by hand, cells may have run twice, out of order or with other values than the file holds.
-        return "last run by hand"
+        return "last run by hand" if record else "not done yet"
     before, current = record["run"]["fingerprint"], fingerprint(stage, plan.parameters[stage.name])
-    if before["code"] != current["code"]:
-        return "its code changed"
-    for part in ("parameters", "modules", "packages"):
-        for name in {**before[part], **current[part]}:
-            old, new = before[part].get(name), current[part].get(name)
-            if old != new:
-                return f"{name} was {old!r}, is {new!r}" if part == "parameters" else f"{part[:-1]} {name} changed"
-    named = record["writes"] | (record["reads"] if check_reads else {})
-    files = {locate(name, plan.run_dir, plan.figures_dir): (name, digest) for name, digest in named.items()}
-    files[plan.run_dir / "notebooks" / stage.path.name] = ("its executed notebook", record["run"]["notebook"])
-    for path, (name, digest) in files.items():
-        shown = name.replace(FIGURE_PREFIX, "figure ")
-        if not path.is_file():
-            return f"{shown} is missing"
-        status = path.stat()
-        # Who changes a file may put its time back (rsync, touch), but not the inode's own.
-        if _sha256(path, status.st_size, status.st_ctime_ns, status.st_ino) != digest:
-            return f"{shown} changed"
+    for name, value in current["parameters"].items():
+        if before["parameters"].get(name) != value:
+            return f"{name} was {before['parameters'].get(name)!r}, is {value!r}"
+    for name in before["versions"] | current["versions"]:
+        if before["versions"].get(name) != current["versions"].get(name):
+            return f"{name} changed"
+    recorded = record["writes"] | (record["reads"] if check_reads else {})
+    recorded[f"notebooks/{stage.path.name}"] = record["run"]["notebook"]
+    for name, digest in recorded.items():
+        path = locate(name, plan.run_dir, plan.figures_dir)
+        if not path.is_file() or sha256_file(path) != digest:
+            return f"{name} {'changed' if path.is_file() else 'is missing'}"
     return ""
 
 
-def forecast(plan: Plan) -> dict[str, str]:
-    """Say of each selected stage, by its name, whether it is fresh, stale and why, or to be checked after others."""
-    outlook: dict[str, str] = {}
+def print_forecast(plan: Plan) -> None:
+    """Say of each selected stage whether it is fresh, stale and why, or to be checked after others."""
+    stale: set[str] = set()
     for stage in plan.selected:
-        before = upstream(stage, plan.stages)
         # what it read may still be changed by these
-        unsettled = [other.name[:2] for other in before if outlook.get(other.name, "").startswith("stale")]
+        unsettled = [other.name[:2] for other in upstream(stage, plan.stages) if other.name in stale]
         reason = why_stale(plan, stage, check_reads=not unsettled)
+        stale |= {stage.name} if reason else set()
         fresh = f"will be checked after {', '.join(unsettled)}" if unsettled else "fresh"
-        outlook[stage.name] = f"stale: {reason}" if reason else fresh
-    return outlook
+        say(f"{stage.name}: {f'stale: {reason}' if reason else fresh}")
 
 
 # --- a run --------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def kernel_environment(scheduler: str) -> Iterator[Path]:
+def kernel_environment(scheduler: str) -> Iterator[None]:
     """Set this process's environment to what kernels inherit: this very Python, nothing of the user's settings.
 
-    A temporary folder, which is given, holds the kernel's description (another one called python3 may be installed, or
-    none), its connection files and its IPython profile; nothing is written into the user's home.
+    A temporary folder holds the kernel's description (another one called python3 may be installed, or none), its
+    connection files and its IPython profile; nothing is written into the user's home.
     """
     before = dict(os.environ)
     with tempfile.TemporaryDirectory(prefix="cpx-", ignore_cleanup_errors=True) as name:
-        kernel = {"display_name": "Python 3 (the Python of run_all.py)", "language": "python"}
-        kernel["argv"] = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        kernel = {"display_name": "Python 3", "language": "python", "argv": argv}
         kernel["metadata"] = {"supported_encryption": ["curve"]}
         write_json(Path(name, "kernels", "python3", "kernel.json"), kernel)
         Path(name, "matplotlibrc").touch()  # matplotlib's own defaults, so that figures are everyone's
@@ -420,20 +344,17 @@ def kernel_environment(scheduler: str) -> Iterator[Path]:
             PYTHONPATH=os.pathsep.join(filter(None, [str(PACKAGE_FOLDER.parent), before.get("PYTHONPATH")])),
         )
         try:
-            yield Path(name)
+            yield
         finally:
             os.environ.clear()
             os.environ.update(before)
 
 
-class NotebookError(Exception):
-    """A notebook failed; its text is the line that says where and why."""
-
-
 def execute(plan: Plan, stage: Stage) -> float:
     """Execute a stage's notebook by papermill, in a kernel of its own, and complete its record; return the seconds.
 
-    The kernel ends with this process, however that ends: ipykernel looks for its parent every second.
+    The kernel ends with this process, however that ends: ipykernel looks for its parent every second. A notebook that
+    fails is a ScreenError, whose line says where and why.
     """
     import papermill
     from nbclient.exceptions import DeadKernelError
@@ -448,16 +369,14 @@ def execute(plan: Plan, stage: Stage) -> float:
     for path in (plan.record(stage), plan.run_dir / "manifest.json"):
         path.unlink(missing_ok=True)
     defaults = {name: known.default for name, known in stage.parameters.items() if name not in PLUMBING}
-    changed = dict(item for item in values.items() if item not in defaults.items())
     output, begun = plan.run_dir / "notebooks" / stage.path.name, []
-    aside = output.with_name(UNFINISHED + output.name)
     output.parent.mkdir(parents=True, exist_ok=True)
-    failure = None
+    failure = ""
     try:
         papermill.execute_notebook(
             # papermill takes braces in paths for templates
-            *(str(path).replace("{", "{{").replace("}", "}}") for path in (stage.path, aside)),
-            parameters=changed,
+            *(str(path).replace("{", "{{").replace("}", "}}") for path in (stage.path, output)),
+            parameters=dict(item for item in values.items() if item not in defaults.items()),
             kernel_name="python3",
             language="python",
             progress_bar=False,
@@ -468,19 +387,15 @@ def execute(plan: Plan, stage: Stage) -> float:
             on_cell_start=lambda cell, cell_index: begun.append(cell.cell_type == "code"),
         )
     except papermill.PapermillExecutionError as error:
-        failure = (error.ename, error.evalue)
+        failure = error.evalue if error.ename == "ScreenError" else f"{error.ename}: {error.evalue}"
     except DeadKernelError:
-        failure = ("", "the kernel died, most often for want of memory")
-    aside.replace(output)
-    if failure:
-        known = failure[0] in ("", "ScreenError")  # whose own text says it all
-        text = with_remedy(one_line(failure[1] if known else ": ".join(filter(None, failure))))
-        place = f"{stage.name} failed in cell [{sum(begun)}]"
-        raise NotebookError(f"{place}: {text} (as far as it got: {short_path(output)})")
+        failure = "the kernel died, most often for want of memory"
     record = stage_records(plan.run_dir).get(stage.name)
-    if record is None:
-        text = f"{stage.name} failed: it ran to its end without Workspace.finish(), so what it made isn't recorded"
-        raise NotebookError(f"{text}; call that in its last cell")
+    if record is None and not failure:
+        failure = "it ended without Workspace.finish(), so what it made isn't recorded"
+    if failure:
+        place = f"{stage.name} failed in cell [{sum(begun)}]"
+        raise ScreenError(f"{place}: {one_line(failure)} (as far as it got: {short_path(output)})")
     seconds = round(time.time() - start, 3)
     record["run"] = {"fingerprint": current, "notebook": sha256_file(output), "seconds": seconds}
     write_json(plan.record(stage), record)
@@ -496,122 +411,88 @@ def run_stages(plan: Plan) -> dict[str, str]:
     import psutil
 
     outcome: dict[str, str] = {}
-    waiting, running = list(plan.selected), {}
+    running: dict[futures.Future, Stage] = {}
     places = {stage.name: f"[{place}/{len(plan.stages)}] {stage.name}" for place, stage in enumerate(plan.stages, 1)}
     with kernel_environment(plan.options.scheduler), futures.ThreadPoolExecutor(plan.options.jobs) as pool:
-        bar = tqdm(total=len(waiting), disable=None, leave=False, bar_format="{elapsed} {n}/{total}{postfix}")
         try:
-            while waiting or running:
-                for stage in list(waiting):
+            while len(outcome) < len(plan.selected):
+                for stage in plan.selected:
                     needed = {other.name for other in upstream(stage, plan.stages) if other in plan.selected}
-                    if not needed <= outcome.keys():
+                    if stage.name in outcome or stage in running.values() or not needed <= outcome.keys():
                         continue
-                    waiting.remove(stage)
                     if {outcome[name] for name in needed} & {"failed", "blocked"}:
                         outcome[stage.name] = "blocked"
+                        say(f"{stage.name} isn't run, since it needs one that failed", wrong=True)
                     elif why_stale(plan, stage):
                         running[pool.submit(execute, plan, stage)] = stage
                     else:
                         outcome[stage.name] = "unchanged"
                         say(f"{places[stage.name]} ... skipped (unchanged)")
-                for future in futures.wait(running, 0.5, futures.FIRST_COMPLETED).done:
-                    stage = running.pop(future)
-                    error = future.exception()
+                for future in futures.wait(running, return_when=futures.FIRST_COMPLETED).done:
+                    stage, error = running.pop(future), future.exception()
                     outcome[stage.name] = "failed" if error else "ran"
                     say(f"{places[stage.name]} ... {'failed' if error else f'{future.result():.1f} s'}")
                     if error:
-                        plan.record(stage).unlink(missing_ok=True)
-                        other = f"{stage.name} failed: {type(error).__name__}: {with_remedy(one_line(error))}"
-                        say(str(error) if isinstance(error, NotebookError) else other, wrong=True)
-                bar.set_postfix_str(", ".join(stage.name for stage in running.values()))
-                bar.update(len(outcome) - bar.n)
+                        known = isinstance(error, ScreenError)
+                        say(str(error) if known else f"{stage.name} failed: {one_line(repr(error))}", wrong=True)
         finally:
-            bar.close()
             pool.shutdown(wait=False, cancel_futures=True)
             while not all(future.done() for future in running):
-                for process in psutil.Process().children():
+                for process in psutil.Process().children(recursive=True):
                     with suppress(psutil.Error):  # it may have ended by itself
-                        if "ipykernel_launcher" in process.cmdline():
-                            for one in (*process.children(recursive=True), process):
-                                one.kill()
+                        process.kill()
                 time.sleep(0.1)
     return outcome
 
 
 @contextmanager
-def run_lock(folder: Path, option: str = "--results") -> Iterator[None]:
-    """Hold a folder, which `option` chooses, for this process alone; clear away what killed writers left in it.
+def run_lock(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process alone; clear away what killed writers left in it.
 
     The operating system gives the lock free when the process ends, however it ends. Where another run holds it, or
     nothing can be written, a ScreenError says so.
     """
     import filelock
 
-    holder = folder / ".lock.json"
     lock = filelock.FileLock(folder / ".lock", timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except filelock.Timeout:
-        known = {"pid": "?", "host": "?"}
-        with suppress(OSError, ScreenError, TypeError):  # it may be about to say who it is
-            known |= read_json(holder)
-        what = f"{short_path(folder)} is in use by process {known['pid']} on {known['host']}"
-        raise ScreenError(f"{what}; run this again when that has ended, or give another with {option}") from None
+        what = f"{short_path(folder)} is in use by another run"
+        raise ScreenError(f"{what}; wait for its end, or give other folders with --results and --figures") from None
     except OSError as error:
-        what = f"nothing can be written in {short_path(folder)} ({error.strerror or error})"
-        raise ScreenError(f"{what}; give another with {option}") from None
-    try:
-        write_json(holder, {"pid": os.getpid(), "host": platform.node()})
+        raise ScreenError(f"nothing can be written in {short_path(folder)} ({error}); give another folder") from None
+    with lock:
         for path in list(folder.rglob(f"{UNFINISHED}*")):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         yield
-    finally:
-        with suppress(OSError):
-            holder.unlink(missing_ok=True)
-            Path(lock.lock_file).unlink()  # while it is held: whoever waits for it notices
-        lock.release()
+    lock.release()
 
 
 def run_plan(plan: Plan) -> int:
-    """Run a plan, write timings, manifest and report, and tell the claims; return the exit status.
-
-    Where what the selected stages need wasn't made before, or a folder can't be used, a ScreenError says so.
-    """
-    for stage in plan.selected:
-        others = [other for other in upstream(stage, plan.stages) if other not in plan.selected]
-        missing = [other.name for other in others if not plan.record(other).is_file()]
-        if missing:
-            what = f"{stage.name} reads what {', '.join(missing)} make{'s' if len(missing) == 1 else ''}"
-            where = f"not done in {short_path(plan.run_dir)} yet"
-            raise ScreenError(f"{what}, {where}; run --from {missing[0][:2]}, or all")
+    """Run a plan, write timings, manifest and report, and tell the claims; return the exit status."""
     started = time.time()
-    with run_lock(plan.run_dir), run_lock(plan.figures_dir, "--figures"):
+    with run_lock(plan.run_dir), run_lock(plan.figures_dir):
         diagrams = plan.stages[0].path.parent / "diagrams"
         if diagrams.is_dir():  # executed notebooks show them by relative paths
             shutil.copytree(diagrams, plan.run_dir / "notebooks" / "diagrams", dirs_exist_ok=True)
-        outcome = run_stages(plan)
+        states = list(run_stages(plan).values())
         if not (plan.run_dir / "manifest.json").is_file():
             write_summary(plan)
-        states = list(outcome.values())
         if "failed" in states:
-            blocked = [name for name, state in outcome.items() if state == "blocked"]
-            if blocked:
-                say(f"not run, since they need it: {', '.join(blocked)}", wrong=True)
             return 1
         from cpx_utils.report import write_report
 
         write_report(plan.run_dir, plan.figures_dir)
     ran, unchanged = states.count("ran"), states.count("unchanged")
     say(f"notebooks: {ran} ran, {unchanged} unchanged, {time.time() - started:.1f} s")
-    figures = [figure for record in stage_records(plan.run_dir).values() for figure in record["figures"]]
-    say(f"{len(figures)} figure{'' if len(figures) == 1 else 's'} in {short_path(plan.figures_dir)}")
     path = plan.run_dir / "tables" / "claims.csv"
     claims = pd.read_csv(path) if path.is_file() else pd.DataFrame({"verdict": []})
     for row in claims[claims["verdict"].notna()].itertuples():
         numbers = "" if pd.isna(row.effect) else f", {row.effect:+.3f} [{row.ci_low:+.3f}, {row.ci_high:+.3f}]"
-        against = "" if pd.isna(row.reference) else f" vs {row.reference}"
-        say(f"claim {row.claim}: {row.verdict} ({row.endpoint}: {row.method}{against}{numbers})")
+        say(f"claim {row.claim}: {row.verdict} ({row.endpoint}: {row.method}{numbers})")
+    say(f"figures: {short_path(plan.figures_dir)}")
     say(f"report: {short_path(plan.run_dir / 'report' / 'index.html')}")
     if plan.dataset == "simulated":
         say("The simulated screen shows that the study works; it says nothing about biology.")
@@ -619,15 +500,11 @@ def run_plan(plan: Plan) -> int:
 
 
 def write_summary(plan: Plan) -> None:
-    """Write tables/timings.csv and manifest.json from the records of the stages.
-
-    The step "total" is a stage's wall time, "kernel start" what of it lies outside of the notebook's workspace.
-    """
+    """Write tables/timings.csv and manifest.json from the records of the stages; "total" is a stage's wall time."""
     rows = []
     for stage, record in stage_records(plan.run_dir).items():
         seconds = record.get("run", record)["seconds"]
         rows.append({"stage": stage, "step": "total", "seconds": seconds, "peak_mb": record["peak_mb"]})
-        rows.append({"stage": stage, "step": "kernel start", "seconds": round(seconds - record["seconds"], 3)})
         rows += [{"stage": stage, **step} for step in record["steps"]]
     with atomic_path(plan.run_dir / "tables" / "timings.csv") as temporary:
         pd.DataFrame(rows, columns=["stage", "step", "seconds", "peak_mb"]).to_csv(temporary, index=False)
@@ -638,16 +515,8 @@ def write_summary(plan: Plan) -> None:
 
 
 def say(text: str, wrong: bool = False) -> None:
-    """Print a line, above what a terminal shows of what is running; to stderr where something is wrong."""
-    stream = sys.stderr if wrong else sys.stdout
-    tqdm.write(f"run_all: {text}" if wrong else text, file=stream)
-    stream.flush()
-
-
-def with_remedy(text: str) -> str:
-    """Add to what went wrong, told in a line, what to do about it, where that is known."""
-    known = [remedy for pattern, remedy in REMEDIES.items() if re.search(pattern, text)]
-    return f"{text}; {known[0]}" if known else text
+    """Print a line; to stderr where something is wrong."""
+    print(f"run_all: {text}" if wrong else text, file=sys.stderr if wrong else sys.stdout, flush=True)
 
 
 def short_path(path: Path) -> str:
@@ -684,8 +553,10 @@ def parse_call(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--seed", type=int, help="seed of every notebook")
     add("-p", "--parameter", action="extend", nargs="+", default=[], metavar="NAME=VALUE",
         help="set a parameter in every notebook that has it; 03.NAME=VALUE in one; --list shows them")  # fmt: skip
-    add("--results", metavar="DIR", help="runs go to DIR/DATASET/PROFILE (default: results/ of the project)")
-    add("--figures", metavar="DIR", help="pictures go to DIR/DATASET (default: figures/ of the project)")
+    add("--results", metavar="DIR", default=project_root() / "results",
+        help="runs go to DIR/DATASET/PROFILE (default: results/ of the project)")  # fmt: skip
+    add("--figures", metavar="DIR", default=project_root() / "figures",
+        help="pictures go to DIR/DATASET (default: figures/ of the project)")  # fmt: skip
     group = parser.add_argument_group("the notebooks")
     add = group.add_argument
     which = group.add_mutually_exclusive_group()
@@ -699,10 +570,8 @@ def parse_call(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--scheduler", default="", metavar="ADDRESS",
         help="compute fits on the Dask cluster of this scheduler, such as tcp://host:8786")  # fmt: skip
     options = parser.parse_args(arguments)
-    for name, lowest in (("jobs", 1), ("seed", 0)):
-        value = getattr(options, name)
-        if value is not None and value < lowest:
-            raise ScreenError(f"--{name} wants a whole number from {lowest}; {value} isn't one")
+    if options.jobs < 1 or (options.seed or 0) < 0:
+        raise ScreenError("--jobs wants a whole number from 1, --seed one from 0")
     return options
 
 
@@ -713,69 +582,49 @@ def make_plan(options: argparse.Namespace, notebooks: Path) -> Plan:
     stages = read_stages(notebooks)
     dataset, profile = dataset_name(options.dataset), options.profile
     registered = DATASETS.get(options.dataset)
-    mirror, folders = options.mirror, {}
-    if mirror and "://" not in mirror:
-        mirror = str(user_path(mirror).resolve())
-        if not os.path.isdir(mirror):
-            raise ScreenError(f"--mirror wants a folder or a URL; {options.mirror} is neither")
-    for option in ("results", "figures", "data_dir"):
-        given = getattr(options, option)
-        folders[option] = user_path(given).resolve() if given else ""
-        for part in [folders[option], *folders[option].parents] if given else []:
-            if os.path.exists(part) and not os.path.isdir(part):
-                raise ScreenError(f"--{option.replace('_', '-')} wants a folder; {part} is none")
-    run_dir = (folders["results"] or project_root() / "results") / dataset / profile
-    figures = folders["figures"] or project_root() / "figures"
-    figures_dir = figures / (f"{dataset}-smoke" if profile == "smoke" else dataset)
-    plumbing = {"run_dir": str(run_dir), "figures_dir": str(figures_dir), "data_dir": str(folders["data_dir"])}
-    plumbing |= {"mirror": mirror, "unverified": options.unverified}
-    plumbing["dataset"] = options.dataset if registered else str(user_path(options.dataset).resolve())
+    run_dir = user_path(options.results).resolve() / dataset / profile
+    figures_dir = user_path(options.figures).resolve() / (f"{dataset}-smoke" if profile == "smoke" else dataset)
+    plumbing = {"run_dir": str(run_dir), "figures_dir": str(figures_dir), "unverified": options.unverified}
+    # a kernel works in the notebooks' folder, not in the caller's
+    for name, given in {"dataset": options.dataset, "mirror": options.mirror, "data_dir": options.data_dir}.items():
+        plumbing[name] = given if not given or "://" in given or given in DATASETS else str(user_path(given).resolve())
+    if plumbing["mirror"] and "://" not in plumbing["mirror"] and not os.path.isdir(plumbing["mirror"]):
+        raise ScreenError(f"--mirror wants a folder or a URL; {options.mirror} is neither")
     layers = [registered.parameters if registered else {}, PROFILES[profile], plumbing]
     layers += [{} if options.seed is None else {"seed": options.seed}]
     parameters = resolve_parameters(stages, layers, options.parameter)
     for values in parameters.values():
         for name in FILES & values.keys():
-            if values[name]:  # a kernel works in the notebooks' folder, not in the caller's
-                path = user_path(values[name]).resolve()
-                if not os.path.isfile(path):
-                    raise ScreenError(f"{name} wants a file; {path} isn't one")
-                values[name] = str(path)
+            if values[name]:
+                values[name] = str(user_path(values[name]).resolve())
+                if not os.path.isfile(values[name]):
+                    raise ScreenError(f"{name} wants a file; {values[name]} isn't one")
     selected = stages
     if options.only:
-        chosen = [find_stage(stages, number) for number in options.only]
-        selected = [stage for stage in stages if stage in chosen]
+        chosen = {find_stage(stages, number).name for number in options.only}
+        selected = [stage for stage in stages if stage.name in chosen]
     elif options.first:
         selected = stages[stages.index(find_stage(stages, options.first)) :]
     if options.scheduler:
-        require_scheduler(options.scheduler)
+        from cpx_utils.crossfit import cluster
+
+        os.environ["CPX_SCHEDULER"] = options.scheduler
+        cluster().close()  # does it answer?
     return Plan(stages, selected, parameters, dataset, run_dir, figures_dir, options)
 
 
-def require_scheduler(address: str) -> None:
-    """Check that a Dask scheduler answers at an address; else, or without Dask, raise a ScreenError."""
-    try:
-        from distributed import Client
-    except ImportError:
-        raise ScreenError("--scheduler needs Dask: pip install -e '.[dask]' here and on every worker") from None
-    try:
-        Client(address, timeout=5, set_as_default=False).close()
-    except Exception as error:  # whatever answers at the address may be no scheduler at all
-        what = f"no Dask scheduler answers at {address} ({one_line(error)})"
-        raise ScreenError(f"{what}; give the address that `dask scheduler` prints") from None
-
-
 def print_list(plan: Plan) -> None:
-    """Print each stage's question and outlook, and its parameters as they may be typed, with type and explanation."""
+    """Print each stage's question, its parameters as they may be typed, with type and explanation, and the forecast."""
     say("-p NAME=VALUE sets a parameter in every notebook that has it, -p 03.NAME=VALUE in notebook 03 alone.")
-    for name, outlook in forecast(plan).items():
-        stage = find_stage(plan.stages, name)
-        say(f"\n{name}  ({outlook})\n  {stage.question.removeprefix(name[:2]).strip()}")
-        for known in stage.parameters.values():
-            if known.name not in PLUMBING:
-                both = (plan.parameters[name][known.name], known.default)
-                value, default = (",".join(map(str, one)) if isinstance(one, list) else str(one) for one in both)
-                told = known.comment + (f" (default: {default or 'empty'})" if value != default else "")
-                say(f"  {shlex.quote(f'{known.name}={value}'):<32} {known.kind:<12} {told}")
+    for stage in plan.stages:
+        say(f"\n{stage.name}\n  {stage.question.removeprefix(stage.name[:2]).strip()}")
+        for name, known in stage.parameters.items():
+            if name not in PLUMBING:
+                value = plan.parameters[stage.name][name]
+                typed = ",".join(map(str, value)) if isinstance(value, list) else value
+                say(f"  {shlex.quote(f'{name}={typed}'):<32} {known.kind:<12} {known.comment}")
+    say("")
+    print_forecast(plan)
 
 
 def check(options: argparse.Namespace, notebooks: Path) -> int:
@@ -815,10 +664,10 @@ def check(options: argparse.Namespace, notebooks: Path) -> int:
 def main(arguments: Sequence[str] | None = None, notebooks: str | Path | None = None) -> int:
     """Run the study from the command line (None: that of this process), on a folder of notebooks (None: the project's).
 
-    The exit status is returned: 0 done, 1 a notebook failed, 2 the call or the screen was wrong, 130 or 143 ended.
+    The exit status is returned: 0 done, 1 a notebook failed, 2 the call or the screen was wrong, 130 interrupted.
     """
-    # Turned into an exception, a signal lets the run end its stages and release its folder.
-    previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in (signal.SIGINT, signal.SIGTERM):  # as an exception, it lets the run end its kernels
+        signal.signal(number, signal.default_int_handler)
     try:
         options = parse_call(arguments)
         folder = Path(notebooks) if notebooks else project_root() / "notebooks"
@@ -830,31 +679,20 @@ def main(arguments: Sequence[str] | None = None, notebooks: str | Path | None = 
         elif options.dry_run:
             from cpx_utils.datasets import download_lines
 
+            print_forecast(plan)
             first = plan.parameters[plan.stages[0].name]
             known = {name: first[name] for name in ("mirror", "data_dir", "cp_table") if name in first}
-            outlook = [f"{name}: {text}" for name, text in forecast(plan).items()]
-            say("\n".join([*outlook, *download_lines(plan.dataset, **known)]))
+            for line in download_lines(plan.dataset, **known):
+                say(line)
         else:
             return run_plan(plan)
         return 0
     except ScreenError as error:
         say(one_line(error), wrong=True)
         return 2
-    except KeyboardInterrupt as interruption:
+    except KeyboardInterrupt:
         say(f"interrupted; {GOES_ON}", wrong=True)
-        return 128 + interruption.args[0]
-    except BrokenPipeError:  # the reader of our output (head, less) has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 130
+    except OSError as error:  # a disk that is full or gone: nobody's mistake
+        say(f"{one_line(error)}; {GOES_ON}", wrong=True)
         return 1
-    except (OSError, MemoryError) as error:  # a disk that is full or gone, too little memory: nobody's mistake
-        say(f"{with_remedy(one_line(error) or 'no memory left')}; {GOES_ON}", wrong=True)
-        return 1
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _interrupt(number: int, frame: object) -> None:
-    for other in (signal.SIGINT, signal.SIGTERM):  # no second one keeps this from ending what runs
-        signal.signal(other, signal.SIG_IGN)
-    raise KeyboardInterrupt(number)

@@ -29,7 +29,7 @@ from cpx_utils.profiles import (
 
 FEW_CONTROLS = ("leave_out", "treated")
 NO_SPREAD = 1e-9
-HARDLY_VARIES = 0.1  # of a feature's usual spread
+HARDLY_VARIES = 0.01  # of a feature's usual spread; plates of one file may come in units that differ by tens
 
 
 def leave_out_plates(screen: Screen, min_controls: int = 4, few_controls: str = "leave_out") -> Screen:
@@ -95,8 +95,8 @@ def normalise_plates(
 
     Notes
     -----
-    Where a feature's spread on a plate is below a tenth of its median spread over all plates, that median is used: a
-    division by almost nothing would give values of a hundred million. Caicedo 2017, doi 10.1038/nmeth.4397, gives the
+    Where a feature's spread on a plate is below a hundredth of its median spread over all plates, that median is used:
+    a division by almost nothing would give values of a hundred million. Caicedo 2017, doi 10.1038/nmeth.4397, gives the
     method its reasons.
     """
     from pycytominer import normalize

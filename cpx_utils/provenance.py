@@ -18,7 +18,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 import tomllib
 from collections import UserDict
@@ -31,15 +30,10 @@ import pandas as pd
 
 from cpx_utils.profiles import ScreenError
 
-try:
-    import resource
-except ImportError:  # Windows has no such module; memory is then not recorded
-    resource = None
-
 STAGES_FOLDER = "stages"
 FIGURE_PREFIX = "figures:"  # of recorded names that lie in the folder of figures, not in the run's
 UNFINISHED = ".writing-"  # how names of what isn't written to its end begin
-FIGURE_DPI = 200
+FIGURE_DPI = 150
 
 
 # --- files --------------------------------------------------------------------------------------------------
@@ -60,15 +54,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=UNFINISHED, suffix="".join(path.suffixes[-2:]), dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f"{UNFINISHED}{os.getpid()}-{path.name}")
     try:
         yield temporary
-        # mkstemp makes files only their owner can read; results are for the group, as any other new file is
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
         with open(temporary, "rb+") as written:  # else a power cut may keep the new name and lose what is in it
             os.fsync(written.fileno())
         temporary.replace(path)
@@ -89,25 +77,19 @@ def read_json(path: str | Path) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ScreenError(f"{path} isn't valid JSON ({error}); delete it and run again") from None
+        raise ScreenError(f"{path} isn't valid JSON ({error})") from None
 
 
 def project_root() -> Path:
-    """Return the folder that holds `notebooks/` and `pyproject.toml`; a ScreenError if there is none.
-
-    The package lies in it, in a checkout or an editable install; else it is the working directory or one above that.
-    """
-    for folder in [Path(__file__).resolve().parent.parent, Path.cwd(), *Path.cwd().parents]:
-        if (folder / "notebooks").is_dir() and (folder / "pyproject.toml").is_file():
-            return folder
-    raise ScreenError(
-        f"no folder with notebooks/ and pyproject.toml at or above {Path.cwd()}; start from a checkout of cpx"
-    )
+    """Return the folder of the checkout, which holds `notebooks/`, `pyproject.toml` and this package."""
+    return Path(__file__).resolve().parents[1]
 
 
 def peak_memory_mb() -> float:
-    """Return the highest resident memory of this process so far, in MB; the operating system knows no other."""
-    if resource is None:
+    """Return the highest resident memory of this process so far, in MB; NaN on Windows, which can't tell."""
+    try:
+        import resource
+    except ImportError:
         return float("nan")
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kilobytes
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
@@ -156,16 +138,15 @@ def save_figure(fig: Any, stem: Path, table: pd.DataFrame, svg: Path | None = No
     import matplotlib
 
     png, csv, beside = (stem.with_name(stem.name + suffix) for suffix in (".png", ".csv", ".svg"))
-    svg = svg or beside
     # Without these, matplotlib writes the date, its own version and random identifiers into the files.
+    metadata_of = {png: {"Software": None}, svg or beside: {"Date": None, "Creator": None}}
     with matplotlib.rc_context({"svg.hashsalt": "cpx"}):
-        with atomic_path(png) as temporary:
-            fig.savefig(temporary, bbox_inches="tight", dpi=FIGURE_DPI, metadata={"Software": None})
-        with atomic_path(svg) as temporary:
-            fig.savefig(temporary, bbox_inches="tight", metadata={"Date": None, "Creator": None})
+        for path, told in metadata_of.items():
+            with atomic_path(path) as temporary:
+                fig.savefig(temporary, bbox_inches="tight", dpi=FIGURE_DPI, metadata=told)
     with atomic_path(csv) as temporary:
         table.to_csv(temporary, index=False, float_format="%.5g", lineterminator="\n")
-    return [png, csv, svg]
+    return [png, csv, svg or beside]
 
 
 class Workspace:
@@ -189,10 +170,7 @@ class Workspace:
         if not (run_dir and figures_dir):
             # Not through `datasets`: all notebooks import this module, and each would depend on every loader.
             if dataset.endswith(".toml"):
-                try:
-                    dataset = tomllib.loads(Path(dataset).read_text(encoding="utf-8-sig"))["name"]
-                except (OSError, KeyError, ValueError, RecursionError) as error:
-                    raise ScreenError(f"{dataset} isn't the TOML file of a screen: {error}") from None
+                dataset = tomllib.loads(Path(dataset).read_text(encoding="utf-8-sig"))["name"]
             run_dir = run_dir or project_root() / "results" / dataset / "default"
             figures_dir = figures_dir or project_root() / "figures" / dataset
         self.run_dir, self.figures_dir = Path(run_dir).resolve(), Path(figures_dir).resolve()
@@ -200,8 +178,7 @@ class Workspace:
         self.figures_dir.mkdir(parents=True, exist_ok=True)
         self._reads: dict[str, str] = {}  # name to SHA-256, as the next
         self._writes: dict[str, str] = {}
-        self._outputs: list[Path] = []  # files to be hashed in the end
-        self._folders: dict[Path, Path] = {}  # final to where it is being filled
+        self._outputs: list[Path] = []  # files and folders to be hashed in the end
         self._figures: dict[str, dict] = {}
         self._steps: list[dict] = []
         self._learned: list[str] = []
@@ -235,8 +212,7 @@ class Workspace:
         Raises
         ------
         ScreenError
-            The file is missing (the line names the stage that makes it, where that ran before), its writer didn't
-            finish, or its bytes aren't what the writer recorded.
+            The file is missing, its writer didn't finish, or its bytes aren't what the writer recorded.
         """
         path = self.run_dir / name
         if name in self._writes:  # written by this very stage
@@ -246,10 +222,8 @@ class Workspace:
             stage: one["writes"][name] for stage, one in records if stage != self.stage and name in one["writes"]
         }
         stage = next(iter(writers), "an earlier notebook")
-        if not path.is_file():
-            raise ScreenError(f"{self.stage} needs {name}, which {stage} makes: run that first")
-        if not writers:
-            raise ScreenError(f"{name} is there, but the notebook that makes it didn't run to its end: run that again")
+        if not writers or not path.is_file():
+            raise ScreenError(f"{self.stage} needs {name}, which {stage} makes: run that to its end first")
         digest = sha256_file(path)
         if digest not in writers.values():
             raise ScreenError(
@@ -272,8 +246,6 @@ class Workspace:
     def record_input(self, path: str | Path) -> Path:
         """Record a file from outside the run (a user's screen, a download) as read; return it, absolute."""
         path = Path(path).resolve()
-        if not path.is_file():
-            raise ScreenError(f"{path} isn't there")
         self._reads[str(path)] = sha256_file(path)
         return path
 
@@ -285,8 +257,6 @@ class Workspace:
         The name ends in .parquet (types are kept) or .csv (for reading; 10 significant digits).
         """
         path = self.run_dir / name
-        if path.suffix not in (".parquet", ".csv"):
-            raise ValueError(f"{name}: tables end in .parquet or .csv")
         with atomic_path(path) as temporary:
             if path.suffix == ".parquet":
                 table.to_parquet(temporary, index=False)
@@ -303,18 +273,12 @@ class Workspace:
         return path
 
     def output_folder(self, name: str) -> Path:
-        """Return an empty folder to fill; `finish` records every file in it and gives it its name.
-
-        What an earlier run left under that name then goes, so that no file of other parameters stays behind.
-        """
-        final = self.run_dir / name
-        if final in self._folders:
-            shutil.rmtree(self._folders[final].parent)
-        final.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=final.parent))
-        self._folders[final] = aside / final.name  # the folder around it, its owner's alone, goes in `finish`
-        self._folders[final].mkdir()
-        return self._folders[final]
+        """Return a folder to fill, emptied of what an earlier run left; `finish` records every file in it."""
+        folder = self.output_file(name)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        self._writes = {known: digest for known, digest in self._writes.items() if not known.startswith(name + "/")}
+        return folder
 
     def figure(self, fig: Any, name: str, table: pd.DataFrame, caption: str) -> None:
         """Save a figure, `figures_dir/NAME.png`, with the table behind it; in a notebook show it with its caption.
@@ -357,17 +321,10 @@ class Workspace:
 
     def finish(self) -> pd.DataFrame:
         """Write the stage's record, `stages/<stage>.json`, in the notebook's last cell; return files and their kB."""
-        for final, filled in self._folders.items():
-            shutil.rmtree(final, ignore_errors=True)
-            filled.replace(final)
-            filled.parent.rmdir()
-            prefix = final.relative_to(self.run_dir).as_posix() + "/"
-            self._writes = {name: digest for name, digest in self._writes.items() if not name.startswith(prefix)}
-            self._outputs += final.rglob("*")
-        self._folders = {}
         for path in self._outputs:
-            if path.is_file():
-                self._writes[path.relative_to(self.run_dir).as_posix()] = sha256_file(path)
+            for file in [path, *path.rglob("*")]:
+                if file.is_file():
+                    self._writes[file.relative_to(self.run_dir).as_posix()] = sha256_file(file)
         torch = sys.modules.get("torch")  # not imported for stages that never did
         has_gpu = torch is not None and torch.cuda.is_available()
         record = {
@@ -394,14 +351,9 @@ class _Tables(UserDict):
         return self.data[name]()
 
 
-def _in_notebook() -> bool:
-    """Say whether a kernel runs this, without importing IPython for it."""
-    return "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None
-
-
 def _show(head: str, text: str, fig: Any = None) -> bool:
     """Show a figure, and words in which names from data make no elements or links; say whether a kernel runs this."""
-    if not _in_notebook():
+    if "IPython" not in sys.modules or sys.modules["IPython"].get_ipython() is None:
         return False
     from IPython.display import Markdown, display
 
@@ -425,13 +377,11 @@ def package_versions() -> dict[str, str]:
     project = tomllib.loads((project_root() / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     groups = {"": project["dependencies"]} | project.get("optional-dependencies", {})
     pinned = [line for group, lines in groups.items() if group != "test" for line in lines]
-    installed = {}
-    for name in sorted({re.match(r"[\w.-]+", line)[0] for line in pinned}):
-        try:
-            installed[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            installed[name] = ""
-    return installed
+    versions = dict.fromkeys(sorted(re.match(r"[\w.-]+", line)[0] for line in pinned), "")
+    for name in versions:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
 
 
 def run_manifest(

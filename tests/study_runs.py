@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = {path.stem: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
 # Everything as small as it can be: these runs show that the parts fit together, not what comes out.
 QUICK = ("max_epochs=15", "n_members=1", "n_derangements=1", "n_derangements_linear=2", "n_bootstrap=100",
-         "temperature=0.3", "input_noise=1", "learning_rate=0.03", "n_candidates=1", "n_null=200",
+         "temperature=0.3", "input_noise=1", "learning_rate=0.03", "n_null=200",
          "data_shares=0.5")  # fmt: skip
 KEYS = ["split", "repeat", "fold", "seed", "method", "control"]
 METHODS = (

@@ -231,17 +231,6 @@ def test_target_families_against_hand_written_tables(table):
     assert set(table) <= set(annotation.FAMILIES)
 
 
-@needs_mirror
-def test_the_tables_of_families_hold_the_real_targets():
-    path, hub = mirrored("chembl2k_assays", "hub")
-    _, tasks = annotation.read_assays("ChEMBL", [path])
-    assert set(tasks["target"]) == set(" ".join(CHEMBL2K_FAMILIES.values()).split())
-    held = annotation.read_repurposing_hub(hub)[[COMPOUND, "target"]].explode("target").dropna().drop_duplicates()
-    counts = held["target"].value_counts()
-    most = sorted(counts.index, key=lambda symbol: (-counts[symbol], symbol))[:100]
-    assert set(most) <= set(" ".join(HUB_FAMILIES.values()).split())
-
-
 # Every name among the 270 assays that tells a protein or a family, and what it should tell.
 TELLING_NAMES = {
     "GalactokinaseSignaling.Lumin.KinGlo": ("GALK1", "other enzyme"),
@@ -360,7 +349,7 @@ def test_files_that_a_screen_lacks_are_done_without_and_lists_must_fit(files, tm
     compounds, activity, tasks, _ = annotation.annotate_compounds(IDS, few, own=OWN)
     assert compounds["MoA"].tolist() == compounds["target"].tolist() == [[], []]
     assert compounds["InChIKey14"].tolist() == [ASPIRIN_BLOCK, CAFFEINE_BLOCK]
-    assert len(activity) == len(tasks) == 0 and list(tasks.columns) == TASK_COLUMNS
+    assert len(activity) == len(tasks) == 0 and list(tasks.columns)[:4] == TASK_COLUMNS
     (tmp_path / "broad_smiles").write_text(f"smiles\n{ASPIRIN}\n")
     with pytest.raises(ScreenError, match=r"broad_ids has 2 rows and broad_smiles 1"):
         annotation.annotate_compounds(IDS, files())
@@ -404,21 +393,3 @@ def test_reach_counts_paired_compounds_by_source():
         # C0 and C1 are one structure, which C2 shares mechanism a with; b is of C2 and C3
         ["MoA", 4, 2, 2, 5, 0, ""],
     ]
-
-
-@needs_mirror
-def test_no_real_label_contradicts_the_own_row_of_a_compound():
-    """Some of the 16,978 CDRP compounds in broad6k, whose assays know isomers that differ."""
-    structures = annotation.read_structures(lambda *roles: mirrored(*roles) if "broad_ids" in roles else [])
-    compounds, _ = annotation.join_structures(structures[0][COMPOUND].unique()[::6], structures)
-    labels, tasks = annotation.read_assays("broad6k", mirrored("broad6k_assays", "assay_names"))
-    ours, reached = annotation.outcomes(labels, tasks, compounds)
-    ours = ours.set_index([COMPOUND, "task"])["active"]
-    keys = pd.Series([annotation.full_key(smiles) for smiles in compounds["SMILES"]], index=compounds[COMPOUND])
-    own, by_block = labels.groupby(level=0).max(), labels.groupby(level=1).max()
-    keys = keys[keys.isin(own.index) & (keys != "")]
-    own = own.loc[keys].set_axis(keys.index).rename_axis(columns="task").stack().dropna()
-    blocks = compounds.set_index(COMPOUND)["InChIKey14"]
-    wide = by_block.reindex(blocks).set_axis(blocks.index).rename_axis(columns="task").stack().dropna()
-    assert (ours.reindex(own.index) == own).all() and len(reached) == 32
-    assert len(own) < len(ours) < len(wide) and (wide.reindex(own.index) != own).any(), "blocks alone contradict"

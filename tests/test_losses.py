@@ -1,4 +1,4 @@
-"""Losses against loops over their equations, and their closed gradients against automatic differentiation."""
+"""Losses against loops over their equations."""
 
 import math
 
@@ -6,14 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cpx_utils.losses import (
-    TEMPERATURES,
-    info_nce,
-    info_nce_gradients,
-    reconstruction,
-    soft_info_nce,
-    soft_targets,
-)
+from cpx_utils.losses import info_nce, soft_info_nce, soft_targets
 
 
 def codes(n=7, d=4, seed=0):
@@ -67,21 +60,6 @@ def test_gradients_of_info_nce_are_those_of_its_differences():
     assert torch.autograd.gradcheck(info_nce, (cp, tx, temperature))
 
 
-@pytest.mark.parametrize("temperature", [TEMPERATURES[0], 0.3, TEMPERATURES[1]])
-@pytest.mark.parametrize("softness", [0.0, 0.4])
-def test_closed_gradients_are_those_of_automatic_differentiation(temperature, softness):
-    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
-        cp, tx = (torch.tensor(one, dtype=dtype, requires_grad=True) for one in codes(n=40))
-        target = soft_targets(tx, softness)
-        soft_info_nce(cp, tx, temperature, target).backward()
-        with torch.no_grad():
-            closed = info_nce_gradients(cp, tx, temperature, target if softness else None)
-        for mine, one in zip(closed, (cp, tx), strict=True):
-            torch.testing.assert_close(mine, one.grad, rtol=0, atol=tolerance * one.grad.abs().max().item())
-    opposite = torch.cat([torch.eye(300, 8), -torch.eye(300, 8)])
-    assert all(torch.isfinite(one).all() for one in info_nce_gradients(opposite, opposite.flip(0), TEMPERATURES[0]))
-
-
 def test_soft_targets_equal_the_loop_and_let_no_gradient_through():
     tx = np.random.default_rng(4).normal(size=(7, 5))
     given = torch.tensor(tx, requires_grad=True)
@@ -93,7 +71,7 @@ def test_soft_targets_equal_the_loop_and_let_no_gradient_through():
         weights = [math.exp(-distance[i][j] / scale) for j in range(7)]
         expected = [0.4 * (i == j) + 0.6 * weights[j] / sum(weights) for j in range(7)]
         np.testing.assert_allclose(targets[i], expected, rtol=1e-8)
-    assert soft_targets(given[:1], 0.6).tolist() == [[1.0]]
+    assert soft_targets(given[:1], 0.6).item() == pytest.approx(1.0)
     assert torch.isfinite(soft_targets(torch.zeros(4, 3), 0.6)).all()
 
 
@@ -104,17 +82,3 @@ def test_inactive_compounds_share_the_answer_and_active_ones_keep_it():
     assert targets.diagonal()[:20].max() < 0.6  # shared among twenty
     assert targets.diagonal()[20:].min() > 0.95
     assert targets[:20, 20:].max() < 0.01
-
-
-def test_losses_of_several_networks_are_those_of_each():
-    generator = torch.Generator().manual_seed(4)
-    cp, tx, given = (torch.randn(3, 7, 5, generator=generator, dtype=torch.float64) for _ in range(3))
-    target = soft_targets(given, 0.4)
-    gradients = info_nce_gradients(cp, tx, 0.2, target)
-    for k in range(3):
-        torch.testing.assert_close(target[k], soft_targets(given[k], 0.4))
-        torch.testing.assert_close(info_nce(cp, tx, 0.2)[k], info_nce(cp[k], tx[k], 0.2))
-        torch.testing.assert_close(soft_info_nce(cp, tx, 0.2, target)[k], soft_info_nce(cp[k], tx[k], 0.2, target[k]))
-        torch.testing.assert_close(reconstruction(cp, tx)[k], torch.nn.functional.mse_loss(cp[k], tx[k]))
-        for one, other in zip(gradients, info_nce_gradients(cp[k], tx[k], 0.2, target[k]), strict=True):
-            torch.testing.assert_close(one[k], other)

@@ -1,13 +1,13 @@
-"""The torch modules: what a missing modality means, closed gradients, networks side by side and their optimiser."""
+"""The torch modules and the training loop: what a missing modality means, and what a step is."""
 
-import subprocess
-import sys
+import copy
 
+import numpy as np
 import pytest
 import torch
 
-from cpx_utils.losses import info_nce, info_nce_gradients
-from cpx_utils.networks import AdamW, BimodalAutoencoder, TwoTower, head, set_linear_gradients, side_by_side, write_back
+from cpx_utils.losses import info_nce
+from cpx_utils.networks import BimodalAutoencoder, TwoTower, head, train
 
 N, N_CP, N_TX, N_DIMENSIONS = 9, 6, 11, 4
 
@@ -16,11 +16,6 @@ N, N_CP, N_TX, N_DIMENSIONS = 9, 6, 11, 4
 def profiles():
     generator = torch.Generator().manual_seed(0)
     return torch.randn(N, N_CP, generator=generator), torch.randn(N, N_TX, generator=generator)
-
-
-def towers(n, hidden=()):
-    torch.manual_seed(2)
-    return [TwoTower(N_CP, N_TX, N_DIMENSIONS, hidden, 0.0) for _ in range(n)]
 
 
 def autoencoder(hidden=()):
@@ -56,57 +51,57 @@ def test_a_missing_modality_leaves_the_code_to_the_other(profiles):
         torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize("n_runs", [1, 2, 4])
-def test_runs_of_networks_may_share_their_inputs(profiles, n_runs):
-    """Networks side by side compute what each computes alone, and so do their gradients."""
-    cp, tx = (torch.stack([one + k for k in range(n_runs)]) for one in profiles)
-    each = [one.repeat_interleave(4 // n_runs, dim=0) for one in (cp, tx)]
-    alone = towers(4)
-    together = side_by_side(alone)
-    codes = together(cp, tx)
-    for part, inputs, made, gradient, whole in zip(
-        ("cp", "tx"), (cp, tx), codes, info_nce_gradients(*codes, 0.2), each, strict=True
-    ):
-        set_linear_gradients(getattr(together, part), inputs, gradient.detach())
-        layer = getattr(together, part)[0]
-        for number, network in enumerate(alone):
-            own = getattr(network, part)(whole[number])
-            torch.testing.assert_close(made[number], own)
-            own.backward(gradient[number].detach())
-            torch.testing.assert_close(layer.weight.grad[number], getattr(network, part)[0].weight.grad)
-            torch.testing.assert_close(layer.bias.grad[number, 0], getattr(network, part)[0].bias.grad)
+def loss_of(network, cp, tx):
+    return info_nce(*network(cp, tx), 0.3)
 
 
-@pytest.mark.parametrize("rates", [(0.1, 0.1, 0.1, 0.1), (0.01, 0.01, 0.1, 0.1), (0.01, 0.1, 0.01, 0.3)])
-def test_networks_side_by_side_step_as_torchs_optimiser_and_go_on_when_others_leave(profiles, rates):
-    alone = towers(4)
-    together, given_back, present = side_by_side(alone), towers(4), [0, 1, 2, 3]
-    ours = AdamW(together.parameters(), list(rates), 0.1)
-    theirs = [
-        torch.optim.AdamW(one.parameters(), lr=rate, weight_decay=0.1) for one, rate in zip(alone, rates, strict=True)
-    ]
-    for leaves in ([], [1], [0, 3], [2]):
-        for _ in range(3):
-            together.zero_grad()
-            info_nce(*together(*(torch.stack([one] * len(present)) for one in profiles)), 0.2).sum().backward()
-            ours.step()
-            for number in present:
-                alone[number].zero_grad()
-                info_nce(*alone[number](*profiles), 0.2).backward()
-                theirs[number].step()
-        write_back(together, [given_back[number] for number in present], range(len(present)))
-        for number in present:
-            for one, other in zip(given_back[number].parameters(), alone[number].parameters(), strict=True):
-                torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
-        stay = [place for place, number in enumerate(present) if number not in leaves]
-        present = [present[place] for place in stay]
-        if stay:
-            ours.keep(stay)
+OPTIONS = {"learning_rate": 0.02, "weight_decay": 0.01, "batch_size": 256}
 
 
-def test_training_does_not_load_the_compiler_of_torch():
-    code = "import sys, numpy as np; from cpx_utils.encoders import ContrastiveEncoder; r = np.random.default_rng(0); "
-    code += "ContrastiveEncoder(max_epochs=1).fit(r.normal(size=(20, 4)), r.normal(size=(20, 5))); "
-    code += "print('torch' in sys.modules, 'torch._dynamo' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["True", "False"]
+def test_a_training_is_the_loop_that_people_write():
+    """One batch an epoch and one well a compound leave nothing to chance but the order."""
+    rng = np.random.default_rng(0)
+    inputs = tuple(torch.as_tensor(rng.normal(size=(N, d)), dtype=torch.float32) for d in (N_CP, N_TX))
+    torch.manual_seed(2)
+    ours = TwoTower(N_CP, N_TX, N_DIMENSIONS, (), 0.0)
+    theirs = copy.deepcopy(ours)
+    train(ours, loss_of, inputs, [[i] for i in range(N)], 5, rng=rng, **OPTIONS)
+    optimiser = torch.optim.AdamW(theirs.parameters(), lr=0.02, weight_decay=0.01)
+    for _ in range(5):
+        optimiser.zero_grad()
+        loss_of(theirs, *inputs).backward()
+        optimiser.step()
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-4)
+
+
+def test_an_epoch_shows_one_well_of_every_compound_in_equal_batches():
+    seen = []
+
+    def spy(network, cp, tx):
+        seen.append(cp[:, 0].detach().int().tolist())
+        return network.cp(cp).sum() * 0
+
+    wells = [[0, 1, 2], [3], [4, 5], [6, 7, 8, 9], [10]]
+    inputs = torch.arange(11.0)[:, None].repeat(1, N_CP), torch.zeros(11, N_TX)
+    network = TwoTower(N_CP, N_TX, N_DIMENSIONS, (), 0.0)
+    train(network, spy, inputs, wells, 20, rng=np.random.default_rng(1), **OPTIONS | {"batch_size": 2})
+    assert [len(batch) for batch in seen[:3]] == [2, 2, 1] and len(seen) == 60
+    of_compound = {row: compound for compound, rows in enumerate(wells) for row in rows}
+    for first in range(0, 60, 3):
+        epoch = [row for batch in seen[first : first + 3] for row in batch]
+        assert sorted(of_compound[row] for row in epoch) == list(range(5))
+    assert {row for batch in seen for row in batch} == set(range(11))
+
+
+def test_training_ends_when_the_held_out_loss_no_longer_falls(profiles):
+    losses = iter([0.5, 3.0, 0.5, 2.0, 0.5, 2.5, 0.5, 2.2, 0.5, 1.0])  # of training and of held-out compounds
+
+    def planned(network, cp, tx):
+        return network.cp(cp).sum() * 0 + (0 if network.training else next(losses))
+
+    network = TwoTower(N_CP, N_TX, N_DIMENSIONS, (), 0.0)
+    options = OPTIONS | {"rng": np.random.default_rng(0), "held_out": [[7], [8]], "patience": 2}
+    history = train(network, planned, profiles, [[i] for i in range(7)], 50, **options)
+    assert [line["validation"] for line in history] == [3.0, 2.0, 2.5, pytest.approx(2.2)]
+    assert [line["epoch"] for line in history] == [1, 2, 3, 4] and not network.training

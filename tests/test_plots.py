@@ -2,7 +2,6 @@
 
 import io
 import itertools
-import json
 import warnings
 
 import matplotlib
@@ -48,17 +47,6 @@ def family_table():
     table = interval_table(TX_METHODS, ("true_pairs", "deranged"))
     parts = [table.assign(family=family, tested=family != "other") for family in FAMILIES]
     return pd.concat(parts, ignore_index=True)
-
-
-def choice_table():
-    rng = np.random.default_rng(12)
-    rows = []
-    for method, fold in itertools.product(("contrastive", "autoencoder"), (0, 1, 2, -1)):
-        values = 0.3 + 0.05 * rng.normal(size=4)
-        for number, value in enumerate(values):
-            chosen = {"temperature": (1.0, 0.3)[number // 2], "hidden": ((64,), (128, 64))[number % 2]}
-            rows.append(("random", 0, fold, method, json.dumps(chosen), value, number == values.argmin()))
-    return pd.DataFrame(rows, columns=["split", "repeat", "fold", "method", "parameters", "value", "chosen"])
 
 
 def history_table():
@@ -204,7 +192,6 @@ FIGURES = {
     "data_size_curves": (plots.data_size_curves, [size_table()], {}),
     "training_curves": (plots.training_curves, [plots.mean_curves(history_table())],
                         {"best_epochs": {"contrastive": [9, 12, 14]}, "ylabel": "loss"}),
-    "parameter_choices": (plots.parameter_choices, [choice_table()], {"ylabel": "mean rank of the own TX profile"}),
     "missing_and_counts": (plots.missing_and_counts, [pd.DataFrame({"what": ["CP", "paired"], "n": [1917, 0]})], {}),
     "control_distributions": (plots.control_distributions, [plate_table()], {}),
     "replicate_correlations": (plots.replicate_correlations, [correlation_table()], {}),
@@ -262,11 +249,6 @@ def test_it_draws_without_a_warning_and_the_same_bytes_again(name):
     assert fig.get_suptitle().replace("\n", " ") == TITLE
     assert fig.get_figwidth() in (plots.SINGLE_WIDTH, plots.FULL_WIDTH) and fig.get_figheight() < 9.5
     assert min(text.get_fontsize() for text in fig.findobj(Text) if text.get_text()) >= plots.SMALL
-
-
-@pytest.mark.parametrize("name", ["intervals", "task_gains"])
-def test_vector_files_are_the_same_bytes_again(name):
-    assert picture(draw(name), "svg") == picture(draw(name), "svg")
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -414,43 +396,6 @@ def test_mean_curves_are_short_and_training_curves_draw_them():
     assert "contrastive, best epoch 12" in words(fig)
 
 
-def test_choices_show_tuples_and_count_the_winners():
-    table, fig = choice_table(), draw("parameter_choices")
-    assert [ax.get_xlabel() for ax in fig.axes] == ["temperature", "hidden"] * 2
-    own = table[table["method"] == "autoencoder"]
-    settings = pd.DataFrame(own["parameters"].map(json.loads).tolist(), index=own.index)
-    for ax, name, values in ((fig.axes[0], "temperature", [0.3, 1.0]), (fig.axes[1], "hidden", [[64], [128, 64]])):
-        parts = [own[settings[name].map(lambda one, value=value: one == value)] for value in values]
-        labels = [label.get_text().split("\n") for label in ax.get_xticklabels()]
-        shown = ["0.3", "1"] if name == "temperature" else ["[64]", "[128, 64]"]
-        assert labels == [[word, f"n={part['chosen'].sum()}"] for word, part in zip(shown, parts, strict=True)]
-        for line, part in zip(ax.lines, parts, strict=True):
-            np.testing.assert_allclose(line.get_ydata(), part.groupby("fold")["value"].mean())
-
-
-def test_control_distributions_draw_medians_of_every_plate():
-    fig = draw("control_distributions")
-    for ax, (_, table) in zip(fig.axes, plate_table().groupby("when", sort=False), strict=True):
-        np.testing.assert_allclose(markers(ax)[0].get_ydata(), table.groupby("plate")["value"].median())
-    assert len(fig.axes[1].get_xticks()) <= 42
-
-
-def test_similarity_matrices_state_own_and_other_pairs():
-    table, fig = matrix_table(), draw("similarity_matrices")
-    for name, _ in PAIRS:
-        matrix = table[table["pairs"] == name].drop(columns="pairs").to_numpy()
-        off = matrix[~np.eye(20, dtype=bool)].mean()
-        assert f"{name}: mean of own pairs {matrix.diagonal().mean():.2f}, others {off:.2f}" in words(fig)
-    assert len({image.get_clim() for ax in fig.axes for image in ax.images}) == 1
-
-
-def test_retrieval_curves_count_the_nearest_tenth():
-    table, found = curve_table(), words(draw("retrieval_curves"))
-    own = table[(table["method"] == "rcca") & (table["control"] == "true_pairs")]
-    assert f"regularised CCA: {(own['rank_share'] <= 0.1).mean():.0%}" in found
-    assert "chance: 10%" in found and sum(text.startswith("deranged pairs") for text in found) == 4
-
-
 def test_task_scatter_fills_counts_and_names_the_chosen_tasks():
     table, fig = task_table(), draw("task_scatter")
     chosen = table[(table["tx_auc"] >= 0.7) & (table["tx_auc"] - table["cp_auc"] >= 0.1)]
@@ -460,15 +405,6 @@ def test_task_scatter_fills_counts_and_names_the_chosen_tasks():
         drawn[line.get_mfc() == "white"] += len(line.get_xdata())
     assert drawn == {False: len(chosen), True: len(table) - len(chosen)}
     assert [text.get_text() for text in fig.axes[0].texts] == ["1", "2", "3", "4", "5", "6"][: len(chosen)]
-
-
-def test_task_gains_mark_medians_and_shares():
-    ax = draw("task_gains").axes[0]
-    grouped = gain_table().groupby(["method", "control"])["gain"]
-    drawn = [line.get_xdata()[0] for line in ax.lines if line.get_color() == "black"]
-    assert sorted(drawn) == pytest.approx(sorted(grouped.median()))
-    gain = grouped.get_group(("contrastive", "true_pairs"))
-    assert f"contrastive: {gain.median():+.3f}, {(gain > 0).mean():.0%}" in row_labels(ax)
 
 
 def test_heat_maps_draw_the_first_compounds_and_box_known_mechanisms():

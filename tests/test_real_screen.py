@@ -20,7 +20,7 @@ def real(tmp_path_factory):
     small = ("04.max_epochs=40", "04.n_members=1", "04.n_derangements=1", "05.map_methods=contrastive",
              "05.n_bootstrap=200", "06.n_bootstrap=200", "06.n_draws=1", "07.n_bootstrap=500",
              "07.data_shares=0.5", "02.n_derangements_linear=4", "02.n_other_controls=0", "03.n_other_controls=0",
-             "04.n_other_controls=0", "03.n_candidates=4", "03.n_derangements=2", "04.n_candidates=1")  # fmt: skip
+             "04.n_other_controls=0", "03.n_derangements=2")  # fmt: skip
     options = ("--mirror", MIRROR, "--data-dir", str(folder / "data"))
     study = Study(folder, "cmea-u2os", "cmea-u2os", *small, options=options)
     study.done = study.run()

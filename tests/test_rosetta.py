@@ -136,20 +136,6 @@ def test_negative_controls_in_every_spelling(read):
     assert found[COMPOUND].tolist() == ["DMSO" if control else "BRD-K00000009" for control in expected]
 
 
-def test_repeated_wells_keep_the_first_and_wells_without_place_stay(read):
-    lines = CP.splitlines()
-    again = lines[1].replace(",0.5,1,2", ",99,99,99")
-    found = read(cp="\n".join([*lines, again, again.replace("24007", "24007.0")]) + "\n")
-    assert found.cp["Cells_A"].tolist() == [0.5, -1.5, 0.25, 7.0] and noted(found, "CP: 2 rows repeat a plate's well")
-    missing = read(cp=text(table(CP).drop(columns="Metadata_Well")))
-    assert missing.cp[WELL].tolist() == [""] * 4 and noted(missing, "CP table: no column Metadata_Well")
-
-
-def test_wells_without_a_treatment_are_dropped_and_counted(read):
-    found = read(cp=CP.replace("BRD-K00000002-001-02-3_10", ""))
-    assert found.cp["Cells_A"].tolist() == [0.5, 0.25, 7.0] and noted(found, "CP: 1 wells without treatment")
-
-
 def test_infinite_values_and_gaps_in_every_spelling_are_missing(read):
     written = ["inf", "-inf", "Infinity", "1e39", "", "NA", "NaN", "-nan", "null", "#N/A"]
     rows = [("BRD-K00000001_1", value) for value in written]
@@ -157,13 +143,6 @@ def test_infinite_values_and_gaps_in_every_spelling_are_missing(read):
     values = [0.5, -1.5, 0.25, 7, *[np.nan] * len(written)]
     np.testing.assert_array_equal(found.cp["Cells_A"], np.array(values, np.float32))
     assert noted(found, "CP: 4 infinite values count as missing")
-
-
-def test_features_that_tell_nothing_are_dropped_and_counted(read):
-    frame = table(CP).assign(Cells_empty="", Cells_same="3.5", Nuclei_same_or_missing=["1", "", "1", "inf"])
-    found = read(cp=text(frame))
-    assert feature_columns(found.cp) == ["Cells_A", "Cytoplasm_C", "Nuclei_B"]
-    assert noted(found, "CP: 1 features without any value and 2 constant ones were dropped")
 
 
 # the dose in the key, that in the metadata, and the nominal dose
