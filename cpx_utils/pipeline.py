@@ -286,6 +286,8 @@ def why_stale(plan: Plan, stage: Stage, check_reads: bool = True) -> str:
         # Run by hand, cells may have run twice, out of order or with other values than the file holds.
         return "last run by hand" if record else "not done yet"
     before, current = record["run"]["fingerprint"], fingerprint(stage, plan.parameters[stage.name])
+    if before.keys() != current.keys():
+        return "last run by another version of the runner"
     for name, value in current["parameters"].items():
         if before["parameters"].get(name) != value:
             return f"{name} was {before['parameters'].get(name)!r}, is {value!r}"

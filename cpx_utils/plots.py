@@ -1,8 +1,8 @@
 """One function a kind of figure, one palette and one order of methods for the whole study.
 
 A function takes a tidy table, leaves it as it is and returns a :class:`StudyFigure`; nothing is saved here. An empty
-table becomes a figure that says why, and a missing column a ``ValueError`` that names it. The same table gives the same
-picture, byte for byte: nothing draws on a global state.
+table becomes a figure that says why. The same table gives the same picture, byte for byte: nothing draws on a global
+state.
 
 The marks mean the same everywhere. Squares in greys are methods that never see transcriptomics (TX), circles are
 methods trained on Cell Painting (CP) and TX pairs, one hue each; filled is the true pairing, open is a control.
@@ -17,7 +17,7 @@ import io
 import textwrap
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import wraps
+from functools import partial, wraps
 
 import matplotlib.style
 import numpy as np
@@ -28,6 +28,8 @@ from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter, StrMethodFormatter
+
+from cpx_utils.profiles import CP_ONLY, ORACLES, UNITS
 
 METHODS = {  # in the order of the study: name for a reader, colour
     "raw_cp": ("raw CP", "#8E8E8E"),
@@ -44,11 +46,8 @@ METHODS = {  # in the order of the study: name for a reader, colour
     "tx": ("TX itself (oracle)", "#000000"),
     "cp_tx": ("CP and TX (oracle)", "#252525"),
 }
-METHOD_ORDER = list(METHODS)
 METHOD_LABELS = {method: label for method, (label, _) in METHODS.items()}
 METHOD_COLOURS = {method: colour for method, (_, colour) in METHODS.items()}
-CP_ONLY = ("raw_cp", "sphered_cp", "pca_cp", "cell_count", "lda_identity")
-ORACLES = ("tx", "cp_tx")
 CONTROL_LABELS = {
     "": "",
     "true_pairs": "true pairs",
@@ -57,14 +56,12 @@ CONTROL_LABELS = {
     "random_codes": "random codes",
     "untrained": "untrained network",
 }
-CONTROL_ORDER = list(CONTROL_LABELS)
 TRUE = ("", "true_pairs")  # no pairs at all, or the true ones
 CONTROL_MARKERS = {"deranged": "o", "rows_shuffled": "s", "random_codes": "^", "untrained": "v"}
-CONTROL_LINES = {"deranged": "--", "rows_shuffled": ":", "random_codes": "-.", "untrained": (0, (1, 3))}
 # Methods that a reader adds take one of these, the same one every time.
 SPARE_COLOURS = ("#332288", "#999933", "#882255", "#44AA99")
 CATEGORY_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#332288", "#999933")
-CATEGORY_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
+CATEGORY_LOOKS = list(zip(CATEGORY_COLOURS, "os^DvPX<", strict=True))
 MODALITY_COLOURS = {"CP": "#00785A", "TX": "#AA4499"}
 VERDICT_COLOURS = {
     "supported": "#00785A",
@@ -73,23 +70,21 @@ VERDICT_COLOURS = {
     "inconclusive": "#555555",
     "not testable": "#777777",
 }
-CALL_COLOURS = {"active": "#D55E00", "undecided": "#D9D9D9", "inactive": "#0072B2", "neither": "#424242"}
 ENDPOINT_LABELS = {
     "tx_strong_tasks": "tasks where TX excels and CP does not",
     "replicate_map": "replicates together",
     "moa_map": "mechanisms of action together",
     "family_auc": "bioactivity by target family",
 }
-ENDPOINT_UNITS = {"tx_strong_tasks": "ROC-AUC", "replicate_map": "mAP", "moa_map": "mAP", "family_auc": "ROC-AUC"}
 SIZE_ENDPOINTS = {"replicate_map": "replicate mAP", "moa_map": "MoA mAP", "roc_auc": "mean ROC-AUC of tasks"}
-CURVES = (("true_pairs", "training", "-"), ("true_pairs", "validation", "-"), ("deranged", "validation", "--"))
 REFERENCE_LABELS = {"raw_cp": "raw CP", "best": "best without TX", "deranged": "itself on deranged pairs"}
 
 SINGLE_WIDTH, FULL_WIDTH = 6.0, 7.2  # inches
 SMALL, NORMAL, LARGE = 9.0, 9.5, 11.0  # points
 PER_INCH = 12  # letters of the smaller sizes in an inch, about
 BESIDE = {"loc": "upper left", "bbox_to_anchor": (1.02, 1), "borderaxespad": 0, "alignment": "left"}  # a panel
-GREY, PALE = "#777777", "#D9D9D9"
+GREY, PALE, UNTESTED = "#777777", "#D9D9D9", "#B0B0B0"
+NOTE = {"size": SMALL, "color": GREY, "x": 0.01, "ha": "left"}  # a sentence under the whole figure
 QUIET = {"size": SMALL, "color": GREY, "style": "italic", "va": "center"}  # words where nothing can be drawn
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so every machine draws the same letters
@@ -103,6 +98,8 @@ STYLE = {
     "text.parse_math": False,  # names of compounds and assays may hold dollar signs
     "svg.hashsalt": "cpx",  # otherwise the names inside an SVG are drawn anew each time
 }
+
+_handle = partial(Line2D, [], [], ls="")  # what a legend shows of a marker, or of a line if it has a style
 
 
 class StudyFigure(Figure):
@@ -123,42 +120,28 @@ class StudyFigure(Figure):
         display({"image/png": picture, "text/plain": repr(self)}, metadata=words, raw=True)
 
 
-def _draws(*columns: str, number: str = "", reason: str) -> Callable:
-    """Make a function one that draws a table: in the style of the study, and checked.
+def _draws(reason: str, number: str = "") -> Callable:
+    """Make a function one that draws a table in the style of the study, on a global state that stays as it is.
 
-    The table must have `columns`; rows go whose `number` isn't finite; where none is left, the figure gives the reason.
+    Rows go whose `number` is missing; where none is left, the figure gives the reason.
     """
 
     def decorate(function: Callable[..., StudyFigure]) -> Callable[..., StudyFigure]:
         @wraps(function)
-        def draw(table, *others, title: str, **options) -> StudyFigure:
-            table = _need(table, columns, number)
+        def draw(table: pd.DataFrame, *others, title: str, **options) -> StudyFigure:
+            table = table.dropna(subset=number) if number and len(table) else table
+            # A csv read back has NaN where a method has no control or a task no family.
+            unnamed = {name: word for name, word in (("control", ""), ("family", "other")) if name in table}
             with matplotlib.style.context(["default", STYLE]):
                 if len(table):
-                    return function(table, *others, title=title, **options)
+                    return function(table.fillna(unnamed).reset_index(drop=True), *others, title=title, **options)
                 fig = _figure(SINGLE_WIDTH, 0.75, title)
-                _say(fig.subplots(), f"nothing to show: {reason}", SINGLE_WIDTH)
+                fig.text(0.01, 0.3, _wrap(f"nothing to show: {reason}", int(SINGLE_WIDTH * PER_INCH)), **QUIET)
                 return fig
 
         return draw
 
     return decorate
-
-
-def _need(table: pd.DataFrame | None, columns: Sequence[str], number: str = "") -> pd.DataFrame:
-    """A copy of a table; a csv read back has NaN where a method has no control or a task no family."""
-    table = pd.DataFrame(columns=list(columns)) if table is None or not len(table) else pd.DataFrame(table)
-    missing = [column for column in columns if column not in table]
-    if missing:
-        raise ValueError(f"the figure needs the columns {', '.join(missing)}; given: {', '.join(map(str, table))}")
-    for name in {"method", "control", "family"}.intersection(table):
-        names = table[name].astype(object).where(table[name].notna(), "other" if name == "family" else "")
-        table = table.assign(**{name: names.astype(str)})
-    return (table[_finite(table[number])] if number else table).reset_index(drop=True)
-
-
-def _finite(values: pd.Series) -> np.ndarray:
-    return np.isfinite(pd.to_numeric(values, errors="coerce").to_numpy(dtype=float))
 
 
 def _figure(width: float, height: float, title: str) -> StudyFigure:
@@ -175,18 +158,6 @@ def _panels(fig: Figure, n: int, across: int, **options) -> list[Axes]:
     for ax in axes[n:]:
         ax.remove()
     return list(axes[:n])
-
-
-def _say(ax: Axes, reason: str, width: float) -> None:
-    """Words in place of a panel `width` inches wide."""
-    ax.set_axis_off()
-    ax.text(0, 0.5, _wrap(reason, int(width * PER_INCH)), transform=ax.transAxes, **QUIET)
-
-
-def _note(fig: Figure, text: str) -> None:
-    """A sentence under the whole figure."""
-    text = _wrap(text, int(fig.get_figwidth() * PER_INCH))
-    fig.supxlabel(text, x=0.01, ha="left", size=SMALL, color=GREY)
 
 
 def _legend(fig: Figure, handles: Sequence, labels: Sequence[str] = (), title: str | None = None) -> None:
@@ -218,20 +189,15 @@ def _rows(ax: Axes, places: Sequence[float], labels: Sequence[str]) -> None:
 
 def order_methods(methods: Iterable[str]) -> list[str]:
     """The distinct methods; ``concat:<method>`` follows its method, unknown ones come before the oracles."""
-    first_oracle = METHOD_ORDER.index(ORACLES[0])
-
-    def place(method: str):
-        base = method.removeprefix("concat:")
-        known = base in METHODS
-        return (METHOD_ORDER.index(base) if known else first_oracle - 0.5, "" if known else base, method != base)
-
-    return sorted({str(method) for method in methods}, key=place)
+    known = [name for base in METHODS for name in (base, f"concat:{base}")]
+    last = known.index(ORACLES[0]) - 0.5
+    return sorted(set(methods), key=lambda name: (known.index(name) if name in known else last, name))
 
 
 def order_controls(controls: Iterable[str]) -> list[str]:
     """The distinct controls, the true pairing first."""
-    known = {name: number for number, name in enumerate(CONTROL_ORDER)}
-    return sorted({str(name) for name in controls}, key=lambda name: (known.get(name, len(known)), name))
+    known = list(CONTROL_LABELS)
+    return sorted(set(controls), key=lambda name: (known.index(name) if name in known else len(known), name))
 
 
 def order_pairs(table: pd.DataFrame) -> list[tuple[str, str]]:
@@ -254,28 +220,15 @@ def method_colour(method: str) -> str:
     return METHOD_COLOURS.get(base) or SPARE_COLOURS[zlib.crc32(base.encode()) % len(SPARE_COLOURS)]
 
 
-def control_label(control: str) -> str:
-    """Name of a control for a reader."""
-    return CONTROL_LABELS.get(control, control)
-
-
-def split_label(split: str) -> str:
-    """Name of a split for a reader."""
-    return {"moa": "MoA"}.get(split, split)
-
-
-def wide_table(table: pd.DataFrame, columns: str, value: str = "value") -> pd.DataFrame:
-    """Means of `value` for a reader: a row a method and control, by name; a column each of the values of `columns`.
+def wide_table(table: pd.DataFrame, columns: str) -> pd.DataFrame:
+    """Means of ``value`` for a reader: a row a method and control, by name; a column each of the values of `columns`.
 
     Values that are NaN are left out; nothing measured gives no rows.
     """
-    table = _need(table, ["method", "control", columns, value], value)
-    means = table.astype({value: float}).groupby(["method", "control", columns], sort=False)[value].mean()
-    pairs = order_pairs(table)
-    wide = means.unstack(columns).reindex(columns=list(dict.fromkeys(table[columns]))).loc[pairs]
-    names = [(method_label(method), control_label(control)) for method, control in pairs]
-    wide.index = pd.MultiIndex.from_tuples(names, names=["method", "control"])
-    return wide
+    table = table.dropna(subset="value").fillna({"control": ""})
+    wide = table.groupby(["method", "control", columns])["value"].mean().unstack(columns)
+    wide = wide.reindex(columns=table[columns].unique()).loc[order_pairs(table)]
+    return wide.rename(index=method_label, level="method").rename(index=CONTROL_LABELS, level="control")
 
 
 def _marker(method: str, control: str, colour: str = "") -> dict:
@@ -287,25 +240,19 @@ def _marker(method: str, control: str, colour: str = "") -> dict:
     return {"marker": shape, "mfc": colour, "mec": colour, "mew": 1.0, "ms": 6.0 if shape == "o" else 5.0}
 
 
-def _handle(label: str, **look) -> Line2D:
-    """What a legend shows of a marker, or of a line if it has a style."""
-    return Line2D([], [], label=label, **{"ls": ""} | look)
-
-
 def _kinds(table: pd.DataFrame) -> list[Line2D]:
     """Legend of the marker shapes that occur; empty where all rows are of one kind."""
-    pairs = order_pairs(table)
-    alone, oracle = (any(method in some for method, _ in pairs) for some in (CP_ONLY, ORACLES))
-    trained = any(control in TRUE and method not in (*CP_ONLY, *ORACLES) for method, control in pairs)
-    controls = order_controls(control for _, control in pairs if control not in TRUE)
-    kinds = [_handle("never sees TX", **_marker("raw_cp", "", GREY))] * alone
-    kinds += [_handle("trained on true CP–TX pairs", **_marker("rcca", "", GREY))] * trained
-    kinds += [_handle(f"control: {control_label(name)}", **_marker("rcca", name, GREY)) for name in controls]
-    kinds += [_handle("oracle: needs the compound's own TX", **_marker("tx", ""))] * oracle
-    return kinds if len(kinds) > 1 else []
+    kinds = {}
+    for method, control in order_pairs(table):
+        word = f"control: {CONTROL_LABELS.get(control, control)}"
+        word = "trained on true CP–TX pairs" if control in TRUE else word
+        word = "never sees TX" if method in CP_ONLY else word
+        word = "oracle: needs the compound's own TX" if method in ORACLES else word
+        kinds[word] = _handle(label=word, **_marker(method, control, "" if method in ORACLES else GREY))
+    return list(kinds.values()) if len(kinds) > 1 else []
 
 
-@_draws("method", "mean", "ci_low", "ci_high", reason="no method was measured")
+@_draws(reason="no method was measured")
 def intervals(
     table: pd.DataFrame,
     *,
@@ -338,15 +285,15 @@ def intervals(
         Panels side by side; whether all, or those of a "row", have one scale.
     """
     table = table.assign(tested=table["tested"].astype(bool) if "tested" in table else True)
+    table = table if facet else table.assign(**{"": ""})
     order = {"method": order_methods, "control": order_controls}
-    table = table.astype({name: str for name in {row, facet, mark} - {""}})
-    rows, facets, marks = (
-        order.get(name, lambda values: list(dict.fromkeys(values)))(table[name]) if name else [""]
-        for name in (row, facet, mark)
-    )
-    measured = table[_finite(table["mean"])]
+    rows, facets, marks = (order.get(name, pd.unique)(table[name]) for name in (row, facet, mark))
+    measured = table.dropna(subset="mean").sort_values(mark, key=lambda names: names.map(list(marks).index))
     heights = measured.groupby(row)[mark].nunique().reindex(rows).fillna(1) + 0.8  # a mark is one high, 0.8 is air
-    ends = np.cumsum(heights)
+    middles = heights.cumsum() - heights / 2
+    together = measured.groupby([row, facet])["mean"]
+    below = together.cumcount() - (together.transform("size") - 1) / 2
+    measured["place"] = measured[row].map(middles).astype(float) + below
     across = min(across, len(facets))
     down = -(-len(facets) // across)
     width = FULL_WIDTH if across > 1 else SINGLE_WIDTH
@@ -354,12 +301,18 @@ def intervals(
     heads = [_wrap(method_label(name) if facet == "method" else name, wide) for name in facets]
     feet = [_wrap(xlabel if isinstance(xlabel, str) else xlabel[name], wide) for name in facets]
     words = 0.15 * max(f"{head}{foot}".count("\n") for head, foot in zip(heads, feet, strict=True))
-    fig, lines = _figure(width, 0.5 + down * (0.75 + words + 0.13 * ends.iloc[-1]), title), {}
+    fig, lines = _figure(width, 0.5 + down * (0.75 + words + 0.13 * heights.sum()), title), {}
     axes = _panels(fig, len(facets), across, sharey=True, sharex=sharex)
     for ax, name, head, foot in zip(axes, facets, heads, feet, strict=True):
-        own = measured[measured[facet] == name] if facet else measured
-        for place, middle in (ends - heights / 2).items():
-            _row_of_marks(ax, own[own[row] == place], middle, marks, mark, filled)
+        own = measured[measured[facet] == name]
+        for one in own.to_dict("records"):
+            control = one[mark] if mark == "control" else "" if one[mark] in filled else "deranged"
+            marker = _marker(one["method"], control, "" if one["tested"] else UNTESTED)
+            span = {"color": marker["mec"], "lw": 1.8 if control in TRUE else 1.1}
+            ax.plot([one["ci_low"], one["ci_high"]], [one["place"]] * 2, **span)
+            ax.plot([one["mean"]], [one["place"]], ls="", zorder=3, **marker)
+        for middle in middles.drop(own[row].unique()):
+            ax.text(0.01, middle, "not measured", transform=ax.get_yaxis_transform(), **QUIET)
         raw = own[(own["method"] == "raw_cp") & own[mark].isin(filled) & (row == "method")]["mean"]
         chance = pd.Series([line.get(name) if isinstance(line, Mapping) else line]).dropna()
         for at, label, style in ((chance, line_label, "--"), (raw, "raw CP", ":")):
@@ -367,93 +320,78 @@ def intervals(
                 lines[label] = ax.axvline(at.iloc[0], color=GREY, lw=1, ls=style, zorder=1, label=label)
         ax.set(xlabel=foot, title=head)
         ax.locator_params(axis="x", nbins=5 if across < 3 else 3)
-        _rows(ax, ends - heights / 2, [_short(method_label(one) if row == "method" else one, 36) for one in rows])
+        _rows(ax, middles, [_short(method_label(one) if row == "method" else one, 36) for one in rows])
         ax.tick_params(axis="y", labelleft=ax.get_subplotspec().is_first_col())
-    ax.set_ylim(ends.iloc[-1], 0)
+    ax.set_ylim(heights.sum(), 0)
     if mark == "control":
         handles = _kinds(table)
     elif mark == "method":
-        handles = [_handle(method_label(name), **_marker(name, "")) for name in marks]
+        handles = [_handle(label=method_label(name), **_marker(name, "")) for name in marks]
     else:
-        handles = [_handle(name, **_marker("rcca", "" if name in filled else "deranged", GREY)) for name in marks]
-    handles += [] if table["tested"].all() else [_handle("too few to be tested", **_marker("rcca", "", "#B0B0B0"))]
+        handles = [_handle(label=name, **_marker("", "" if name in filled else "deranged", GREY)) for name in marks]
+    handles += [] if table["tested"].all() else [_handle(label="too few to be tested", **_marker("", "", UNTESTED))]
     if handles or lines:
         _legend(fig, [*handles, *lines.values()])
     return fig
 
 
-def _row_of_marks(ax: Axes, rows: pd.DataFrame, middle: float, marks: list[str], mark: str, filled) -> None:
-    """The marks of one row of a panel, one below the other around its middle."""
-    if not len(rows):
-        ax.text(0.01, middle, "not measured", transform=ax.get_yaxis_transform(), **QUIET)
-    rows = rows.sort_values(mark, key=lambda values: values.map(marks.index))
-    for y, (_, one) in zip(middle + np.arange(len(rows)) - (len(rows) - 1) / 2, rows.iterrows(), strict=True):
-        control = one[mark] if mark == "control" else "" if one[mark] in filled else "deranged"
-        marker = _marker(one["method"], control, "" if one["tested"] else "#B0B0B0")
-        ax.plot([one["ci_low"], one["ci_high"]], [y, y], color=marker["mec"], lw=1.8 if control in TRUE else 1.1)
-        ax.plot([one["mean"]], [y], ls="", zorder=3, **marker)
-
-
-@_draws("claim", "endpoint", "method", "reference", "effect", "ci_low", "ci_high", "verdict", "role", "claim_name",
-        "deranged_effect", "deranged_low", "deranged_high", reason="no claim was weighed")  # fmt: skip
+@_draws(reason="no claim was weighed")
 def claims_forest(claims: pd.DataFrame, *, title: str) -> StudyFigure:
     """The verdict of each claim (``claim_name`` in words) with the comparisons behind it, a panel a claim.
 
     The method of the row with the verdict is drawn: against raw CP, the best method without TX, and itself on deranged
     pairs; and, open, its deranged control against the same.
     """
-    parts, labels, verdicts = [], {}, []
-    for claim, own in claims.groupby("claim", sort=False):
-        verdict = own["verdict"].fillna("")
-        head = own.loc[verdict.ne("").idxmax()]
-        own = own[(own["endpoint"] == head["endpoint"]) & (own["method"] == head["method"])]
-        best = own["role"] == "best CP-only"
-        label = own["reference"].where(~best, "best").map(REFERENCE_LABELS)
-        panel = f"Claim {claim}: {head['claim_name']}\n{verdict[head.name]}"
-        against = ", ".join(method_label(name) for name in own.loc[best, "reference"])
-        unit = ENDPOINT_UNITS.get(head["endpoint"], "endpoint")
-        labels[panel] = f"{method_label(head['method'])} − reference, {unit}" if head["method"] else ""
-        labels[panel] += f"\n(best without TX: {against})" if against else ""
-        verdicts.append(verdict[head.name])
-        own = own.assign(panel=panel, label=label, control="true_pairs", mean=own["effect"])
-        names = {"deranged_effect": "mean", "deranged_low": "ci_low", "deranged_high": "ci_high"}
-        deranged = own.drop(columns=list(names.values())).rename(columns=names).assign(control="deranged")
-        parts += [own.dropna(subset="label"), deranged.dropna(subset=["label", "mean"])]
-        parts += [own.iloc[:1].assign(label=REFERENCE_LABELS["raw_cp"], mean=np.nan)] if label.isna().all() else []
-    table = pd.concat(parts, ignore_index=True)
+    heads = claims[claims["verdict"].fillna("") != ""]
+    table = claims.merge(heads[["claim", "endpoint", "method"]])
+    best = table["role"] == "best CP-only"
+    table["label"] = table["reference"].where(~best, "best").map(REFERENCE_LABELS)
+    # What isn't testable has no comparison: its panel says so.
+    table.loc[table.groupby("claim")["label"].transform("count") == 0, "label"] = REFERENCE_LABELS["raw_cp"]
     table["label"] = pd.Categorical(table["label"], REFERENCE_LABELS.values())
+    panels, labels = {}, {}
+    for head in heads.itertuples():
+        panel = panels[head.claim] = f"Claim {head.claim}: {head.claim_name}\n{head.verdict}"
+        labels[panel] = f"{method_label(head.method)} − reference, {UNITS[head.endpoint]}" if head.method else ""
+        for name in table.loc[best & (table["claim"] == head.claim), "reference"]:
+            labels[panel] += f"\n(best without TX: {method_label(name)})"
+    table = table.assign(panel=table["claim"].map(panels)).dropna(subset="label")
+    parts = [table.assign(control="true_pairs", mean=table["effect"])]
+    names = {"deranged_effect": "mean", "deranged_low": "ci_low", "deranged_high": "ci_high"}
+    parts += [table.drop(columns=["ci_low", "ci_high"]).rename(columns=names).assign(control="deranged")]
+    drawn = pd.concat([parts[0], parts[1].dropna(subset="mean")]).sort_values(["claim", "label"], kind="stable")
+    drawn["label"] = drawn["label"].astype(str)
     look = {"row": "label", "facet": "panel", "line": 0.0, "line_label": "no difference", "across": 2}
-    fig = intervals(table.sort_values("label", kind="stable"), title=title, xlabel=labels, **look)
-    for ax, verdict in zip(fig.axes, verdicts, strict=True):
-        ax.set_title(ax.get_title("left"), color=VERDICT_COLOURS.get(verdict, GREY))
+    fig = intervals(drawn, title=title, xlabel=labels, **look)
+    for ax, verdict in zip(fig.axes, heads.sort_values("claim")["verdict"], strict=True):
+        ax.set_title(ax.get_title("left"), color=VERDICT_COLOURS[verdict])
     return fig
 
 
-@_draws("method", "control", "n_compounds", "endpoint", "mean", "ci_low", "ci_high", number="mean",
-        reason="no endpoint could be measured")  # fmt: skip
+@_draws(reason="no endpoint could be measured", number="mean")
 def data_size_curves(table: pd.DataFrame, *, title: str) -> StudyFigure:
     """Each endpoint by the number of compounds that an encoder was trained on, a panel each of `SIZE_ENDPOINTS`."""
     endpoints = [name for name in SIZE_ENDPOINTS if (table["endpoint"] == name).any()]
-    looks = {pair: {"color": method_colour(pair[0]), **_marker(*pair)} for pair in order_pairs(table)}
-    looks = {pair: look | {"lw": 1.2, "ls": "-" if pair[1] in TRUE else "--"} for pair, look in looks.items()}
-    sizes = np.sort(table["n_compounds"].unique()).astype(float)
-    fig = _figure(FULL_WIDTH, 3.5, title)
+    pairs = order_pairs(table)
+    sizes = np.unique(table["n_compounds"])
+    fig, handles = _figure(FULL_WIDTH, 3.5, title), {}
     axes = _panels(fig, len(endpoints), len(endpoints))
     for ax, endpoint in zip(axes, endpoints, strict=True):
         # Side by side at each size, since intervals on top of each other can't be read.
-        for shift, (pair, look) in zip(np.linspace(-0.06, 0.06, len(looks)), looks.items(), strict=True):
-            own = table[(table["endpoint"] == endpoint) & (table["method"] == pair[0]) & (table["control"] == pair[1])]
-            own = own.sort_values("n_compounds")
-            x = own["n_compounds"].to_numpy(dtype=float) * np.exp(shift)
-            ax.vlines(x, own["ci_low"], own["ci_high"], color=look["color"], lw=1)
-            ax.plot(x, own["mean"], **look)
+        for shift, (method, control) in zip(np.linspace(-0.06, 0.06, len(pairs)), pairs, strict=True):
+            own = table[(table[["method", "control", "endpoint"]] == [method, control, endpoint]).all(axis=1)]
+            own = own.assign(x=own["n_compounds"] * np.exp(shift)).sort_values("x")
+            look = _marker(method, control) | {"color": method_colour(method), "ls": "-" if control in TRUE else "--"}
+            ax.vlines(own["x"], own["ci_low"], own["ci_high"], color=look["color"], lw=1)
+            ax.plot(own["x"], own["mean"], lw=1.2, **look)
+            label = method_label(method) + ("" if control in TRUE else f", {CONTROL_LABELS.get(control, control)}")
+            handles[label] = _handle(label=label, **look)
         ax.set(xscale="log", title=SIZE_ENDPOINTS[endpoint])
         ax.set_xticks(sizes, [f"{size:.0f}" for size in sizes])
         ax.minorticks_off()
     axes[0].set_ylabel("value on unseen compounds")
     axes[len(axes) // 2].set_xlabel("training compounds with TX")
-    names = [method_label(method) + ("" if one in TRUE else f", {control_label(one)}") for method, one in looks]
-    _legend(fig, [_handle(name, **look) for name, look in zip(names, looks.values(), strict=True)])
+    _legend(fig, list(handles.values()))
     return fig
 
 
@@ -463,57 +401,89 @@ def mean_curves(history: pd.DataFrame, n_epochs: int = 30) -> pd.DataFrame:
     They are means over a fold's seeds and members, at `n_epochs` epochs at most, denser where training begins.
     """
     keys = ["split", "repeat", "fold", "method", "control"]
-    history = _need(history, [*keys, "seed", "member", "epoch", "training", "validation"])
     history = history[history["control"].isin(["true_pairs", "deranged"])]
-    parts = [history.head(0)[[*keys, "epoch", "training", "validation"]]]
-    for names, runs in history.groupby(keys, sort=False):
-        epochs = np.unique(np.round(np.linspace(1, history["epoch"].max() ** 0.5, n_epochs) ** 2).astype(int))
-        means = {value: _mean_run(runs, ["seed", "member"], value) for value in ("training", "validation")}
-        part = pd.DataFrame(means).reindex(epochs).dropna(how="all").rename_axis("epoch").reset_index()
-        parts.append(part.assign(**dict(zip(keys, names, strict=True))))
-    return pd.concat(parts[len(parts) > 1 :], ignore_index=True)[[*keys, "epoch", "training", "validation"]]
+    epochs = np.unique(np.round(np.linspace(1, history["epoch"].max() ** 0.5, n_epochs) ** 2).astype(int))
+    means = {value: _mean_runs(history, keys, value).stack() for value in ("training", "validation")}
+    means = pd.DataFrame(means).dropna(how="all").reset_index()
+    return means[means["epoch"].isin(epochs)].reset_index(drop=True)
 
 
-def _mean_run(runs: pd.DataFrame, keys: list[str], value: str) -> pd.Series:
-    """Mean by epoch. A run that stopped keeps its last value; the mean ends where fewer than half still go on."""
-    wide = runs.pivot_table(index="epoch", columns=keys, values=value, aggfunc="mean")
-    going = wide.notna().mean(axis=1) >= 0.5
-    return wide.ffill().mean(axis=1)[going]
+def _mean_runs(history: pd.DataFrame, keys: list[str], value: str) -> pd.DataFrame:
+    """Means of all runs with the same `keys`, an epoch a column.
+
+    A run that stopped keeps its last value; the mean ends where fewer than half still go on.
+    """
+    runs = [name for name in history if name not in ("epoch", "training", "validation")]
+    wide = history.set_index([*runs, "epoch"])[value].unstack("epoch")
+    going = wide.notna().groupby(keys, sort=False).mean() >= 0.5
+    return wide.ffill(axis=1).groupby(keys, sort=False).mean().where(going)
 
 
-@_draws("split", "repeat", "fold", "method", "control", "epoch", "training", "validation",
-        reason="no network was trained with held-out compounds")  # fmt: skip
+@_draws(reason="no network was trained with held-out compounds")
 def training_curves(table: pd.DataFrame, *, best_epochs: Mapping[str, Sequence], ylabel: str, title: str):
     """Loss by epoch on training pairs and unseen compounds, a panel a method: thin lines the folds, bold their mean.
 
     The table is one of `mean_curves`. A vertical line is the median of a method's `best_epochs`, where it stopped.
     """
     methods = order_methods(table["method"])
+    means = {value: _mean_runs(table, ["method", "control"], value) for value in ("training", "validation")}
     fig = _figure(FULL_WIDTH if len(methods) > 1 else SINGLE_WIDTH, 3.4, title)
     for ax, method in zip(_panels(fig, len(methods), len(methods)), methods, strict=True):
-        own, colour = table[table["method"] == method], method_colour(method)
+        hues = {"training": GREY, "validation": method_colour(method)}
         best = pd.Series(best_epochs[method], dtype=float).median()
         ax.axvline(best, color=GREY, lw=1, ls=":")
         ax.set(title=f"{method_label(method)}, best epoch {best:.0f}", xlabel="epoch", ylabel=ylabel)
-        for control, value, style in CURVES:
-            runs, hue = own[(own["control"] == control) & _finite(own[value])], GREY if value == "training" else colour
-            for _, fold in runs.groupby(["split", "repeat", "fold"]) if style == "-" else []:
+        own = table[(table["method"] == method) & (table["control"] == "true_pairs")]
+        for value, hue in hues.items():
+            for _, fold in own.groupby(["split", "repeat", "fold"]):
                 ax.plot(fold["epoch"], fold[value], color=hue, lw=0.6, alpha=0.35)
-            if len(runs):
-                ax.plot(_mean_run(runs, ["split", "repeat", "fold"], value), color=hue, lw=2, ls=style)
+            ax.plot(means[value].loc[method, "true_pairs"].dropna(), color=hue, lw=2)
+        if (method, "deranged") in means["validation"].index:
+            ax.plot(means["validation"].loc[method, "deranged"].dropna(), color=hue, lw=2, ls="--")
     hues = [method_colour(method) for method in methods]
-    coloured = [tuple(_handle("", color=hue, lw=2, ls=style) for hue in hues) for style in ("-", "--")]
-    handles = [_handle("", color=GREY, lw=2, ls="-"), *coloured, _handle("", color=GREY, lw=1, ls=":")]
+    coloured = [tuple(_handle(color=hue, lw=2, ls=style) for hue in hues) for style in ("-", "--")]
+    handles = [_handle(color=GREY, lw=2, ls="-"), *coloured, _handle(color=GREY, lw=1, ls=":")]
     _legend(fig, handles, ["training pairs", "unseen compounds", "unseen, deranged pairs", "best epoch (median)"])
     return fig
 
 
+<<<<<<< HEAD
+@_draws(reason="there was one candidate, and nothing to choose", number="value")
+def parameter_choices(table: pd.DataFrame, *, ylabel: str, title: str) -> StudyFigure:
+    """What the folds saw when they chose among parameters, a panel each parameter of a method that was varied.
+
+    A row of the table is a candidate, its ``parameters`` in JSON. A dot is a fold's mean over the candidates with that
+    value of the parameter, a bar the mean of the folds; n folds chose it.
+    """
+    settings = pd.DataFrame([json.loads(text) for text in table["parameters"]]).astype(object)
+    settings = settings.map(lambda value: f"{value:g}" if isinstance(value, float) else str(value))
+    varied = settings.groupby(table["method"]).nunique() > 1
+    panels = [(method, name) for method in order_methods(table["method"]) for name in settings if varied[name][method]]
+    fig = _figure(FULL_WIDTH, 0.5 + 2.1 * -(-len(panels) // 4), title)
+    for ax, (method, name) in zip(_panels(fig, len(panels), min(len(panels), 4)), panels, strict=True):
+        rows, colour = table.assign(setting=settings[name])[table["method"] == method], method_colour(method)
+        chosen = rows.groupby("setting", sort=False)["chosen"].sum()
+        folds = rows.pivot_table(index=["split", "repeat", "fold"], columns="setting", values="value")
+        # Words come after numbers.
+        folds = folds[chosen.index].sort_index(axis=1, key=lambda names: pd.to_numeric(names, errors="coerce"))
+        for x, values in enumerate(folds.to_numpy().T):
+            ax.plot(x + np.linspace(-0.2, 0.2, len(values)), values, "o", ms=3.5, mec=colour, mfc="white", mew=0.9)
+            ax.hlines(values.mean(), x - 0.32, x + 0.32, color=colour, lw=1.6)
+        ax.set_xticks(range(folds.shape[1]), [f"{value}\nn={chosen[value]}" for value in folds])
+        ax.set(xlim=(-0.6, folds.shape[1] - 0.4), xlabel=name.replace("_", " "), title=_wrap(method_label(method), 18))
+    fig.supylabel(_wrap(ylabel, 30), size=NORMAL)
+    return fig
+
+
+@_draws(reason="nothing was counted")
+=======
 @_draws("what", "n", number="n", reason="nothing was counted")
+>>>>>>> main
 def missing_and_counts(table: pd.DataFrame, *, title: str, xlabel: str = "compounds") -> StudyFigure:
     """How many there are of each kind, such as compounds with a structure: ``what, n`` in the order of the table."""
     fig = _figure(SINGLE_WIDTH, 0.55 + 0.27 * len(table), title)
     ax = fig.subplots()
-    bars = ax.barh(range(len(table)), table["n"].astype(float), height=0.62, color=CATEGORY_COLOURS[0])
+    bars = ax.barh(range(len(table)), table["n"], height=0.62, color=CATEGORY_COLOURS[0])
     ax.bar_label(bars, fmt="{:,.0f}", padding=4)
     _rows(ax, range(len(table)), [_short(what, 48) for what in table["what"]])
     ax.set(xlim=(0, max(table["n"].max(), 1) * 1.12), xlabel=xlabel)
@@ -521,15 +491,15 @@ def missing_and_counts(table: pd.DataFrame, *, title: str, xlabel: str = "compou
     return fig
 
 
-@_draws("plate", "value", "when", number="value", reason="the screen has no control wells on named plates")
+@_draws(reason="the screen has no control wells on named plates", number="value")
 def control_distributions(table: pd.DataFrame, *, title: str) -> StudyFigure:
     """What plates do to negative controls before and after normalisation: ``plate, value, when`` of control wells."""
-    plates = list(dict.fromkeys(table["plate"].astype(str)))
+    quantiles = table.groupby(["when", "plate"], sort=False)["value"].quantile([0.05, 0.25, 0.5, 0.75, 0.95]).unstack()
+    plates = table["plate"].unique()
     fig = _figure(FULL_WIDTH, 4.3, title)
     x, step = np.arange(len(plates)), -(-len(plates) // 42)  # a tick label set upright needs about 0.15 inch
-    for ax, (when, part) in zip(fig.subplots(2, 1, sharex=True), table.groupby("when", sort=False), strict=False):
-        values = part["value"].astype(float).groupby(part["plate"].astype(str))
-        shares = values.quantile([0.05, 0.25, 0.5, 0.75, 0.95]).unstack().reindex(plates)
+    for ax, when in zip(fig.subplots(2, 1, sharex=True), table["when"].unique(), strict=True):
+        shares = quantiles.loc[when].reindex(plates)
         ax.axhline(0, color=PALE, lw=1, zorder=0)
         ax.vlines(x, shares[0.05], shares[0.95], color=CATEGORY_COLOURS[0], lw=0.8)
         ax.vlines(x, shares[0.25], shares[0.75], color=CATEGORY_COLOURS[4], lw=np.clip(150 / len(plates), 1.2, 7))
@@ -537,11 +507,12 @@ def control_distributions(table: pd.DataFrame, *, title: str) -> StudyFigure:
         ax.set(title=f"{when} normalisation", xlabel="plate", ylabel="feature value\nof the controls")
         ax.set_xticks(x[::step], [_short(name, 16) for name in plates[::step]], rotation=90)
         ax.label_outer()
-    _note(fig, "Dot: a plate's median; thick line: its middle half; thin line: its middle 90%. The scales differ.")
+    words = "Dot: a plate's median; thick line: its middle half; thin line: its middle 90%. The scales differ."
+    fig.supxlabel(words, **NOTE)
     return fig
 
 
-@_draws("modality", "kind", "correlation", number="correlation", reason="no treatment of this screen has replicates")
+@_draws(reason="no treatment of this screen has replicates", number="correlation")
 def replicate_correlations(table: pd.DataFrame, *, title: str) -> StudyFigure:
     """Densities of the correlation of two wells, a panel a modality, by kind: ``replicates, different treatments``."""
     import seaborn
@@ -549,12 +520,12 @@ def replicate_correlations(table: pd.DataFrame, *, title: str) -> StudyFigure:
     modalities = [name for name in MODALITY_COLOURS if (table["modality"] == name).any()]
     fig = _figure(FULL_WIDTH, 2.9, title)
     for ax, modality in zip(_panels(fig, len(modalities), len(modalities), sharex=True), modalities, strict=True):
-        for kind, colour in (("different treatments", "#9A9A9A"), ("replicates", MODALITY_COLOURS[modality])):
-            values = table.loc[(table["modality"] == modality) & (table["kind"] == kind), "correlation"].astype(float)
-            if values.nunique() > 1:
-                seaborn.kdeplot(x=values, ax=ax, color=colour, fill=True, alpha=0.35, lw=1.5, cut=0, gridsize=150)
-            label = f"{kind}, median {values.median():.2f}"
-            ax.axvline(values.median(), color=colour, lw=1.4, ls="--", label=label)
+        own = table[table["modality"] == modality]
+        colours = {"different treatments": "#9A9A9A", "replicates": MODALITY_COLOURS[modality]}
+        look = {"palette": colours, "common_norm": False, "fill": True, "alpha": 0.35, "lw": 1.5, "legend": False}
+        seaborn.kdeplot(own, x="correlation", hue="kind", ax=ax, cut=0, gridsize=150, warn_singular=False, **look)
+        for kind, median in own.groupby("kind")["correlation"].median().items():
+            ax.axvline(median, color=colours[kind], lw=1.4, ls="--", label=f"{kind}, median {median:.2f}")
         # Above the panel, since densities leave no corner surely free.
         ax.legend(title=modality, loc="lower left", bbox_to_anchor=(0, 1), alignment="left")
         ax.set(xlabel="correlation of two wells", ylabel="density" if modality == modalities[0] else "", yticks=[])
@@ -562,68 +533,63 @@ def replicate_correlations(table: pd.DataFrame, *, title: str) -> StudyFigure:
     return fig
 
 
-@_draws("group", "statistic", "here", "reference", "source", reason="no statistic was computed")
+@_draws(reason="no statistic was computed")
 def statistics_beside(table: pd.DataFrame, *, title: str) -> StudyFigure:
     """Statistics of this screen beside a reference from a named source, a panel a group, since units differ."""
-    groups = list(dict.fromkeys(table["group"]))
-    sizes = [(table["group"] == group).sum() for group in groups]
+    groups = list(table.groupby("group", sort=False))
+    sizes = [len(rows) for _, rows in groups]
     heights = [max(sizes[i : i + 2]) + 1.5 for i in range(0, len(sizes), 2)]
     own, other = {"marker": "o", "color": CATEGORY_COLOURS[0]}, {"marker": "o", "mfc": "white", "mec": "black"}
     fig = _figure(FULL_WIDTH, 0.4 + 0.23 * sum(heights) + 0.35 * len(heights), title)
-    for ax, group in zip(_panels(fig, len(groups), 2, height_ratios=heights), groups, strict=True):
-        rows = table[table["group"] == group]
-        y, here, there = range(len(rows)), rows["here"].astype(float), rows["reference"].astype(float)
-        ax.hlines(y, here, there, color=PALE, lw=3)
-        ax.plot(there, y, ls="", **other)
-        ax.plot(here, y, ls="", ms=5, **own)
+    for ax, (group, rows) in zip(_panels(fig, len(groups), 2, height_ratios=heights), groups, strict=True):
+        y = range(len(rows))
+        ax.hlines(y, rows["here"], rows["reference"], color=PALE, lw=3)
+        ax.plot(rows["reference"], y, ls="", **other)
+        ax.plot(rows["here"], y, ls="", ms=5, **own)
         _rows(ax, y, [_short(name, 24) for name in rows["statistic"]])
         ax.set_ylim(len(rows) - 0.4, -0.6)
         ax.locator_params(axis="x", nbins=4)
-        sources = ", ".join(dict.fromkeys(rows["source"].dropna().astype(str)))
-        ax.set_title(_wrap(f"{group}, beside {sources}" if sources else group, 38))
-    _legend(fig, [_handle("this screen", **own), _handle("reference", **other)])
+        ax.set_title(_wrap(f"{group}, beside {', '.join(rows['source'].unique())}", 38))
+    _legend(fig, [_handle(label="this screen", **own), _handle(label="reference", **other)])
     return fig
 
 
-@_draws("pairs", reason="no method maps CP and TX into one space")
+@_draws(reason="no method maps CP and TX into one space")
 def similarity_matrices(table: pd.DataFrame, *, title: str) -> StudyFigure:
     """Cosine similarity of CP (rows) to TX (columns) of compounds; own pairs are the diagonal.
 
     A panel each value of ``pairs``; all other columns of the table are the matrix.
     """
-    names = list(dict.fromkeys(table["pairs"]))
-    fig = _figure(FULL_WIDTH, 0.6 + (FULL_WIDTH - 1.2) / max(len(names), 2), title)
-    axes = _panels(fig, len(names), len(names))
+    matrices = {name: part.drop(columns="pairs").to_numpy() for name, part in table.groupby("pairs", sort=False)}
+    fig = _figure(FULL_WIDTH, 0.6 + (FULL_WIDTH - 1.2) / max(len(matrices), 2), title)
+    axes = _panels(fig, len(matrices), len(matrices))
     top = table.drop(columns="pairs").abs().stack().quantile(0.995)
-    for ax, name in zip(axes, names, strict=True):
-        matrix = table[table["pairs"] == name].drop(columns="pairs").to_numpy(dtype=float)
+    for ax, (name, matrix) in zip(axes, matrices.items(), strict=True):
         image = ax.imshow(matrix, rasterized=True, cmap="RdBu_r", vmin=-top, vmax=top, interpolation="nearest")
-        own = np.eye(*matrix.shape, dtype=bool)
+        own = np.eye(len(matrix), dtype=bool)
         ax.set_title(f"{name}: mean of\nown pairs {matrix[own].mean():.2f}, others {matrix[~own].mean():.2f}")
         ax.set(xlabel="TX of test compound", ylabel="CP of test compound" if ax is axes[0] else "")
     fig.colorbar(image, ax=axes, label="cosine similarity", shrink=0.7, extend="both")
     return fig
 
 
-@_draws("method", "control", "rank_share", "share_of_compounds", "ci_low", "ci_high", number="rank_share",
-        reason="no method maps CP and TX into one space")  # fmt: skip
+@_draws(reason="no method maps CP and TX into one space", number="rank_share")
 def retrieval_curves(table: pd.DataFrame, *, title: str) -> StudyFigure:
     """Share of compounds whose own TX profile is among the nearest x%: the further up and left, the better.
 
     ``rank_share`` is the rank of the own profile over the number of candidates; intervals are drawn for true pairs.
     """
-    pairs = order_pairs(table)
-    fig = _figure(FULL_WIDTH, max(3.8, 0.9 + 0.187 * (len(pairs) + 3)), title)
+    fig = _figure(FULL_WIDTH, 4.0, title)
     ax = fig.subplots()
-    for method, control in pairs:
+    for method, control in order_pairs(table):
         own = table[(table["method"] == method) & (table["control"] == control)].sort_values("rank_share")
-        x, y, low, high = own[["rank_share", "share_of_compounds", "ci_low", "ci_high"]].to_numpy(dtype=float).T
-        label = method_label(method) if control in TRUE else f"   {control_label(control)}"
-        label += f": {y[x <= 0.1 + 1e-9].max(initial=0):.0%}"
-        style = {"ls": CONTROL_LINES.get(control, "-"), "lw": 2 if control in TRUE else 1.2, "label": label}
-        ax.plot([0, *x, 1], [0, *y, y[-1]], color=method_colour(method), **style)
+        x, y, colour = own["rank_share"], own["share_of_compounds"], method_colour(method)
+        label = method_label(method) if control in TRUE else f"   {CONTROL_LABELS.get(control, control)}"
+        label += f": {y[x <= 0.1 + 1e-9].max():.0%}"
+        look = {"ls": "-", "lw": 2} if control in TRUE else {"ls": "--", "lw": 1.2}
+        ax.plot([0, *x, 1], [0, *y, y.iloc[-1]], color=colour, label=label, **look)
         if control in TRUE:
-            ax.fill_between(x, low, high, color=method_colour(method), alpha=0.15, lw=0, zorder=0)
+            ax.fill_between(x, own["ci_low"], own["ci_high"], color=colour, alpha=0.15, lw=0, zorder=0)
     ax.plot([0, 1], [0, 1], color=GREY, lw=1, ls=(0, (1, 1.5)), label="chance: 10%")
     ax.axvline(0.1, color=PALE, lw=1, zorder=0)
     ax.set(xlim=(0, 1), ylim=(0, 1.01), xlabel="nearest share of all TX profiles (band: 95% interval)")
@@ -634,37 +600,34 @@ def retrieval_curves(table: pd.DataFrame, *, title: str) -> StudyFigure:
     return fig
 
 
-@_draws("method", "x", "y", "label", number="x", reason="no embedding was mapped")
+@_draws(reason="no embedding was mapped", number="x")
 def embedding_maps(table: pd.DataFrame, *, title: str, label_order: Sequence[str]) -> StudyFigure:
     """Two-dimensional maps of the embeddings, a panel a method: the first eight of `label_order` in colour."""
-    looks = dict(zip(label_order, zip(CATEGORY_COLOURS, CATEGORY_MARKERS, strict=True), strict=False))
+    grey = {"other": ("#C4C4C4", "o")}  # drawn first, so that it hides none that has a name
+    looks = grey | dict(zip(label_order, CATEGORY_LOOKS, strict=False))
+    table = table.assign(label=table["label"].where(table["label"].isin(looks), "other"))
     methods = order_methods(table["method"])
-    across = min(len(methods), 3 if len(methods) <= 6 else 4)
-    down = -(-len(methods) // across)
+    across = min(len(methods), 3)
     side = FULL_WIDTH / max(across, 2)
-    fig = _figure(FULL_WIDTH, 0.5 + down * (side + 0.1) + 0.09 * len(looks), title)
+    fig = _figure(FULL_WIDTH, 0.5 - (-len(methods) // across) * (side + 0.1) + 0.09 * len(looks), title)
     for ax, method in zip(_panels(fig, len(methods), across), methods, strict=True):
-        own = table[table["method"] == method]
-        grey = own[~own["label"].isin(looks)]
-        ax.scatter(grey["x"], grey["y"], s=3, color="#C4C4C4", lw=0, rasterized=True)
         for label, (colour, marker) in looks.items():
-            one = own[own["label"] == label]
-            ax.scatter(one["x"], one["y"], s=16, color=colour, marker=marker, lw=0.3, ec="white", rasterized=True)
+            own = table[(table["method"] == method) & (table["label"] == label)]
+            size = 3 if label == "other" else 16
+            ax.scatter(own["x"], own["y"], s=size, color=colour, marker=marker, lw=0.3, ec="white", rasterized=True)
         ax.set_title(_wrap(method_label(method), int(side * 10)))
         ax.set(xticks=[], yticks=[], box_aspect=1)
-    handles = [_handle(_short(label, 36), marker=marker, color=colour) for label, (colour, marker) in looks.items()]
-    handles.append(_handle("other", marker="o", ms=2.5, color="#C4C4C4"))
+    handles = [_handle(label=_short(label, 36), marker=marker, color=hue) for label, (hue, marker) in looks.items()]
     _legend(fig, handles, title="UMAP: for the eye only, nothing is measured on it")
     return fig
 
 
-@_draws("task", "family", "cp_auc", "tx_auc", number="cp_auc", reason="no task was measured with both CP and TX")
+@_draws(reason="no task was measured with both CP and TX", number="cp_auc")
 def task_scatter(table: pd.DataFrame, *, title: str, tx_min: float, margin: float) -> StudyFigure:
     """Every task by the ROC-AUC that raw CP and measured TX reach on it; shaded: TX strong and CP weak.
 
     Chosen are tasks with ``tx_auc >= tx_min`` and ``tx_auc - cp_auc >= margin``; six of them are numbered and named.
     """
-    table = table.astype({"cp_auc": float, "tx_auc": float})
     points = table[["cp_auc", "tx_auc"]]
     gap = table["tx_auc"] - table["cp_auc"]
     chosen = (table["tx_auc"] >= tx_min) & (gap >= margin)
@@ -673,14 +636,13 @@ def task_scatter(table: pd.DataFrame, *, title: str, tx_min: float, margin: floa
     ax = fig.subplots()
     # The families with most chosen tasks, then most tasks, have a colour.
     counts = table.assign(chosen=chosen).groupby("family")["chosen"].agg(["sum", "size"]).drop("other", errors="ignore")
-    named = counts.sort_values(["sum", "size"], ascending=False, kind="stable").index[: len(CATEGORY_COLOURS) - 1]
+    named = counts.sort_values(["sum", "size"], ascending=False, kind="stable").index[: len(CATEGORY_LOOKS) - 1]
     shown = table["family"].where(table["family"].isin(named), "other families")
-    looks = dict(zip(named, zip(CATEGORY_COLOURS, CATEGORY_MARKERS, strict=True), strict=False))
-    for family, (colour, marker) in (looks | {"other families": ("#9A9A9A", "o")}).items():
-        label = f"{_short(family, 28)} ({(shown == family).sum()})"
-        for part, face, name in ((~chosen, "white", None), (chosen, colour, label)):
-            own = points[part & (shown == family)]
-            ax.plot(*own.to_numpy().T, ls="", marker=marker, ms=5, mfc=face, color=colour, label=name)
+    looks = dict(zip(named, CATEGORY_LOOKS, strict=False)) | {"other families": ("#9A9A9A", "o")}
+    for family, (colour, marker) in looks.items():
+        own, look = shown == family, {"ls": "", "marker": marker, "ms": 5, "color": colour}
+        ax.plot(*points[own & ~chosen].to_numpy().T, mfc="white", **look)
+        ax.plot(*points[own & chosen].to_numpy().T, label=f"{_short(family, 28)} ({own.sum()})", **look)
     rule = f"chosen (filled): TX ≥ {tx_min:g} and\nTX − CP ≥ {margin:g} ({chosen.sum()} of {len(table)})"
     edges = [low, max(tx_min - margin, low), high - margin, low]
     ax.fill(edges, [tx_min, tx_min, high, high], color="#FFF1D6", lw=0, zorder=0, label=rule)
@@ -694,7 +656,7 @@ def task_scatter(table: pd.DataFrame, *, title: str, tx_min: float, margin: floa
     return fig
 
 
-@_draws("method", "control", "task", "gain", number="gain", reason="no task was measured")
+@_draws(reason="no task was measured", number="gain")
 def task_gains(table: pd.DataFrame, *, title: str) -> StudyFigure:
     """Every task's gain over raw CP in ROC-AUC as a dot, with the median of each method and control."""
     rng, labels = np.random.default_rng(0), []  # of the vertical jitter, which means nothing
@@ -702,21 +664,21 @@ def task_gains(table: pd.DataFrame, *, title: str) -> StudyFigure:
     ax = fig.subplots()
     ax.axvline(0, color=GREY, lw=1, ls=":")
     for y, (method, control) in enumerate(order_pairs(table)):
-        gains = table.loc[(table["method"] == method) & (table["control"] == control), "gain"].to_numpy(dtype=float)
+        gains = table.loc[(table["method"] == method) & (table["control"] == control), "gain"]
         colour, size = method_colour(method), np.clip(900 / len(gains), 4, 16)
         look = {"fc": colour if control in TRUE else "white", "ec": colour, "lw": 0.6, "alpha": 0.65}
         ax.scatter(gains, y + rng.uniform(-0.28, 0.28, len(gains)), s=size, rasterized=True, **look)
-        ax.plot([np.median(gains)] * 2, [y - 0.38, y + 0.38], color="black", lw=2, zorder=4)
-        name = method_label(method) if control in TRUE else control_label(control)
-        labels.append(f"{name}: {np.median(gains):+.3f}, {np.mean(gains > 0):.0%}")
+        ax.plot([gains.median()] * 2, [y - 0.38, y + 0.38], color="black", lw=2, zorder=4)
+        name = method_label(method) if control in TRUE else CONTROL_LABELS.get(control, control)
+        labels.append(f"{name}: {gains.median():+.3f}, {(gains > 0).mean():.0%}")
     _rows(ax, range(len(labels)), labels)
     ax.set(ylim=(len(labels) - 0.5, -0.5), title="left: median, share of tasks that gain")
     ax.set_xlabel("difference to raw CP in ROC-AUC, a dot a task")
     return fig
 
 
-def _heat(title: str, matrix: pd.DataFrame, label: str, **look) -> tuple[StudyFigure, Axes]:
-    """A matrix with the names of its rows and columns and a colour bar."""
+def _heat(title: str, matrix: pd.DataFrame, label: str, note: str, **look) -> tuple[StudyFigure, Axes]:
+    """A matrix with the names of its rows and columns, a colour bar, and a note below."""
     rows, columns = ([_short(name, 32) for name in axis] for axis in (matrix.index, matrix.columns))
     fig = _figure(FULL_WIDTH, 0.7 + max(map(len, columns)) / PER_INCH + max(0.19 * len(rows), 1.4), title)
     ax = fig.subplots()
@@ -726,58 +688,84 @@ def _heat(title: str, matrix: pd.DataFrame, label: str, **look) -> tuple[StudyFi
     ax.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=90)
     ax.tick_params(length=0)
     fig.colorbar(image, ax=ax, label=_wrap(label, max(16, 3 * len(rows))), aspect=16, pad=0.01)
+    fig.supxlabel(_wrap(note, int(FULL_WIDTH * PER_INCH)), **NOTE)
     return fig, ax
 
 
-@_draws("compound", "mechanism", "rank", "score", "is_known", number="score",
-        reason="no compound is new, or no mechanism of action is known in the library")  # fmt: skip
+@_draws(reason="no compound is new, or no mechanism of action is known in the library", number="score")
 def nearest_mechanisms(table: pd.DataFrame, *, title: str) -> StudyFigure:
     """Similarity (``score``) of the first new compounds to mechanisms of action, their own (``is_known``) boxed."""
-    compounds = list(dict.fromkeys(table["compound"]))
+    compounds = table["compound"].unique()
     shown = table[table["compound"].isin(compounds[:25])]
     # One that ranks first counts most; being a compound's own counts half a first rank.
-    weight = (1 / shown["rank"].astype(float) + 0.5 * shown["is_known"].astype(bool)).groupby(shown["mechanism"]).sum()
-    columns = list(weight.sort_values(ascending=False, kind="stable").index[:24])
-    matrix = shown.pivot_table(index="compound", columns="mechanism", values="score").clip(lower=0)
-    matrix = matrix.reindex(index=compounds[:25], columns=columns)
+    weight = (1 / shown["rank"] + 0.5 * shown["is_known"]).groupby(shown["mechanism"]).sum()
+    columns = weight.sort_values(ascending=False, kind="stable").index[:24]
+    wide = {name: shown.pivot(index="compound", columns="mechanism", values=name) for name in ("score", "is_known")}
+    matrix, known = (one.reindex(index=compounds[:25], columns=columns) for one in wide.values())
     # The palest blue is kept off the scale: it would look like an empty field.
     top = max(matrix.max(axis=None), 0.05)
+<<<<<<< HEAD
+    look = {"vmin": -0.25 * top, "vmax": top, "cmap": "Blues"}
+=======
     fig, ax = _heat(title, matrix, "similarity, 0 or less palest", vmin=-0.25 * top, vmax=top, cmap="Blues")
     fig.axes[-1].set_ylim(0, top)
     own = shown[shown["is_known"].astype(bool) & shown["mechanism"].isin(columns)]
     for compound, mechanism in zip(own["compound"], own["mechanism"], strict=True):
         place = columns.index(mechanism) + 0.06, compounds.index(compound) + 0.06
         ax.add_patch(Rectangle(place, 0.88, 0.88, fill=False, ec=CATEGORY_COLOURS[5], lw=1.6, zorder=4))
+>>>>>>> main
     counts = f"{len(matrix)} of {len(compounds)} compounds, {len(columns)} of {len(weight)} mechanisms"
-    _note(fig, f"{counts}: nearest to most, or known. Boxed: the compound's own known mechanism.")
+    note = f"{counts}: nearest to most, or known. Boxed: the compound's own known mechanism."
+    fig, ax = _heat(title, matrix.clip(lower=0), "similarity, 0 or less palest", note, **look)
+    for y, x in np.argwhere((known == True).to_numpy()):  # noqa: E712 - a pair that isn't in the table is no known one
+        ax.add_patch(Rectangle((x + 0.06, y + 0.06), 0.88, 0.88, fill=False, ec=CATEGORY_COLOURS[5], lw=1.6, zorder=4))
     return fig
 
 
-@_draws("compound", "task", "family", "probability", number="probability",
-        reason="the library has no task to predict, or no compound is new")  # fmt: skip
+@_draws(reason="the library has no task to predict, or no compound is new", number="probability")
 def predicted_activity(table: pd.DataFrame, *, title: str) -> StudyFigure:
     """Predicted probability of activity of the first new compounds in the tasks that differ most, by target family."""
-    compounds = list(dict.fromkeys(table["compound"]))
-    matrix = table.pivot_table(index="compound", columns=["family", "task"], values="probability")
-    matrix = matrix.loc[compounds[:40]]
-    widest = matrix.std().fillna(0).sort_values(ascending=False, kind="stable").index[:30]
+    compounds = table["compound"].unique()
+    matrix = table.pivot_table(index="compound", columns=["family", "task"], values="probability").loc[compounds[:40]]
+    widest = matrix.std().sort_values(ascending=False, kind="stable").index[:30]
     matrix = matrix[sorted(widest, key=lambda one: (one[0] == "other", one))]
     families = matrix.columns.get_level_values("family")
     matrix.columns = [task if family in task else f"{family}: {task}" for family, task in matrix.columns]
-    fig, ax = _heat(title, matrix, "predicted probability of activity", vmin=0, vmax=1, cmap="viridis")
-    ax.vlines(np.flatnonzero(families[1:] != families[:-1]) + 1, 0, len(matrix), color="white", lw=2.5)
     counts = f"{len(matrix)} of {len(compounds)} compounds, {len(widest)} of {table['task'].nunique()} tasks"
-    _note(fig, f"{counts}: those that differ most between compounds.")
+    note, label = f"{counts}: those that differ most between compounds.", "predicted probability of activity"
+    fig, ax = _heat(title, matrix, label, note, vmin=0, vmax=1, cmap="viridis")
+    ax.vlines(np.flatnonzero(families[1:] != families[:-1]) + 1, 0, len(matrix), color="white", lw=2.5)
     return fig
 
 
-@_draws("distance", "p_value", "smallest_p", "active", reason="no compound is new")
-def new_compounds_page(
-    calls: pd.DataFrame, mechanisms: pd.DataFrame, activities: pd.DataFrame, *, title: str, fdr: float
-) -> StudyFigure:
-    """One page about a file of new compounds, at a false discovery rate: which treatments are active, the nearest
-    mechanisms of ten compounds (``compound, rank, mechanism, p_adjusted, q_value``), and outcomes (``family, call``).
+@_draws(reason="no compound is new")
+def new_compounds_page(calls: pd.DataFrame, mechanisms: pd.DataFrame, *, title: str, fdr: float) -> StudyFigure:
+    """Which treatments of a file of new compounds are active (``distance, p_value, smallest_p, active``), and the
+    nearest mechanisms of its ten surest compounds (``compound, rank, mechanism, p_adjusted, q_value``), filled where
+    called at a false discovery rate.
     """
+<<<<<<< HEAD
+    calls = calls.dropna(subset="p_value")
+    first = mechanisms[mechanisms["rank"] == 1].sort_values(["p_adjusted", "compound"], kind="stable")
+    fig = _figure(FULL_WIDTH, 3.3, title)
+    left, right = fig.subplots(1, 2)
+    left.set_title(f"Active: {calls['active'].sum()} of {len(calls)} treatments, {fdr:.0%} FDR")
+    right.set_title(f"Mechanism called: {(first['q_value'] <= fdr).sum()} of {len(first)}")
+    if len(calls):
+        colours = calls["active"].map({True: CATEGORY_COLOURS[5], False: "#9B9B9B"})
+        left.scatter(calls["distance"], calls["p_value"], s=16, lw=0.4, ec="white", color=colours)
+        left.axhline(calls["smallest_p"].min(), color=GREY, lw=0.8, ls="--")
+        left.set(yscale="log", xlabel="distance from controls (theirs: 1)", ylabel="p (dashed: smallest possible)")
+        left.invert_yaxis()
+        left.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    shown = first.head(10)
+    faces = (shown["q_value"] <= fdr).map({True: CATEGORY_COLOURS[0], False: "white"})
+    right.scatter(shown["p_adjusted"], range(len(shown)), s=30, ec=CATEGORY_COLOURS[0], color=faces)
+    names = shown["compound"].map(lambda name: _short(name, 13)) + ": " + shown["mechanism"]
+    _rows(right, range(len(shown)), [_short(name, 30) for name in names])
+    right.set(xlim=(1.05, -0.05), xlabel="p (filled: called)")
+    for ax, rows, reason in ((left, calls, "no negative controls on its plates"), (right, first, "none is known")):
+=======
     calls = calls[_finite(calls["p_value"])].astype({"active": bool})
     first = _need(mechanisms, ["compound", "rank", "mechanism", "p_adjusted", "q_value"]).query("rank == 1")
     activities = _need(activities, ["family", "call"])
@@ -815,6 +803,8 @@ def new_compounds_page(
     reasons = ["no negative controls on its plates", "none is known in the library", "no assay has labels enough"]
     for ax, words, rows, reason in zip(axes, titles, (calls, first, activities), reasons, strict=True):
         ax.set_title(words)
+>>>>>>> main
         if not len(rows):
-            _say(ax, f"nothing to show: {reason}", 3)
+            ax.set_axis_off()
+            ax.text(0, 0.5, f"nothing to show: {reason}", transform=ax.transAxes, **QUIET)
     return fig

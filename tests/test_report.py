@@ -59,17 +59,6 @@ def words(text):
     return " ".join(text.split())
 
 
-def test_what_is_active_or_remote_in_a_page_is_found(tmp_path):
-    page = "<img src=x onerror=y><script>1</script><a href=' javascript:x'>a</a><b onclick=x>b</b>"
-    assert Parsed(page).active == ["img onerror", "script", "a href", "b onclick"]
-    (tmp_path / "a.html").write_text(
-        '<script src="https://cdn.example/x.js"></script><a href="https://fine.example">fine</a>'
-        '<link href="//cdn.example/y.css"><style>@import "https://z.example/z.css";</style>'
-    )
-    found = ["a.html: https://cdn.example/x.js", "a.html: //cdn.example/y.css", "a.html: https://z.example/z.css"]
-    assert remote_references(tmp_path) == found
-
-
 def test_the_index_shows_everything(written):
     page = (written / "index.html").read_text(encoding="utf-8")
     for expected in (
@@ -137,15 +126,6 @@ def test_the_report_is_made_again_only_when_something_changed_or_is_damaged(run)
     workspace.say("Something else.")
     workspace.finish()
     assert "Something else." in write_report(*run).read_text(encoding="utf-8")
-
-
-def test_a_failure_leaves_the_old_report(run, monkeypatch):
-    (run[0] / "report" / "notebooks" / "01_prepare.html").unlink()
-    monkeypatch.setattr(report, "notebook_html", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        write_report(*run)
-    assert (run[0] / "report" / "index.html").is_file()
-    assert [path.name for path in run[0].iterdir() if path.name.startswith(".")] == []
 
 
 def test_what_is_missing_or_not_what_was_recorded_is_not_shown(run):
