@@ -588,6 +588,14 @@ def make_plan(options: argparse.Namespace, notebooks: Path) -> Plan:
     registered = DATASETS.get(options.dataset)
     run_dir = user_path(options.results).resolve() / dataset / profile
     figures_dir = user_path(options.figures).resolve() / (f"{dataset}-smoke" if profile == "smoke" else dataset)
+    for name, folder in (
+        ("--results", run_dir),
+        ("--figures", figures_dir),
+        ("--data-dir", Path(options.data_dir or ".")),
+    ):
+        there = next(path for path in (folder.resolve(), *folder.resolve().parents) if os.path.exists(path))
+        if not there.is_dir():
+            raise ScreenError(f"{name} wants a folder; {there} is none")
     plumbing = {"run_dir": str(run_dir), "figures_dir": str(figures_dir), "unverified": options.unverified}
     # a kernel works in the notebooks' folder, not in the caller's
     for name, given in {"dataset": options.dataset, "mirror": options.mirror, "data_dir": options.data_dir}.items():
@@ -609,6 +617,13 @@ def make_plan(options: argparse.Namespace, notebooks: Path) -> Plan:
         selected = [stage for stage in stages if stage.name in chosen]
     elif options.first:
         selected = stages[stages.index(find_stage(stages, options.first)) :]
+    done = {*(stage_records(run_dir) if os.path.isdir(run_dir) else ()), *(stage.name for stage in selected)}
+    for stage in selected:
+        missing = [other.name for other in upstream(stage, stages) if other.name not in done]
+        if missing:
+            raise ScreenError(
+                f"{stage.name} needs {missing[0]}, which has not run here; run it first: --from {missing[0][:2]}"
+            )
     if options.scheduler:
         from cpx_utils.crossfit import connect
 
