@@ -79,15 +79,6 @@ def test_replicate_clustering_equals_copairs_and_scikit_learns_silhouette():
     np.testing.assert_allclose(got["silhouette"], widths.groupby(wells["treatment"]).mean()[got.index], atol=1e-5)
 
 
-def test_perfect_and_collapsed_embeddings_bound_replicate_map():
-    table, points = plated_wells()
-    perfect = pd.factorize(table[COMPOUND] + table[DOSE].astype(str))[0]
-    one_hot = np.eye(perfect.max() + 1)[perfect]
-    assert replicate_clustering(table[~table[CONTROL]], one_hot[~table[CONTROL]])["replicate_map"].eq(1).all()
-    collapsed = replicate_clustering(table, np.ones_like(points))
-    assert collapsed["replicate_map"].max() < 0.1  # three of sixty-odd wells
-
-
 def moa_table():
     moas = [["a"], ["a"], ["a", "b"], ["b"], ["b"], ["c"], ["c"], ["lonely"], [], ["a"]]
     keys = ["k0", "k1", "k2", "k3", "k4", "k5", "k5", "k7", "k8", "k0"]
@@ -119,18 +110,6 @@ def test_moa_clustering_equals_a_naive_loop():
     assert per_compound["nearest_shares_moa"].tolist() == [float(v) for v in nearest.values()]
     assert summary["moa_map"] == pytest.approx(np.mean(list(expected.values())), abs=1e-6)
     assert set(summary) == {"moa_map", "moa_nearest", "moa_ami", "moa_ari", "moa_silhouette"}
-
-
-def test_perfect_clusters_reach_one_and_nothing_to_measure_is_nan():
-    table = moa_table().iloc[[0, 1, 3, 4]].reset_index(drop=True)
-    summary = moa_clustering(table, np.eye(2)[[0, 0, 1, 1]])[1]
-    assert summary == pytest.approx(dict.fromkeys(summary, 1.0))
-    alone = moa_table().iloc[[5, 7, 8]].reset_index(drop=True)
-    per_compound, nothing = moa_clustering(alone, np.eye(3))
-    assert per_compound.empty and all(np.isnan(value) for value in nothing.values())
-    # two items tied for nearest, one of them positive: half
-    tied = moa_clustering(moa_table().iloc[[0, 1, 4, 3]].reset_index(drop=True), np.ones((4, 2)))[0]
-    np.testing.assert_allclose(tied["nearest_shares_moa"], 1 / 3)
 
 
 def embedded_wells():
@@ -362,17 +341,3 @@ def test_found_at_a_false_discovery_rate_fold_by_fold():
     mechanisms = clustering.found_by_fold([consensus], compounds)
     assert mechanisms["MoA"].tolist() == [f"m{i:02d}" for i in range(10, 25)] and mechanisms["found"].eq(1).all()
     assert clustering.found_by_fold([]).empty
-
-
-def test_one_dimension_passes_through_and_earns_chance():
-    """Cosines of single numbers are -1 and 1; what ties earns what chance gives."""
-    table, points = plated_wells(seed=1, signal=0.0)
-    one = points[:, :1]
-    got = replicate_clustering(table, one)
-    assert got[["replicate_map", "activity_map", "silhouette"]].notna().all(axis=None)
-    assert got["replicate_map"].mean() < 0.1  # a few replicates among some sixty wells
-    assert clustering.replicate_p_values(table, one, n_null=100)["p_value"].between(0, 1).all()
-    compounds, codes = moa_screen(0.0, 3)
-    per_compound, summary = moa_clustering(compounds, codes[:, :1])
-    assert np.isfinite(list(summary.values())).all() and per_compound["average_precision"].mean() < 0.1
-    assert clustering.moa_p_values(compounds, codes[:, :1])["p_value"].notna().all()
