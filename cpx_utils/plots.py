@@ -447,38 +447,7 @@ def training_curves(table: pd.DataFrame, *, best_epochs: Mapping[str, Sequence],
     return fig
 
 
-<<<<<<< HEAD
-@_draws(reason="there was one candidate, and nothing to choose", number="value")
-def parameter_choices(table: pd.DataFrame, *, ylabel: str, title: str) -> StudyFigure:
-    """What the folds saw when they chose among parameters, a panel each parameter of a method that was varied.
-
-    A row of the table is a candidate, its ``parameters`` in JSON. A dot is a fold's mean over the candidates with that
-    value of the parameter, a bar the mean of the folds; n folds chose it.
-    """
-    settings = pd.DataFrame([json.loads(text) for text in table["parameters"]]).astype(object)
-    settings = settings.map(lambda value: f"{value:g}" if isinstance(value, float) else str(value))
-    varied = settings.groupby(table["method"]).nunique() > 1
-    panels = [(method, name) for method in order_methods(table["method"]) for name in settings if varied[name][method]]
-    fig = _figure(FULL_WIDTH, 0.5 + 2.1 * -(-len(panels) // 4), title)
-    for ax, (method, name) in zip(_panels(fig, len(panels), min(len(panels), 4)), panels, strict=True):
-        rows, colour = table.assign(setting=settings[name])[table["method"] == method], method_colour(method)
-        chosen = rows.groupby("setting", sort=False)["chosen"].sum()
-        folds = rows.pivot_table(index=["split", "repeat", "fold"], columns="setting", values="value")
-        # Words come after numbers.
-        folds = folds[chosen.index].sort_index(axis=1, key=lambda names: pd.to_numeric(names, errors="coerce"))
-        for x, values in enumerate(folds.to_numpy().T):
-            ax.plot(x + np.linspace(-0.2, 0.2, len(values)), values, "o", ms=3.5, mec=colour, mfc="white", mew=0.9)
-            ax.hlines(values.mean(), x - 0.32, x + 0.32, color=colour, lw=1.6)
-        ax.set_xticks(range(folds.shape[1]), [f"{value}\nn={chosen[value]}" for value in folds])
-        ax.set(xlim=(-0.6, folds.shape[1] - 0.4), xlabel=name.replace("_", " "), title=_wrap(method_label(method), 18))
-    fig.supylabel(_wrap(ylabel, 30), size=NORMAL)
-    return fig
-
-
 @_draws(reason="nothing was counted")
-=======
-@_draws("what", "n", number="n", reason="nothing was counted")
->>>>>>> main
 def missing_and_counts(table: pd.DataFrame, *, title: str, xlabel: str = "compounds") -> StudyFigure:
     """How many there are of each kind, such as compounds with a structure: ``what, n`` in the order of the table."""
     fig = _figure(SINGLE_WIDTH, 0.55 + 0.27 * len(table), title)
@@ -704,19 +673,11 @@ def nearest_mechanisms(table: pd.DataFrame, *, title: str) -> StudyFigure:
     matrix, known = (one.reindex(index=compounds[:25], columns=columns) for one in wide.values())
     # The palest blue is kept off the scale: it would look like an empty field.
     top = max(matrix.max(axis=None), 0.05)
-<<<<<<< HEAD
     look = {"vmin": -0.25 * top, "vmax": top, "cmap": "Blues"}
-=======
-    fig, ax = _heat(title, matrix, "similarity, 0 or less palest", vmin=-0.25 * top, vmax=top, cmap="Blues")
-    fig.axes[-1].set_ylim(0, top)
-    own = shown[shown["is_known"].astype(bool) & shown["mechanism"].isin(columns)]
-    for compound, mechanism in zip(own["compound"], own["mechanism"], strict=True):
-        place = columns.index(mechanism) + 0.06, compounds.index(compound) + 0.06
-        ax.add_patch(Rectangle(place, 0.88, 0.88, fill=False, ec=CATEGORY_COLOURS[5], lw=1.6, zorder=4))
->>>>>>> main
     counts = f"{len(matrix)} of {len(compounds)} compounds, {len(columns)} of {len(weight)} mechanisms"
     note = f"{counts}: nearest to most, or known. Boxed: the compound's own known mechanism."
     fig, ax = _heat(title, matrix.clip(lower=0), "similarity, 0 or less palest", note, **look)
+    fig.axes[-1].set_ylim(0, top)
     for y, x in np.argwhere((known == True).to_numpy()):  # noqa: E712 - a pair that isn't in the table is no known one
         ax.add_patch(Rectangle((x + 0.06, y + 0.06), 0.88, 0.88, fill=False, ec=CATEGORY_COLOURS[5], lw=1.6, zorder=4))
     return fig
@@ -744,7 +705,6 @@ def new_compounds_page(calls: pd.DataFrame, mechanisms: pd.DataFrame, *, title: 
     nearest mechanisms of its ten surest compounds (``compound, rank, mechanism, p_adjusted, q_value``), filled where
     called at a false discovery rate.
     """
-<<<<<<< HEAD
     calls = calls.dropna(subset="p_value")
     first = mechanisms[mechanisms["rank"] == 1].sort_values(["p_adjusted", "compound"], kind="stable")
     fig = _figure(FULL_WIDTH, 3.3, title)
@@ -765,45 +725,6 @@ def new_compounds_page(calls: pd.DataFrame, mechanisms: pd.DataFrame, *, title: 
     _rows(right, range(len(shown)), [_short(name, 30) for name in names])
     right.set(xlim=(1.05, -0.05), xlabel="p (filled: called)")
     for ax, rows, reason in ((left, calls, "no negative controls on its plates"), (right, first, "none is known")):
-=======
-    calls = calls[_finite(calls["p_value"])].astype({"active": bool})
-    first = _need(mechanisms, ["compound", "rank", "mechanism", "p_adjusted", "q_value"]).query("rank == 1")
-    activities = _need(activities, ["family", "call"])
-    fig = _figure(FULL_WIDTH, 6.0, title)
-    above, below = fig.subfigures(2, 1)  # each with room for its own names
-    axes = [*above.subplots(1, 2), below.subplots()]
-    if len(calls):
-        colours = calls["active"].map({True: CALL_COLOURS["active"], False: "#9B9B9B"})
-        axes[0].scatter(calls["distance"], calls["p_value"], s=16, lw=0.4, ec="white", color=colours)
-        axes[0].axhline(calls["smallest_p"].min(), color=GREY, lw=0.8, ls="--")
-        axes[0].set(yscale="log", xlabel="distance from controls (theirs: 1)", ylabel="p (dashed: smallest possible)")
-        axes[0].invert_yaxis()
-        axes[0].yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    if len(first):
-        shown = first.sort_values(["p_adjusted", "compound"], kind="stable").head(10)
-        faces = (shown["q_value"] <= fdr).map({True: CATEGORY_COLOURS[0], False: "white"})
-        axes[1].scatter(shown["p_adjusted"], range(len(shown)), s=30, ec=CATEGORY_COLOURS[0], color=faces)
-        names = shown["compound"].map(lambda name: _short(name, 13)) + ": " + shown["mechanism"]
-        _rows(axes[1], range(len(shown)), [_short(name, 30) for name in names])
-        axes[1].set(xlim=(1.05, -0.05), xlabel="p (filled: called)")
-    if len(activities):
-        kept = activities["family"].value_counts().index[:10]
-        family = activities["family"].where(activities["family"].isin(kept), "all others")
-        shares = pd.crosstab(family, activities["call"], normalize="index").reindex(columns=list(CALL_COLOURS))
-        shares = shares.fillna(0).sort_values(["active", "inactive"])
-        shares.plot.barh(stacked=True, ax=axes[2], color=CALL_COLOURS, width=0.72)
-        axes[2].set(xlim=(0, 1), xlabel="share of predictions", ylabel="")
-        axes[2].legend(**BESIDE)
-    decided = activities["call"].isin(["active", "inactive"])
-    titles = [
-        f"Active: {calls['active'].sum()} of {len(calls)} treatments, {fdr:.0%} FDR",
-        f"Mechanism called: {(first['q_value'] <= fdr).sum()} of {len(first)}",
-        f"Outcomes decided: {decided.sum()} of {len(activities)}",
-    ]
-    reasons = ["no negative controls on its plates", "none is known in the library", "no assay has labels enough"]
-    for ax, words, rows, reason in zip(axes, titles, (calls, first, activities), reasons, strict=True):
-        ax.set_title(words)
->>>>>>> main
         if not len(rows):
             ax.set_axis_off()
             ax.text(0, 0.5, f"nothing to show: {reason}", transform=ax.transAxes, **QUIET)

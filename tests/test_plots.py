@@ -33,7 +33,7 @@ FAMILIES = [
 # Tables like those of a study
 
 
-def interval_table(methods=list(plots.METHODS), controls=("true_pairs", "deranged", "rows_shuffled")):
+def interval_table(methods=tuple(plots.METHODS), controls=("true_pairs", "deranged", "rows_shuffled")):
     rng = np.random.default_rng(1)
     rows = []
     for number, method in enumerate(methods):
