@@ -5,21 +5,21 @@ each task's own labels and picks each task's penalty by closed-form leave-one-ou
 different models and are not comparable, so areas under curves are taken within a fold and then averaged.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from pandas.api.types import union_categoricals
 from sklearn.base import BaseEstimator
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_array
 
 from cpx_utils.metrics import pr_auc, roc_auc
-from cpx_utils.profiles import COMPOUND, KEYS, METADATA_COLUMNS, ScreenError, embedding_table, embedding_values
+from cpx_utils.profiles import COMPOUND, KEYS, METADATA_COLUMNS, embedding_table, embedding_values
 
 PENALTIES = np.logspace(-2.5, 3.0, 12)
-OWN_DECOMPOSITION = 400
-PREDICTION_COLUMNS = [*KEYS, "model", "compound", "task", "label", "score"]
+_PREDICTION_TYPES = dict.fromkeys([*KEYS, "model", "compound", "task"], "category")
+_PREDICTION_TYPES |= dict.fromkeys(["repeat", "fold", "seed"], "int16") | {"label": "int8", "score": "float32"}
 
 
 def label_matrix(
@@ -34,8 +34,6 @@ def label_matrix(
         task: the columns of `tasks` and `n_active, n_inactive, tested`.
     """
     names = pd.Index(np.asarray(compounds, dtype=object).astype(str), name=COMPOUND)
-    if names.has_duplicates:
-        raise ScreenError(f"compound {names[names.duplicated()][0]} is listed twice where labels are asked for")
     task_names = pd.Index(tasks["task"].astype(str), name="task")
     labels = activity.astype({COMPOUND: str, "task": str}).pivot(index=COMPOUND, columns="task", values="active")
     labels = labels.reindex(index=names, columns=task_names).astype(float)
@@ -62,11 +60,6 @@ class ManyTaskRidgeClassifier(BaseEstimator):
     penalties
         Ascending, relative to the mean non-trivial eigenvalue of a task's Gram matrix, so that one grid serves
         embeddings of any width. Default: 12 values from 10^-2.5 to 10^3.
-    own_decomposition
-        Most features, or rows, for which each task has a decomposition of its own, whose cost grows with their cube.
-        Beyond it, one decomposition of all training rows serves all tasks: with its eigenvalues, scaled to a task's
-        number of labels, leave-one-out is approximate and picks the penalty; at that penalty the task's own equation is
-        solved by conjugate gradients, with the same decomposition as preconditioner (Hestenes and Stiefel 1952).
 
     Attributes
     ----------
@@ -78,25 +71,17 @@ class ManyTaskRidgeClassifier(BaseEstimator):
         Mean leave-one-out squared error (the standardisation is not redone).
     """
 
-    def __init__(self, penalties: np.ndarray | None = None, own_decomposition: int = OWN_DECOMPOSITION):
+    def __init__(self, penalties: Sequence[float] = tuple(PENALTIES)):
         self.penalties = penalties
-        self.own_decomposition = own_decomposition
 
     def fit(self, X: np.ndarray, Y: np.ndarray) -> "ManyTaskRidgeClassifier":
         """Fit on X (n_train, n_features), finite, and Y (n_train, n_tasks): 1 active, 0 inactive, NaN missing."""
-        X, Y = np.asarray(X, dtype=float), np.array(Y, dtype=float, order="F")  # sums round alike in any layout
-        Y = Y[:, None] if Y.ndim == 1 else Y
-        if X.ndim != 2 or len(X) != len(Y) or not len(X):
-            raise ValueError(f"X {X.shape} and Y {Y.shape} must have the same rows, at least one")
-        if not np.isfinite(X).all():
-            raise ValueError("X holds values that are not finite")
+        X = check_array(X, dtype=float)
+        Y = np.array(Y, dtype=float, order="F")  # sums round alike in any layout
         labelled = ~np.isnan(Y)
         if not np.isin(Y[labelled], (0.0, 1.0)).all():
             raise ValueError("labels must be 0, 1 or NaN (missing)")
-        grid = PENALTIES if self.penalties is None else np.asarray(self.penalties, dtype=float)
-        if grid.ndim != 1 or not len(grid) or not (grid > 0).all() or not (np.diff(grid) > 0).all():
-            raise ValueError("penalties must be positive numbers in ascending order")
-        self.n_features_in_ = X.shape[1]
+        grid = np.asarray(self.penalties, dtype=float)
         self.mean_, deviation = X.mean(0), X.std(0)
         # A feature that is constant up to rounding must not be blown up to noise of unit size.
         constant = deviation <= 1e-12 * np.maximum(np.abs(self.mean_), 1.0)
@@ -105,9 +90,6 @@ class ManyTaskRidgeClassifier(BaseEstimator):
         self.coef_ = np.zeros((X.shape[1], Y.shape[1]))
         self.intercept_, self.alpha_ = np.zeros(Y.shape[1]), np.full(Y.shape[1], np.nan)
         self.loo_errors_ = np.full((len(grid), Y.shape[1]), np.nan)
-        if min(X.shape) > self.own_decomposition:
-            self._fit_together(X, targets, labelled, grid)
-            return self
         patterns: dict[bytes, list[int]] = {}  # tasks labelled for the same compounds share one decomposition
         for task in range(Y.shape[1]):
             patterns.setdefault(labelled[:, task].tobytes(), []).append(task)
@@ -157,61 +139,9 @@ class ManyTaskRidgeClassifier(BaseEstimator):
         self.alpha_[tasks] = alphas[best]
         self.loo_errors_[:, tasks] = errors
 
-    def _fit_together(self, X: np.ndarray, targets: np.ndarray, labelled: np.ndarray, grid: np.ndarray) -> None:
-        """All tasks on one eigendecomposition of all rows, which are centred; float32 is enough for the tolerances."""
-        n, d = X.shape
-        if d <= n:
-            eigenvalue, vectors = np.linalg.eigh(X.T @ X / n)
-        else:
-            eigenvalue, left = np.linalg.eigh(X @ X.T / n)
-            kept = eigenvalue > 1e-9 * eigenvalue[-1]  # the others are rounding: the mean is taken off
-            eigenvalue = eigenvalue[kept]
-            vectors = X.T @ left[:, kept] / np.sqrt(n * eigenvalue)
-        rows = (X @ vectors).astype(np.float32)  # (n, r)
-        eigenvalue = np.maximum(eigenvalue, 0.0).astype(np.float32)[:, None]  # (r, 1)
-        mask = labelled.astype(np.float32)
-        count = np.maximum(labelled.sum(0), 1).astype(np.float32)  # (t,)
-        mean = np.where(labelled, targets, 0.0).sum(0) / count
-        y = np.where(labelled, targets - mean, 0.0).astype(np.float32)  # (n, t)
-        centre, projected = rows.T @ mask / count, rows.T @ y  # (r, t)
-        spread = (rows**2).sum(1) @ mask - count * (centre**2).sum(0)
-        unit = np.maximum(spread, 1e-12) / np.maximum(np.minimum(count - 1, d), 1)
-        alphas = (grid[:, None] * unit).astype(np.float32)  # (p, t)
-        for place, alpha in enumerate(alphas):
-            weight = 1.0 / (eigenvalue * count + alpha)  # (r, t)
-            fitted = rows @ (projected * weight)
-            fitted -= (fitted * mask).sum(0) / count
-            leverage = np.minimum(1.0 / count + rows**2 @ weight, 0.95)
-            self.loo_errors_[place] = (((y - fitted) / (1.0 - leverage) * mask) ** 2).sum(0) / count
-        self.alpha_ = alphas[len(grid) - 1 - self.loo_errors_[::-1].argmin(0), np.arange(len(count))].astype(float)
-        alpha = self.alpha_.astype(np.float32)
-        # Conjugate gradients, each column of these arrays (r, t) a task.
-        weights, residual = np.zeros_like(projected), projected.copy()
-        precondition = 1.0 / (eigenvalue * count + alpha)
-        direction = precondition * residual
-        product = (residual * direction).sum(0)
-        for _ in range(200):
-            if (np.linalg.norm(residual, axis=0) <= 1e-5 * np.linalg.norm(projected, axis=0)).all():
-                break
-            within = (rows @ direction - (centre * direction).sum(0)) * mask  # sums to 0 over a task's rows
-            image = rows.T @ within + alpha * direction
-            length = product / np.maximum((direction * image).sum(0), 1e-30)
-            weights += length * direction
-            residual -= length * image
-            step = precondition * residual
-            following = (residual * step).sum(0)
-            direction = step + following / np.maximum(product, 1e-30) * direction
-            product = following
-        self.coef_ = (vectors @ weights).astype(float)
-        self.intercept_ = mean - (centre * weights).sum(0)
-
     def decision_function(self, X: np.ndarray) -> np.ndarray:
         """Scores (n, n_tasks); larger means more likely active, 0 lies half-way between the classes."""
-        check_is_fitted(self, "coef_")
-        X = np.asarray(X, dtype=float)
-        if X.ndim != 2 or X.shape[1] != self.n_features_in_:
-            raise ValueError(f"X has shape {X.shape}, but the classifier was fitted on {self.n_features_in_} features")
-        return ((X - self.mean_) / self.scale_) @ self.coef_ + self.intercept_
+        return ((np.asarray(X, dtype=float) - self.mean_) / self.scale_) @ self.coef_ + self.intercept_
 
 
 def random_forest_scores(
@@ -264,33 +194,26 @@ def predict_folds(
         else:
             scores = random_forest_scores(values[training], outcome[training], values[~training], seed=seed)
         compound, task = np.nonzero(~np.isnan(outcome[~training]))
-        same = np.zeros(len(compound), dtype=np.int8)
-        columns: dict[str, object] = {}
-        for name, value in zip([*KEYS, "model"], [*key, model], strict=True):
-            number = isinstance(value, int | np.integer)
-            columns[name] = same + np.int16(value) if number else pd.Categorical.from_codes(same, [str(value)])
-        names = part.loc[~training, COMPOUND].astype(str)
-        place = np.argsort(np.argsort(names.to_numpy(object)))  # categories are sorted
-        columns["compound"] = pd.Categorical.from_codes(place[compound], sorted(names))
-        columns["task"] = pd.Categorical.from_codes(task, labels.columns.astype(str))
-        columns["label"] = outcome[~training][compound, task].astype(np.int8)
-        columns["score"] = scores[compound, task].astype(np.float32)
-        tables.append(pd.DataFrame(columns))
+        table = pd.DataFrame({
+            **dict(zip([*KEYS, "model"], [*key, model], strict=True)),
+            "compound": part.loc[~training, COMPOUND].astype(str).to_numpy()[compound],
+            "task": labels.columns.astype(str).to_numpy()[task],
+            "label": outcome[~training][compound, task],
+            "score": scores[compound, task],
+        })  # fmt: skip
+        tables.append(table.astype(_PREDICTION_TYPES))
     return join_predictions(tables)
 
 
-def join_predictions(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+def join_predictions(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Tables of test predictions below each other, their names still categories, in alphabetical order."""
-    tables = list(tables)
-    if not tables:
-        return pd.DataFrame(columns=PREDICTION_COLUMNS)
     joined = {}
-    for name in PREDICTION_COLUMNS:
+    for name, kind in _PREDICTION_TYPES.items():
         parts = [table[name] for table in tables]
-        if isinstance(parts[0].dtype, pd.CategoricalDtype):
+        if kind == "category":
             joined[name] = union_categoricals(parts, sort_categories=True)
         else:
-            joined[name] = np.concatenate([part.to_numpy() for part in parts])
+            joined[name] = np.concatenate(parts)
     return pd.DataFrame(joined)
 
 
@@ -341,9 +264,9 @@ def evaluate_folds(predictions: pd.DataFrame) -> pd.DataFrame:
         task, tasks = pd.factorize(part["task"], sort=True)
         labels, scores = (np.full((len(names), len(tasks)), np.nan) for _ in range(2))
         labels[compound, task], scores[compound, task] = part["label"], part["score"]
-        table = pd.DataFrame([key] * len(tasks), columns=[*KEYS, "model"])
-        table = table.assign(task=np.asarray(tasks, dtype=object), n_active=(labels == 1).sum(0))
-        table = table.assign(n_inactive=(labels == 0).sum(0), roc_auc=roc_auc(labels, scores))
+        table = pd.DataFrame([key] * len(tasks), columns=[*KEYS, "model"]).assign(task=np.asarray(tasks, dtype=object))
+        table = table.assign(n_active=(labels == 1).sum(0), n_inactive=(labels == 0).sum(0))
+        table["roc_auc"] = roc_auc(labels, scores)
         table["pr_auc"] = pr_auc(labels, scores)
         table["pr_auc_lift"] = table["pr_auc"] * (table["n_active"] + table["n_inactive"]) / table["n_active"]
         tables.append(table)
@@ -357,7 +280,6 @@ def tx_strong_cp_weak(
     cp_auc: np.ndarray, tx_auc: np.ndarray, *, tx_min: float = 0.65, margin: float = 0.05
 ) -> np.ndarray:
     """Tasks (boolean) on which TX reaches `tx_min` and beats CP by at least `margin`; never where an AUC is NaN."""
-    cp_auc, tx_auc = np.asarray(cp_auc, dtype=float), np.asarray(tx_auc, dtype=float)
     return (tx_auc >= tx_min) & (tx_auc - cp_auc >= margin)
 
 
@@ -401,20 +323,16 @@ class Predictions:
 def dense_predictions(predictions: pd.DataFrame) -> Predictions:
     """Turn a long table of test predictions into arrays, fold by fold.
 
-    Rows without label or score are dropped; a compound that some model of a fold lacks for a task is left out of that
-    task for all models, so that every comparison is on the same compounds. Raises ValueError where a prediction occurs
-    twice or labels contradict each other.
+    A compound that some model of a fold lacks for a task is left out of that task for all models, so that every
+    comparison is on the same compounds. Raises ValueError where a prediction occurs twice or labels contradict.
     """
-    table = predictions[predictions["label"].notna() & predictions["score"].notna()]
-    if table["control"].isna().any():  # a csv file reads "" (a method without TX) as missing
-        table = table.assign(control=table["control"].astype(object).fillna(""))
-    compound, compounds = pd.factorize(table["compound"], sort=True)
-    task, tasks = pd.factorize(table["task"], sort=True)
+    compound, compounds = pd.factorize(predictions["compound"], sort=True)
+    task, tasks = pd.factorize(predictions["task"], sort=True)
     keys = ["method", "control", "seed"]
-    column = table.groupby(keys, sort=True, observed=True).ngroup().to_numpy()
-    columns = table[keys].iloc[np.unique(column, return_index=True)[1]].reset_index(drop=True)
-    label, score = table["label"].to_numpy(dtype=float), table["score"].to_numpy(dtype=np.float32)
-    fold_of = table.groupby(["repeat", "fold"], sort=True, observed=True).ngroup().to_numpy()
+    column = predictions.groupby(keys, sort=True, observed=True).ngroup().to_numpy()
+    columns = predictions[keys].iloc[np.unique(column, return_index=True)[1]].reset_index(drop=True)
+    label, score = predictions["label"].to_numpy(dtype=float), predictions["score"].to_numpy(dtype=np.float32)
+    fold_of = predictions.groupby(["repeat", "fold"], sort=True, observed=True).ngroup().to_numpy()
     folds = []
     for number in range(fold_of.max(initial=-1) + 1):
         at = np.flatnonzero(fold_of == number)
@@ -437,6 +355,8 @@ def fold_auc(predictions: pd.DataFrame | Predictions, keep: np.ndarray | None = 
     Columns `method, control, task, roc_auc`; folds in which a task has one class only are left out of its average.
     `keep` restricts it to some of the compounds of `dense_predictions`.
     """
+    if isinstance(predictions, pd.DataFrame) and not len(predictions):
+        return pd.DataFrame(columns=["method", "control", "task", "roc_auc"])
     dense = predictions if isinstance(predictions, Predictions) else dense_predictions(predictions)
     values = pd.DataFrame(dense.auc(keep).T, columns=pd.Index(dense.tasks, name="task"))
     keys = [dense.columns["method"].to_numpy(dtype=object), dense.columns["control"].to_numpy(dtype=object)]
@@ -446,8 +366,6 @@ def fold_auc(predictions: pd.DataFrame | Predictions, keep: np.ndarray | None = 
 
 def task_gains(predictions: pd.DataFrame, reference: str = "raw_cp") -> pd.DataFrame:
     """ROC-AUC of every method, control and task minus the reference method's: `method, control, task, gain`."""
-    if not len(predictions):
-        return pd.DataFrame({name: pd.Series(dtype=object) for name in ("method", "control", "task", "gain")})
     auc = fold_auc(predictions)
     base = auc[auc["method"] == reference].set_index("task")["roc_auc"]
     auc["gain"] = auc["roc_auc"] - auc["task"].map(base)
@@ -471,9 +389,6 @@ def chosen_gains(
     if not len(predictions):
         return pd.DataFrame(columns=columns)
     dense = dense_predictions(predictions)
-    missing = {reference, "tx"} - set(dense.columns["method"])
-    if missing:
-        raise ScreenError(f"no predictions of {', '.join(sorted(missing))}, which choosing TX-strong tasks needs")
     in_first = first_half.loc[dense.compounds].to_numpy(dtype=bool)
     measured = [fold_auc(dense, keep) for keep in (in_first, ~in_first)]
     chosen = []

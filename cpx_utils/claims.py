@@ -24,7 +24,7 @@ import pandas as pd
 
 from cpx_utils.bioactivity import Predictions, dense_predictions, tx_strong_cp_weak
 from cpx_utils.metrics import benjamini_hochberg
-from cpx_utils.profiles import CP_ONLY, MIN_TASKS_PER_FAMILY, ScreenError
+from cpx_utils.profiles import CP_ONLY, MIN_TASKS_PER_FAMILY
 from cpx_utils.splits import halves
 
 ENDPOINTS = {
@@ -36,11 +36,12 @@ ENDPOINTS = {
 SMALLEST_EFFECTS = {"tx_strong_tasks": 0.01, "replicate_map": 0.02, "moa_map": 0.02, "family_auc": 0.01}
 CLAIM_COLUMNS = (
     "screen claim endpoint method reference effect ci_low ci_high p_adjusted verdict p_value detectable n_units "
-    "value_method value_reference role reason would_change deranged_effect deranged_low deranged_high"
+    "value_method value_reference role reason deranged_effect deranged_low deranged_high"
 ).split()
 DETECTABLE_IN_STANDARD_ERRORS = 2.8  # two-sided 5% and 80% power: 1.96 + 0.84
 N_HALVINGS = 5  # of the compounds, to choose TX-strong, CP-weak tasks
 MIN_CHOSEN_TASKS = 3
+RESAMPLES_AT_ONCE = 256  # bounds memory
 REFERENCES = {
     "raw": "raw CP", "best": "the best CP-only method", "lda": "lda_identity", "deranged": "its own deranged control"
 }  # fmt: skip
@@ -83,18 +84,9 @@ def summarise_bootstrap(distribution: np.ndarray) -> Comparison:
     return Comparison(estimate, float(low), float(high), detectable, float(p_value))
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """A claim's verdict, the comparison that decided it (raw, best, lda or deranged; "" if none) and why."""
-
-    verdict: str
-    deciding: str
-    reason: str
-
-
 def verdict(
     comparisons: Mapping[str, Comparison], p_adjusted: float, *, smallest_effect: float, alpha: float = 0.05
-) -> Verdict:
+) -> tuple[str, str, str]:
     """The verdict on one testable claim. Rules in order; the first that holds decides.
 
     1. *supported*: better than the best CP-only method **and** than the method's own deranged control: both
@@ -114,12 +106,17 @@ def verdict(
     smallest_effect : float
         The smallest gain that would matter, in the endpoint's units.
     alpha : float
+
+    Returns
+    -------
+    verdict, deciding, reason : str
+        The second is the key of the comparison that decided.
     """
     seen = "{}; differences from {:.3f} up would have been detected with 80% power"
     needed = {key: comparisons[key] for key in ("best", "deranged")}
     hardest = max(needed, key=lambda key: (needed[key].p_in_favour, -needed[key].ci_low))
     if all(one.ci_low > 0 for one in needed.values()) and p_adjusted < alpha:
-        return Verdict("supported", hardest, "better than the best CP-only method and than its own deranged control")
+        return "supported", hardest, "better than the best CP-only method and than its own deranged control"
     raw = comparisons["raw"]
     explaining = {key: comparisons[key] for key in ("deranged", "best", "lda") if key in comparisons}
     unbeaten = {key: one for key, one in explaining.items() if not one.ci_low > 0}
@@ -127,36 +124,14 @@ def verdict(
         least = min(unbeaten, key=lambda key: unbeaten[key].effect / max(unbeaten[key].detectable, 1e-12))
         high = unbeaten[least].ci_high
         rest = f"a gain of up to {high:.3f} over it is not excluded" if high > 0 else "it is worse than that"
-        return Verdict("explained without TX", least, f"better than raw CP but not than {REFERENCES[least]}; {rest}")
+        return "explained without TX", least, f"better than raw CP but not than {REFERENCES[least]}; {rest}"
     if raw.ci_low > 0:
-        why = seen.format("does not survive Holm's correction", needed[hardest].detectable)
-        return Verdict("inconclusive", hardest, why)
+        return "inconclusive", hardest, seen.format("does not survive Holm's correction", needed[hardest].detectable)
     for key, one in (("raw", raw), *needed.items()):
         if one.ci_high < smallest_effect:
             why = f"not better than raw CP, and a gain of {smallest_effect:g} over {REFERENCES[key]} is excluded"
-            return Verdict("not supported", key, why)
-    return Verdict("inconclusive", "raw", seen.format("not clearly better than raw CP", raw.detectable))
-
-
-def would_change(word: str, comparisons: Mapping[str, Comparison]) -> str:
-    """What would have to be different for another verdict than `word`, from the comparisons' own numbers.
-
-    For a supported claim, how much its narrowest gain could shrink; for others, how many times as many compounds would
-    find a gain of the size seen (standard errors fall with the square root), or that none would.
-    """
-    needed = {key: comparisons[key] for key in ("best", "deranged")}
-    if word == "supported":
-        key = min(needed, key=lambda name: needed[name].ci_low)
-        return f"a gain over {REFERENCES[key]} smaller by {needed[key].ci_low:.3f}"
-    unsure = {key: one for key, one in needed.items() if not one.ci_low > 0} or needed
-    key = min(unsure, key=lambda name: unsure[name].effect)
-    if not unsure[key].effect > 0:
-        seen = f"{unsure[key].effect:+.3f} is seen"
-        return f"a gain over {REFERENCES[key]}, where {seen}; more compounds alone would not do"
-    times = {key: (one.detectable / one.effect) ** 2 for key, one in unsure.items()}
-    key = max(times, key=times.get)
-    stays = f"if the gain over {REFERENCES[key]} stays {unsure[key].effect:+.3f}"
-    return f"{max(times[key], 1.0):.1f} times the compounds, {stays}"
+            return "not supported", key, why
+    return "inconclusive", "raw", seen.format("not clearly better than raw CP", raw.detectable)
 
 
 # ------------------------------------------------------------------------------------------- Bootstrap
@@ -233,8 +208,8 @@ def _average_draws(
 
 def _add(total: dict[tuple[str, str], np.ndarray], more: dict[tuple[str, str], np.ndarray]) -> dict:
     """Sum by method and control; a fold must have what the others have."""
-    for method, control in (total.keys() ^ more.keys()) if total else ():
-        raise ValueError(f"{method} ({control or 'no control'}) is missing from a fold that others have")
+    if total and total.keys() != more.keys():
+        raise ValueError(f"{sorted(total.keys() ^ more.keys())} is missing from a fold that others have")
     return {key: total.get(key, 0.0) + values for key, values in more.items()}
 
 
@@ -243,14 +218,13 @@ def bootstrap_compound_endpoint(
 ) -> EndpointBootstrap:
     """Bootstrap the mean of a value measured for each compound (claims 2 and 3); ``n_units`` are compounds.
 
-    `table` has ``method, control, compound`` and the column `value`; ``repeat, fold, seed`` where there are any. All
-    rows of a compound (its treatments) are averaged over, then draws, which `rng` resamples; rows without value are
-    dropped. A compound that some model of a fold lacks is left out of that fold for all.
+    `table` has ``repeat, fold, seed, method, control, compound`` and the column `value`. All rows of a compound (its
+    treatments) are averaged over, then draws, which `rng` resamples; rows without value are dropped. A compound that
+    some model of a fold lacks is left out of that fold for all.
     """
-    table = table[table[value].notna()]
     # A csv file reads "" (a method without TX) as missing.
-    table = table.assign(compound=table["compound"].astype(str), control=table["control"].astype(object).fillna(""))
-    table = table.assign(**{name: 0 for name in ("repeat", "fold", "seed") if name not in table})
+    text = {"compound": table["compound"].astype(str), "control": table["control"].astype(object).fillna("")}
+    table = table.assign(**text)[table[value].notna()]
     total, n_queries, used = {}, 0.0, set()
     for _, part in table.groupby(["repeat", "fold"], sort=True):
         by_fit = part.groupby(["compound", "method", "control", "seed"], observed=True)[value].agg(["sum", "count"])
@@ -267,7 +241,7 @@ def bootstrap_compound_endpoint(
     return EndpointBootstrap(endpoint or value, values, len(used))
 
 
-def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray, *, block: int = 256) -> np.ndarray:
+def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """ROC-AUC of one task for many models under many resamples of the compounds: (n_resamples, n_models).
 
     :math:`AUC(w) = \\sum_{i \\in +, j \\in -} w_i w_j c_{ij} / (\\sum_+ w_i \\sum_- w_j)` with :math:`c_{ij}`
@@ -278,7 +252,7 @@ def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray, *,
     ----------
     labels, scores : arrays (n,), 1, 0 or NaN (missing), and (n, n_models)
     weights : array (n_resamples, n)
-        Non-negative whole numbers (sums of them are exact in float32); `block` resamples at a time bound memory.
+        Non-negative whole numbers, sums of which are exact in float32.
     """
     active, inactive = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
     n_models = scores.shape[1]
@@ -291,8 +265,7 @@ def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray, *,
     wins = (0.5 + 0.5 * np.sign(-gap if flip else gap)).astype(np.float32).reshape(len(inner), -1)
     inner_weights, outer_weights = (np.ascontiguousarray(weights[:, at], dtype=np.float32) for at in (inner, outer))
     pairs = inner_weights.sum(1, dtype=float) * outer_weights.sum(1, dtype=float)
-    for start in range(0, len(weights), block):
-        rows = slice(start, start + block)
+    for rows in np.array_split(np.arange(len(weights)), -(-len(weights) // RESAMPLES_AT_ONCE)):
         summed = (inner_weights[rows] @ wins).reshape(-1, n_models, len(outer))
         above = np.matmul(summed, outer_weights[rows, :, None])[:, :, 0]
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -394,8 +367,10 @@ def bootstrap_tx_strong_auc(
                 measurements.append((chosen, ~chosen_on))
     distinct = np.unique(np.concatenate([[], *(tasks for tasks, _ in measurements)])).astype(int)
     if len(distinct) < MIN_CHOSEN_TASKS:
-        reason = f"{len(distinct)} tasks are TX-strong and CP-weak (TX at least {tx_min:g} and {margin:g} above CP)"
-        reason += f"; at least {MIN_CHOSEN_TASKS} are needed"
+        reason = (
+            f"{len(distinct)} tasks are TX-strong and CP-weak (TX at least {tx_min:g} and {margin:g} above CP); "
+            f"at least {MIN_CHOSEN_TASKS} are needed"
+        )
         return EndpointBootstrap("tx_strong_tasks", {}, len(distinct), not_testable=reason)
     draws_seed = int(rng.integers(2**31))
     weights = resample[dense.compounds.astype(str)].to_numpy()
@@ -445,9 +420,9 @@ def bootstrap_endpoints(
     given = (replicate_per_treatment, moa_per_compound, predictions)
     replicates, moas, predicted = (table if table is not None and len(table) else None for table in given)
     measured = [table for table in (replicates, moas, predicted) if table is not None]
-    for table in measured:
-        if "split" in table and table["split"].nunique() > 1:
-            raise ValueError(f"weigh one split at a time, not {', '.join(map(str, table['split'].unique()))}")
+    splits = {str(split) for table in measured for split in table["split"].unique()}
+    if len(splits) > 1:
+        raise ValueError(f"weigh one split at a time, not {', '.join(sorted(splits))}")
     names = {str(name) for table in measured for name in table["compound"].unique()}
     rngs = [np.random.default_rng(stream) for stream in np.random.SeedSequence(seed).spawn(1 + len(ENDPOINTS))]
     resample = resample_compounds(names, n_bootstrap=n_bootstrap, rng=rngs[0], groups=groups)
@@ -498,7 +473,7 @@ def weigh_claims(
     DataFrame
         Columns :data:`CLAIM_COLUMNS`. One row a claim, method and reference: the CP-only methods, and ``deranged``, the
         same method on deranged pairs. The first row of a claim is the comparison that decided: it alone carries the
-        verdict, its reason and what would change it, and its ``p_adjusted`` is the claim's p after Holm over the
+        verdict and its reason, and its ``p_adjusted`` is the claim's p after Holm over the
         testable claims. Other rows: Benjamini-Hochberg within the claim. Single target families have rows of their own,
         endpoint ``family_auc:<family>``, Benjamini-Hochberg over families; those of too few tasks have no p. ``effect``
         is method minus reference, ``detectable`` what would be found with 80% power, ``deranged_effect`` with its
@@ -515,7 +490,7 @@ def weigh_claims(
         table = _comparisons(claim, endpoint, references, best)
         table["p_adjusted"] = benjamini_hochberg(table["p_value"])
         tables[claim] = table.sort_values("method", key=lambda names: names.where(names != primary, ""), kind="stable")
-        families.append(_family_comparisons(claim, endpoint, best))
+        families += _family_comparisons(claim, endpoint, best)
         reasons[claim] = _why_not_testable(claim, endpoint, primary)
         if not reasons[claim]:
             own = table[table["method"] == primary].set_index("reference")[list(Comparison.__match_args__)]
@@ -530,34 +505,36 @@ def weigh_claims(
         if reasons[claim]:
             head = pd.DataFrame({"claim": [claim], "endpoint": ENDPOINTS[claim], "method": primary, "n_units": 0})
             said = {"verdict": "not testable", "reason": reasons[claim], "reference": ""}
-            said["would_change"] = "a screen that has what is lacking here"
         else:
-            limit = limits[ENDPOINTS[claim]]
-            ruled = verdict(contests[claim], adjusted[claim], smallest_effect=limit, alpha=alpha)
-            is_deciding = (table["method"] == primary) & (table["reference"] == asked[claim][ruled.deciding])
+            options = {"smallest_effect": limits[ENDPOINTS[claim]], "alpha": alpha}
+            word, deciding, reason = verdict(contests[claim], adjusted[claim], **options)
+            is_deciding = (table["method"] == primary) & (table["reference"] == asked[claim][deciding])
             head, table = table[is_deciding], table[~is_deciding]
-            said = {"verdict": ruled.verdict, "reason": ruled.reason, "p_adjusted": adjusted[claim]}
-            said["would_change"] = would_change(ruled.verdict, contests[claim])
+            said = {"verdict": word, "reason": reason, "p_adjusted": adjusted[claim]}
         parts += [head.assign(**said), table]
     table = pd.concat([part for part in (*parts, *families) if len(part)], ignore_index=True)
     table = table.assign(screen=screen).reindex(columns=CLAIM_COLUMNS)
-    words = ["verdict", "role", "reason", "would_change"]
-    return table.assign(**{name: table[name].astype(object).fillna("") for name in words})
+    return table.assign(**{name: table[name].astype(object).fillna("") for name in ("verdict", "role", "reason")})
 
 
 def _why_not_testable(claim: int, endpoint: EndpointBootstrap, primary: str) -> str:
     """Why a claim has no verdict; "" if it has one."""
-    if endpoint.not_testable:
-        return endpoint.not_testable
-    if not endpoint.values:
-        return f"no target family has {MIN_TASKS_PER_FAMILY} measured tasks" if claim == 4 else "nothing was measured"
-    if (primary, "true_pairs") not in endpoint.values:
-        return f"{primary} was not evaluated on true pairs"
-    if (primary, "deranged") not in endpoint.values:
-        return f"{primary} has no deranged control, without which a gain cannot be put down to TX"
-    if np.isnan(endpoint.values[primary, "pairing"][1:]).all():
-        return f"{primary} has one derangement a fold, whose luck is unknown: at least two are needed to judge by"
-    return "" if ("raw_cp", "") in endpoint.values else "raw_cp was not evaluated"
+    values = endpoint.values
+    lacking = "nothing was measured" if claim < 4 else f"no target family has {MIN_TASKS_PER_FAMILY} measured tasks"
+    luck = values.get((primary, "pairing"), np.zeros(2))[1:]
+    reasons = {
+        endpoint.not_testable: bool(endpoint.not_testable),
+        lacking: not values,
+        f"{primary} was not evaluated on true pairs": (primary, "true_pairs") not in values,
+        f"{primary} has no deranged control, without which a gain cannot be put down to TX": (
+            (primary, "deranged") not in values
+        ),
+        f"{primary} has one derangement a fold, whose luck is unknown: at least two are needed to judge by": (
+            np.isnan(luck).all()
+        ),
+        "raw_cp was not evaluated": ("raw_cp", "") not in values,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
 
 
 def _comparisons(claim: int, endpoint: EndpointBootstrap, references: list[str], best: str) -> pd.DataFrame:
@@ -580,9 +557,9 @@ def _comparisons(claim: int, endpoint: EndpointBootstrap, references: list[str],
     return pd.DataFrame(rows, columns=None if rows else CLAIM_COLUMNS)
 
 
-def _family_comparisons(claim: int, endpoint: EndpointBootstrap, best: str) -> pd.DataFrame:
+def _family_comparisons(claim: int, endpoint: EndpointBootstrap, best: str) -> list[pd.DataFrame]:
     """Rows of single target families: against raw CP, the claim's best CP-only method and the deranged control."""
-    tables = [pd.DataFrame(columns=CLAIM_COLUMNS)]
+    tables = []
     for family, one in endpoint.families.items():
         references = [name for name in dict.fromkeys(["raw_cp", best]) if (name, "") in one.values]
         table = _comparisons(claim, one, references, best)
@@ -590,9 +567,11 @@ def _family_comparisons(claim: int, endpoint: EndpointBootstrap, best: str) -> p
             why = "no known family" if family == "other" else f"fewer than {MIN_TASKS_PER_FAMILY} tasks"
             table = table.assign(p_value=np.nan, reason=f"{why}: shown, not tested")
         tables.append(table)
-    table = pd.concat([table for table in tables if len(table)] or tables, ignore_index=True)
+    if not tables:
+        return []
+    table = pd.concat(tables, ignore_index=True)
     by_comparison = table.groupby(["method", "reference"])["p_value"]
-    return table.assign(p_adjusted=by_comparison.transform(lambda p: benjamini_hochberg(p.to_numpy())))
+    return [table.assign(p_adjusted=by_comparison.transform(lambda p: benjamini_hochberg(p.to_numpy())))]
 
 
 # -------------------------------------------------------------------- Intervals for tables and figures
@@ -624,9 +603,8 @@ def interval_rows(endpoints: Iterable[EndpointBootstrap], versus: str | tuple[st
                 if not wanted or reference not in one.values:
                     continue
                 distribution = one.difference((method, control), reference)
-            summary = summarise_bootstrap(distribution)
-            interval = (summary.effect, summary.ci_low, summary.ci_high)
-            rows.append((one.endpoint, method, control, *interval, one.n_units))
+            found = summarise_bootstrap(distribution)
+            rows.append((one.endpoint, method, control, found.effect, found.ci_low, found.ci_high, one.n_units))
     return pd.DataFrame(rows, columns=["endpoint", "method", "control", "mean", "ci_low", "ci_high", "n_units"])
 
 
@@ -666,10 +644,8 @@ def beside_published(screen: str, split: str, measured: pd.DataFrame) -> pd.Data
 
     Two numbers may be compared where the screen, the quantity and the split are the same; a number of another screen,
     or of another measure on this one, says nothing about a run, however alike the words. `measured` has ``quantity``,
-    ``of``, ``here`` and, for counts, ``total_here``; the same quantity twice raises ScreenError.
+    ``of``, ``here`` and, for counts, ``total_here``.
     """
-    if measured.duplicated(["quantity", "of"]).any():
-        raise ScreenError("a quantity to lay beside published ones was measured twice")
     published = pd.read_csv(Path(__file__).with_name("published.csv"))
     same = published[(published["screen"] == screen) & (published["split"] == split)]
     own = measured.reindex(columns=["quantity", "of", "here", "total_here"])
@@ -682,15 +658,11 @@ def assay_counts(auc: pd.DataFrame) -> pd.DataFrame:
 
     What Moshkov 2023 counted, as :func:`beside_published` takes it; empty where nothing was measured.
     """
-    names = {"raw_cp": "CP", "tx": "TX"}
-    wide = (
-        auc[auc["method"].isin(list(names))]
-        .pivot(index="task", columns="method", values="roc_auc")
-        .rename(columns=names)
-    )
+    wide = auc.pivot_table("roc_auc", "task", "method", dropna=False).reindex(columns=["raw_cp", "tx"])
+    wide = wide.dropna(axis="columns", how="all")
     rows = []
     for threshold in (0.9, 0.7):
-        above = wide > threshold
+        above = (wide > threshold).rename(columns={"raw_cp": "CP", "tx": "TX"})
         if {"CP", "TX"} <= set(above):
             above["TX but not CP"] = above["TX"] & ~above["CP"]
         rows += [(f"assays with ROC-AUC > {threshold}", name, int(above[name].sum()), len(wide)) for name in above]

@@ -34,15 +34,6 @@ REPLICATE_COLUMNS = ["compound", "treatment", "n_wells", "replicate_map", "activ
 NO_REPLICATES = pd.DataFrame(columns=[*KEYS, *REPLICATE_COLUMNS])
 
 
-def _checked(embedding: np.ndarray, n_rows: int) -> np.ndarray:
-    embedding = np.asarray(embedding)
-    if embedding.ndim != 2 or len(embedding) != n_rows:
-        raise ValueError(f"the embedding has shape {embedding.shape} but the table has {n_rows} rows")
-    if not np.isfinite(embedding).all():
-        raise ValueError("the embedding holds values that are not finite")
-    return embedding.astype(np.float32, copy=False)
-
-
 def replicate_clustering(wells: pd.DataFrame, embedding: np.ndarray) -> pd.DataFrame:
     """How well replicates of a treatment find each other (endpoint 1).
 
@@ -99,7 +90,7 @@ def _queries(
     Returns names of treatments, and of each query the treatment's number, its row of ``wells`` and its embedding; last
     the controls' embeddings.
     """
-    embedding = _checked(embedding, len(wells))
+    embedding = np.asarray(embedding, np.float32)
     control = wells[CONTROL].to_numpy(dtype=bool)
     if control.any():
         embedding = embedding - embedding[control].mean(0)
@@ -141,22 +132,14 @@ def moa_clustering_by_fold(consensus: pd.DataFrame, compounds: pd.DataFrame) -> 
     Returns
     -------
     per_compound, summary : DataFrame
-        `KEYS` and the columns of `moa_clustering`'s two results, the summary long (endpoint, n, value). It holds
-        library mode too (``moa_library_map``, ``moa_library_nearest``), where test compounds are ranked against the
-        training compounds instead of each other: what a screen with a library of known compounds would see.
+        `KEYS` and the columns of `moa_clustering`'s two results, the summary long (endpoint, n, value).
     """
     per_compound, summaries = [], []
     annotated = consensus.merge(compounds[[COMPOUND, "MoA", "InChIKey14"]], on=COMPOUND, how="left")
-    for key, part in annotated.groupby(KEYS, sort=False):
-        test, library = (part[part["role"] == role].reset_index(drop=True) for role in ("test", "train"))
-        values, library_values = np.split(embedding_values(pd.concat([test, library])), [len(test)])
-        table, summary = moa_clustering(test, values)
+    for key, part in annotated[annotated["role"] == "test"].groupby(KEYS, sort=False):
+        table, summary = moa_clustering(part.reset_index(drop=True), embedding_values(part))
         per_compound.append(_keyed(key, table))
         rows = [(endpoint, len(table), value) for endpoint, value in summary.items()]
-        if len(library):
-            against, summary = moa_clustering(test, values, reference=library, reference_embedding=library_values)
-            for endpoint, value in summary.items():
-                rows.append((endpoint.replace("moa_", "moa_library_"), len(against), value))
         summaries.append(_keyed(key, pd.DataFrame(rows, columns=["endpoint", "n", "value"])))
     return pd.concat(per_compound, ignore_index=True), pd.concat(summaries, ignore_index=True)
 
@@ -244,13 +227,7 @@ def nearest_test_compounds(consensus: dict[str, pd.DataFrame], *, n_nearest: int
     return pd.concat(tables[1:] or tables, ignore_index=True)
 
 
-def moa_clustering(
-    compounds: pd.DataFrame,
-    embedding: np.ndarray,
-    *,
-    reference: pd.DataFrame | None = None,
-    reference_embedding: np.ndarray | None = None,
-) -> tuple[pd.DataFrame, dict[str, float]]:
+def moa_clustering(compounds: pd.DataFrame, embedding: np.ndarray) -> tuple[pd.DataFrame, dict[str, float]]:
     """How well compounds of one mechanism of action find each other (endpoint 2).
 
     Query: a compound's consensus embedding. Positives: other compounds that share at least one MoA; negatives: other
@@ -261,8 +238,6 @@ def moa_clustering(
     ----------
     compounds, embedding : DataFrame, array (n_compounds, n_dimensions)
         ``Metadata_Compound``, ``MoA`` (list), ``InChIKey14`` ("" where unknown) of the test compounds.
-    reference, reference_embedding : optional
-        Library mode: queries are ranked against these compounds (the training compounds) instead of each other.
 
     Returns
     -------
@@ -270,15 +245,14 @@ def moa_clustering(
         ``compound, n_positive, average_precision, nearest_shares_moa`` (1, 0), one row a query with a positive.
     summary : dict
         ``moa_map``, ``moa_nearest`` (share of queries whose nearest neighbour shares an MoA); ``moa_ami``, ``moa_ari``,
-        ``moa_silhouette`` of the queries (not in library mode), where a compound with several MoAs counts under the one
+        ``moa_silhouette`` of the queries, where a compound with several MoAs counts under the one
         most frequent among the queries, of several the first by name. NaN where nothing can be measured.
     """
     queries, points = _annotated(compounds, embedding)
-    library = reference is not None
-    items, item_points = _annotated(reference, reference_embedding) if library else (queries, points)
-    candidate = compound_groups(queries).to_numpy()[:, None] != compound_groups(items).to_numpy()
-    positive = shared_labels(queries["MoA"], items["MoA"]) & candidate
-    similarity = cosine_similarity(points, item_points)  # (n_queries, n_items)
+    groups = compound_groups(queries).to_numpy()
+    candidate = groups[:, None] != groups
+    positive = shared_labels(queries["MoA"], queries["MoA"]) & candidate
+    similarity = cosine_similarity(points, points)  # (n_queries, n_queries)
     is_query = positive.any(1)
     ranked = np.where(candidate, similarity, -np.inf)
     nearest = (ranked == ranked.max(1, initial=-np.inf, keepdims=True)) & candidate
@@ -296,19 +270,17 @@ def moa_clustering(
         "moa_map": float(per_compound["average_precision"].mean()),
         "moa_nearest": float(per_compound["nearest_shares_moa"].mean()),
     }
-    if not library:
-        moas = queries["MoA"][is_query]
-        times = moas.explode().value_counts().to_dict()
-        labels = np.array([min(names, key=lambda name: (-times[name], name)) for names in moas], dtype=str)
-        summary |= {f"moa_{name}": value for name, value in cluster_indices(points[is_query], labels).items()}
+    moas = queries["MoA"][is_query]
+    times = moas.explode().value_counts().to_dict()
+    labels = np.array([min(names, key=lambda name: (-times[name], name)) for names in moas], dtype=str)
+    summary |= {f"moa_{name}": value for name, value in cluster_indices(points[is_query], labels).items()}
     return per_compound, summary
 
 
 def _annotated(compounds: pd.DataFrame, embedding: np.ndarray) -> tuple[pd.DataFrame, np.ndarray]:
     """Those of the compounds that have an MoA, with their embeddings."""
-    embedding = _checked(embedding, len(compounds))
-    has_moa = np.array([moa is not None and len(moa) > 0 for moa in compounds["MoA"]], dtype=bool)
-    return compounds[has_moa].reset_index(drop=True), embedding[has_moa]
+    has_moa = compounds["MoA"].map(len).to_numpy() > 0
+    return compounds[has_moa].reset_index(drop=True), np.asarray(embedding, np.float32)[has_moa]
 
 
 # --------------------------------------------------------------------------------------------------

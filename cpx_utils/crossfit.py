@@ -393,10 +393,13 @@ class Here:
 
 @cache
 def cluster() -> Any:
-    """The `distributed.Client` of the scheduler that CPX_SCHEDULER names, such as tcp://192.168.0.1:8786, or None."""
+    """The `distributed.Client` of the scheduler that CPX_SCHEDULER names, or None."""
     address = os.environ.get("CPX_SCHEDULER")
-    if not address:
-        return None
+    return connect(address) if address else None
+
+
+def connect(address: str) -> Any:
+    """A `distributed.Client` of a scheduler, such as tcp://192.168.0.1:8786; ScreenError where none answers."""
     try:
         from distributed import Client
 

@@ -20,9 +20,8 @@ def cosine_similarity(a: np.ndarray, b: np.ndarray | None = None) -> np.ndarray:
 
     In [-1, 1]; a row of zeros has similarity 0 with everything.
     """
-    unit_a = unit_rows(a)
-    unit_b = unit_a if b is None else unit_rows(b)
-    return unit_a @ unit_b.T  # (n_a, n_b)
+    unit = unit_rows(a)
+    return unit @ (unit if b is None else unit_rows(b)).T  # (n_a, n_b)
 
 
 def unit_rows(rows: np.ndarray) -> np.ndarray:
@@ -54,10 +53,7 @@ def average_precision(similarity: np.ndarray, positive: np.ndarray, candidate: n
     array (n_queries,)
         NaN for a query without positives.
     """
-    similarity = np.asarray(similarity)
-    positive = np.asarray(positive, dtype=bool)
     if candidate is not None:
-        candidate = np.asarray(candidate, dtype=bool)
         positive = positive & candidate
         similarity = np.where(candidate, similarity, -np.inf)
     # One value-only sort a query; a positive's rank is then a binary search, which also resolves ties.
@@ -112,10 +108,8 @@ def _labels_and_scores(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarr
     if labels.ndim == 1:
         labels, scores = labels[:, None], scores[:, None]
     labelled = ~np.isnan(labels)
-    if not ((labels == 0) | (labels == 1) | ~labelled).all():
-        raise ValueError("labels must be 0, 1 or NaN (missing)")
-    if not np.isfinite(scores[labelled]).all():
-        raise ValueError("a labelled compound has a score that is not finite")
+    if not (np.isin(labels[labelled], [0, 1]) & np.isfinite(scores[labelled])).all():
+        raise ValueError("labels must be 0, 1 or NaN (missing), and scores of labelled compounds finite")
     return labels, scores, labelled
 
 
@@ -166,9 +160,6 @@ def retrieval_rank(query: np.ndarray, target: np.ndarray) -> np.ndarray:
     Row i of ``target`` (n, n_features) is what row i of ``query`` should find. Targets tied with the own row count one
     half, rounded up (pessimistic), so that a collapsed embedding lands in the middle.
     """
-    query, target = np.asarray(query), np.asarray(target)
-    if query.shape != target.shape:
-        raise ValueError(f"query {query.shape} and target {target.shape} must have the same shape")
     similarity = cosine_similarity(query, target)
     own = np.diagonal(similarity)[:, None]
     nearer = (similarity > own).sum(1)
@@ -199,8 +190,7 @@ def retrieval_scores(retrieval: pd.DataFrame) -> pd.DataFrame:
 
 def chance_of_nearest_decile(n_candidates: int | np.ndarray) -> float:
     """Probability of :func:`nearest_decile` for a rank drawn at random, averaged over queries."""
-    n_candidates = np.asarray(n_candidates)
-    return float(np.mean((np.floor(0.1 * (n_candidates - 1)) + 1) / n_candidates))
+    return float(np.mean((np.floor(0.1 * (np.asarray(n_candidates) - 1)) + 1) / n_candidates))
 
 
 def silhouette(points: np.ndarray, labels: np.ndarray, *, block: int = 256) -> np.ndarray:

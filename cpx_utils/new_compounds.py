@@ -6,7 +6,7 @@ as what was seen, and every null is made of wells or compounds that were treated
 
 - *activity*: a treatment's wells against the negative controls of the same plates. Null: they are exchangeable. The
   labels are permuted within plates, and everything that knows of labels is done again, so p is exact.
-- *resemblance* (nearest compounds, mechanisms, distance from the library, predicted outcomes): a new compound against
+- *resemblance* (nearest compounds, mechanisms, predicted outcomes): a new compound against
   library compounds that the same encoder was not trained on either, its `Reference.held_out`. Null: it is one more of
   them. Such p-values are conformal (Vovk, Gammerman and Shafer 2005): exact for one encoder, and a mean over encoders
   where there are several (cross-conformal: Vovk 2015, doi 10.1007/s10472-013-9368-4), which is close to exact.
@@ -22,7 +22,7 @@ import pandas as pd
 from scipy.stats import hypergeom
 
 from cpx_utils.bioactivity import ManyTaskRidgeClassifier, label_matrix
-from cpx_utils.encoders import load_encoder
+from cpx_utils.encoders import Encoder, load_encoder
 from cpx_utils.metrics import benjamini_hochberg, cosine_similarity, shared_labels
 from cpx_utils.own_screens import read_cell_painting, read_plate_description
 from cpx_utils.preprocessing import FeaturePreparation, consensus, normalise_plates
@@ -42,8 +42,8 @@ from cpx_utils.profiles import (
 )
 
 FLAT = 1e-9  # a spread up to this is none
+_TO_DEVIATION = 1.4826  # from a median absolute deviation to the standard deviation of normal values
 MOST = 0.5  # share of a new file's wells that stands for most of them
-_WELLS_FOR_FILLING = 4000  # more would cost time and change the regression little
 
 
 # --- the file -------------------------------------------------------------------------------------------------
@@ -148,16 +148,16 @@ def check_features(new: pd.DataFrame, library: pd.DataFrame, features: Sequence[
     Returns
     -------
     DataFrame
-        One row a feature: `feature`, `status` (used, out of range, missing; or extra: in the file, not in the encoder),
-        `reason`, `share_empty` (cells) and `share_outside` (wells beyond the library's central 99%). A feature that is
-        flat in all controls and not elsewhere has no units, and counts as missing.
+        One row a feature: `feature`, `status` (used, out of range, missing), `reason`, `share_empty` (cells) and
+        `share_outside` (wells beyond the library's central 99%). A feature that is flat in all controls and not
+        elsewhere has no units, and counts as missing.
     """
-    values, control = new.reindex(columns=list(features)).to_numpy(float), new[CONTROL].to_numpy(bool)
+    values, control = new.reindex(columns=list(features)).astype(float), new[CONTROL].to_numpy(bool)
     low, high = library[list(features)].quantile([0.005, 0.995]).to_numpy(float)
-    empty = np.isnan(values).mean(axis=0)
-    outside = ((values < low) | (values > high)).mean(axis=0) / np.where(empty < 1, 1 - empty, np.nan)
-    filled = np.where(np.isnan(values), _median(values), values)
-    flat = (np.ptp(filled[control], axis=0) <= FLAT if control.any() else empty > 1) & (np.ptp(filled, axis=0) > FLAT)
+    empty = values.isna().mean().to_numpy()
+    outside = ((values < low) | (values > high)).mean().to_numpy() / np.where(empty < 1, 1 - empty, np.nan)
+    spread, of_controls = ((part.max() - part.min()).to_numpy() for part in (values, values[control]))
+    flat = (of_controls <= FLAT) & (spread > FLAT)  # never without controls, whose spread is NaN
     table = pd.DataFrame({"feature": list(features), "status": "used", "reason": ""})
     table = table.assign(share_empty=empty, share_outside=outside)
     cases = (
@@ -168,9 +168,7 @@ def check_features(new: pd.DataFrame, library: pd.DataFrame, features: Sequence[
     )
     for found, status, reason in cases:
         table.loc[found, ["status", "reason"]] = [status, reason]
-    extra = [name for name in feature_columns(new) if name not in set(features)]
-    extra = pd.DataFrame({"feature": extra, "status": "extra", "reason": "not used by the encoder"})
-    return pd.concat([table, extra], ignore_index=True)
+    return table
 
 
 def require_features(checked: pd.DataFrame, shown: str, max_missing: float = 0.2) -> list[str]:
@@ -178,14 +176,15 @@ def require_features(checked: pd.DataFrame, shown: str, max_missing: float = 0.2
 
     Raises ScreenError where more than a share `max_missing` are, or most of those there are out of range.
     """
-    by_status = {status: part["feature"].tolist() for status, part in checked.groupby("status")}
-    missing, extra, strange = (by_status.get(status, []) for status in ("missing", "extra", "out of range"))
-    n_asked = len(checked) - len(extra)
+    missing, strange = (
+        checked.loc[checked["status"] == one, "feature"].tolist() for one in ("missing", "out of range")
+    )
+    n_asked = len(checked)
     if len(missing) > max_missing * n_asked or len(missing) == n_asked:
         raise ScreenError(
             f"{shown}: {len(missing)} of {n_asked} features that the encoder was trained on are missing "
             f"({len(missing) / n_asked:.0%}, the limit is {max_missing:.0%}): {some_names(missing)}; measure them, or "
-            f"train on the features that both have (it also has {some_names(extra) if extra else 'no others'})"
+            "train on the features that both have"
         )
     if len(strange) > MOST * (n_asked - len(missing)):
         raise ScreenError(
@@ -195,51 +194,31 @@ def require_features(checked: pd.DataFrame, shown: str, max_missing: float = 0.2
     return missing
 
 
+@dataclass(frozen=True)
 class PlateEncoder:
-    r"""An encoder with its feature preparation, and the features that both must do without.
+    """A fitted encoder with its fitted feature preparation, and the features that new wells lack.
 
-    These are foretold from the others by ridge regression, learned on the library's prepared wells,
-
-    .. math:: \hat x_m = \mu_m + (x_p - \mu_p) (X_p^T X_p + \alpha I)^{-1} X_p^T X_m,
-
-    the mean of the missing features given the present ones, for normal profiles with shrunken covariance (Hoerl and
-    Kennard 1970, doi 10.1080/00401706.1970.10488634). CellProfiler features repeat each other, so much of a missing one
-    is often known. What isn't comes back as the library's mean, so an effect that only missing features show is lost.
-    Library and new wells must go through the same gap, or they would differ by it.
-
-    `preparation` and `encoder` are fitted; `library` are wells that hold the features `missing`, of which `seed` draws
-    some where there are very many.
+    In these every well, of the library too, gets the training median: library and new wells must go through the same
+    gap, or they would differ by it. An effect that only missing features show is lost.
     """
 
-    def __init__(self, preparation: FeaturePreparation, encoder, missing=(), library=None, seed: int = 0):
-        from sklearn.linear_model import RidgeCV
-
-        self.preparation, self.encoder, self._ridge = preparation, encoder, None
-        self.gap = np.isin(preparation.features_, list(missing))
-        if self.gap.any():
-            rows = np.sort(np.random.default_rng(seed).permutation(len(library))[:_WELLS_FOR_FILLING])
-            values = preparation.transform(library.iloc[rows]).astype(float)
-            ridge = RidgeCV(alphas=len(values) * np.logspace(-4, 1, 6))
-            self._ridge = ridge.fit(values[:, ~self.gap], values[:, self.gap])
-
-    def prepare(self, wells: pd.DataFrame) -> np.ndarray:
-        """Prepared features, those of the gap foretold: float32 (n_wells, n_features)."""
-        values = self.preparation.transform(wells.reindex(columns=np.asarray(self.preparation.features_, dtype=object)))
-        if self._ridge is not None:
-            values[:, self.gap] = self._ridge.predict(values[:, ~self.gap].astype(float)).reshape(len(values), -1)
-        return values
+    preparation: FeaturePreparation
+    encoder: Encoder
+    missing: Sequence[str] = ()
 
     def transform(self, wells: pd.DataFrame) -> np.ndarray:
         """Embeddings of plate-normalised wells, float32 (n_wells, n_dimensions)."""
-        return self.encoder.transform(self.prepare(wells))
+        kept = [name for name in self.preparation.features_ if name not in set(self.missing)]
+        complete = wells[kept].reindex(columns=self.preparation.features_)
+        return self.encoder.transform(self.preparation.transform(complete))
 
 
-def load_plate_encoder(folder: str | Path, new: pd.DataFrame, library: pd.DataFrame, seed: int = 0) -> PlateEncoder:
-    """Read an encoder from `models/METHOD/FOLD` of a run, and foretell what new wells lack from its training wells."""
+def load_plate_encoder(folder: str | Path, new: pd.DataFrame, library: pd.DataFrame) -> PlateEncoder:
+    """Read an encoder from `models/METHOD/FOLD` of a run, and find what new wells lack of its features."""
     preparation = FeaturePreparation.load(Path(folder) / "preparation.json")
     checked = check_features(new, library, preparation.features_)
-    missing = checked.loc[checked["status"] == "missing", "feature"]
-    return PlateEncoder(preparation, load_encoder(folder), missing, library, seed)
+    missing = checked.loc[checked["status"] == "missing", "feature"].tolist()
+    return PlateEncoder(preparation, load_encoder(folder), missing)
 
 
 # --- the library ----------------------------------------------------------------------------------------------
@@ -250,15 +229,14 @@ class Reference:
     """One encoder's view of its training compounds (`library`), of library compounds that it never saw, and the new.
 
     `library` and `held_out` hold Metadata_Compound, MoA (lists) and `group`, of which no two are on both sides. `codes`
-    and `profiles` are consensus embeddings and prepared features of `library`, `held_out` and `new`, measured from the
-    negative controls: arrays (n, n_dimensions) by these names. `new` are the ids of the new compounds.
+    are consensus embeddings of `library`, `held_out` and `new`, measured from the negative controls: arrays
+    (n, n_dimensions) by these names. `new` are the ids of the new compounds.
     """
 
     new: list[str]
     library: pd.DataFrame
     held_out: pd.DataFrame
     codes: dict[str, np.ndarray]
-    profiles: dict[str, np.ndarray]
 
 
 def make_reference(
@@ -282,24 +260,14 @@ def make_reference(
     usual = int(np.median(new.loc[~new[CONTROL].to_numpy(bool), COMPOUND].value_counts()))
     order = pd.Series(np.random.default_rng(seed).random(len(others))).groupby(others[COMPOUND].to_numpy(object))
     others = others[(order.rank() <= usual).to_numpy()]
-    ids, found, origin = {}, {"codes": {}, "profiles": {}}, {}
-    for name, table in (("library", wells[known]), ("held_out", others), ("new", new)):
-        profiles = encoder.prepare(table)
-        for kind, values in (("profiles", profiles), ("codes", encoder.encoder.transform(profiles).astype(float))):
-            # Without controls of their own, new wells are measured from where the library is.
-            if name == "library" or (name == "new" and new[CONTROL].any()):
-                origin[kind] = values[_at_origin(table)].mean(axis=0)
-            metadata, found[kind][name] = consensus(table[METADATA_COLUMNS], values - origin[kind], by="compound")
-        ids[name] = metadata[[COMPOUND]]
+    library = wells[known]
+    parts = {"library": library, "held_out": others, "new": new}
+    found = {name: embed_compounds(part, library, encoder) for name, part in parts.items()}
     annotated = compounds.assign(group=compound_groups(compounds).to_numpy())
-    tables = {name: ids[name].merge(annotated, on=COMPOUND, how="left") for name in ("library", "held_out")}
-    return Reference(ids["new"][COMPOUND].tolist(), **tables, **found)
-
-
-def _at_origin(wells: pd.DataFrame) -> np.ndarray:
-    """Rows from whose mean embeddings are measured: the negative controls, or all where there are none."""
-    control = wells[CONTROL].to_numpy(bool)
-    return control if control.any() else ~control
+    tables = []
+    for name in ("library", "held_out"):
+        tables.append(pd.DataFrame({COMPOUND: found[name][0]}).merge(annotated, on=COMPOUND, how="left"))
+    return Reference(found["new"][0], *tables, {name: codes.astype(float) for name, (_, codes) in found.items()})
 
 
 def fold_references(
@@ -314,20 +282,19 @@ def fold_references(
     for (split, repeat, fold), rows in folds.groupby(["split", "repeat", "fold"]):
         held_out = set(rows[COMPOUND])
         training = wells_of(wells, sorted(set(folds[COMPOUND]) - held_out))
-        encoder = load_plate_encoder(folder / f"{split}-{repeat}-{fold}", new, training, seed)
+        encoder = load_plate_encoder(folder / f"{split}-{repeat}-{fold}", new, training)
         references.append(make_reference(new, wells, compounds, held_out, encoder, seed=seed))
     return references
 
 
-def embed_compounds(new: pd.DataFrame, library: pd.DataFrame, encoder: PlateEncoder) -> tuple[list[str], np.ndarray]:
-    """Ids of the new compounds, sorted, and their embeddings (n_compounds, n_dimensions).
+def embed_compounds(wells: pd.DataFrame, library: pd.DataFrame, encoder: PlateEncoder) -> tuple[list[str], np.ndarray]:
+    """Ids of the compounds of wells, sorted, and their embeddings (n_compounds, n_dimensions).
 
-    Measured from the new wells' own negative controls, or from the library's origin where they have none.
+    Measured from the wells' own negative controls, else from the library's, else from the library's mean.
     """
-    codes = encoder.transform(new)
-    origin = (new, codes) if new[CONTROL].any() else (library, encoder.transform(library))
-    centre = origin[1][_at_origin(origin[0])].mean(axis=0)
-    metadata, average = consensus(new[METADATA_COLUMNS], codes - centre, by="compound")
+    origin = next((table[table[CONTROL].astype(bool)] for table in (wells, library) if table[CONTROL].any()), library)
+    codes = encoder.transform(wells) - encoder.transform(origin).mean(axis=0)
+    metadata, average = consensus(wells[METADATA_COLUMNS], codes, by="compound")
     return metadata[COMPOUND].tolist(), average
 
 
@@ -392,11 +359,14 @@ def activity_calls(
     metric = library_metric(library[METADATA_COLUMNS], encoder.transform(library))
     features = [name for name in encoder.preparation.features_ if name in new.columns]
     control, plates = new[CONTROL].to_numpy(bool), new[PLATE].to_numpy(str)
-    values, names = new[features].to_numpy(float), treatments(new).to_numpy(str)
-    # For features that are flat in a pool: their usual spread in all wells of a plate, which no label can change.
-    usual = np.stack([_centred(values[plates == plate])[1] for plate in np.unique(plates)])
-    usual = _median(np.where(usual > FLAT, usual, np.nan))
-    usual = np.where(usual > FLAT, usual, np.inf)  # flat everywhere: says nothing
+    names = treatments(new).to_numpy(str)
+    # Gaps, and features that are flat in a pool, take what is usual in all wells of a plate: no label can change it.
+    by_plate = new[features].astype(float).groupby(plates)
+    values = new[features].astype(float).fillna(by_plate.transform("median")).fillna(0.0)
+    centred = (values - values.groupby(plates).transform("median")).abs()
+    spreads = _TO_DEVIATION * centred.groupby(plates).median()
+    usual = spreads.where(spreads > FLAT).median().fillna(np.inf).to_numpy()  # flat everywhere: says nothing
+    values = values.to_numpy()
     treated = pd.Series(np.flatnonzero(~control)).groupby(names[~control])
     n_null = int(max(n_null, np.ceil(2 * treated.ngroups / fdr)))
     drawn: dict[tuple, np.ndarray] = {}
@@ -406,8 +376,10 @@ def activity_calls(
         for plate in np.unique(plates[members]):
             own, others = members[plates[members] == plate], np.flatnonzero(control & (plates == plate))
             if len(others):
-                centred, spread = _centred(values[np.concatenate([own, others])])
-                pools.append(centred / np.where(spread > FLAT, spread, usual))
+                pool = values[np.concatenate([own, others])]
+                pool = pool - np.median(pool, axis=0)
+                spread = _TO_DEVIATION * np.median(np.abs(pool), axis=0)
+                pools.append(pool / np.where(spread > FLAT, spread, usual))
                 sizes += ((len(own), len(others)),)
         row = [new[COMPOUND].iloc[members[0]], new[DOSE].iloc[members[0]], name]
         if not sizes:
@@ -427,21 +399,6 @@ def activity_calls(
     table.insert(8, "q_value", benjamini_hochberg(table["p_value"].astype(float)))
     table.insert(9, "active", (table["q_value"] <= fdr).to_numpy(bool))
     return table
-
-
-def _median(values: np.ndarray) -> np.ndarray:
-    """Median by column without the gaps; 0 for a column without any value."""
-    medians = np.median(values, axis=0)
-    for column in np.flatnonzero(np.isnan(medians)):
-        there = values[~np.isnan(values[:, column]), column]
-        medians[column] = np.median(there) if len(there) else 0.0
-    return medians
-
-
-def _centred(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Values less their median, and their median absolute deviation (scaled to a standard deviation), by column."""
-    centred = values - _median(values)
-    return centred, 1.4826 * _median(np.abs(centred))
 
 
 def _weights(sizes: Sequence[tuple[int, int]], n_null: int, rng: np.random.Generator) -> np.ndarray:
@@ -488,7 +445,7 @@ def nearest_compounds(references: Sequence[Reference], n_nearest: int = 10) -> p
     compound is to the library what a held-out compound is to the library compounds that share neither mechanism nor
     structure with it. p compares with the *nearest* of those, so it holds for the whole list of neighbours at once
     (single-step maxT: Westfall and Young 1993). Where mechanisms are unknown, relatives may hide in the null, and p is
-    too large rather than too small. It says nothing of a plate whose wells all share a shift: see `library_distance`.
+    too large rather than too small. It says nothing of a plate whose wells all share a shift.
 
     Columns `compound`, `rank` (1 = nearest), `neighbour`, `similarity`, `MoA` (of the neighbour, joined by |),
     `p_value`, and of rank 1 `q_value` among the new compounds.
@@ -547,14 +504,13 @@ def nearest_mechanisms(references: Sequence[Reference], compounds: pd.DataFrame,
     table = pd.DataFrame({
         "compound": np.repeat(new.to_numpy(object), len(mechanisms)),
         "mechanism": np.tile(mechanisms.to_numpy(object), len(new)),
-        "score": long["score"].to_numpy().ravel(),
-        "evidence": long["evidence"].to_numpy().ravel(),
+        **{name: long[name].to_numpy().ravel() for name in ("score", "evidence")},
         "n_compounds": np.tile(sizes.reindex(mechanisms).to_numpy(), len(new)),
         "p_adjusted": long["p_adjusted"].to_numpy().ravel(),
     })  # fmt: skip
     rank = table.groupby("compound", sort=False)["evidence"].rank(ascending=False, method="first").astype(int)
     table.insert(1, "rank", rank)
-    table = table.iloc[np.lexsort((rank, np.repeat(np.arange(len(new)), len(mechanisms))))].reset_index(drop=True)
+    table = table.sort_values(["compound", "rank"], ignore_index=True)
     known = compounds.set_index(COMPOUND)["MoA"]
     pairs = zip(table["compound"], table["mechanism"], strict=True)
     return _with_q(table, "p_adjusted").assign(is_known=[name in list(known.get(one, [])) for one, name in pairs])
@@ -575,16 +531,14 @@ def _evidence(reference: Reference, n_neighbours: int) -> tuple[pd.DataFrame, pd
         for column, rows in enumerate(has.T):
             n = min(n_neighbours, int(rows.sum()))
             scores[name][:, column] = np.partition(similarity[:, rows], -n, axis=1)[:, -n:].mean(axis=1)
-    usual = np.where(has, np.nan, scores["library"])
     evidence = np.concatenate([scores["held_out"], scores["new"]])
-    kinds = [tuple(sorted(set(names))) for names in held_out] + ["new"] * len(reference.new)
-    for kind in set(kinds):
-        kept = usual if kind == "new" else usual[~shared_labels([kind], library)[0]]
-        n = np.maximum((~np.isnan(kept)).sum(axis=0), 1)
-        mean = np.nansum(kept, axis=0) / n
-        spread = np.sqrt(np.nansum((kept - mean) ** 2, axis=0) / n)
-        rows = np.array([one == kind for one in kinds])
-        evidence[rows] = (evidence[rows] - mean) / np.where(spread > 1e-6, spread, 1.0)
+    # Moments over the library compounds without the mechanism that are no relatives of the one that is judged.
+    foreign = ~shared_labels([*held_out, *[[]] * len(reference.new)], library)
+    n = np.maximum(foreign @ (~has).astype(float), 1)
+    usual = np.where(has, 0.0, scores["library"])
+    mean = foreign @ usual / n
+    spread = np.sqrt(np.maximum(foreign @ usual**2 / n - mean**2, 0))
+    evidence = (evidence - mean) / np.where(spread > 1e-6, spread, 1.0)
     wrong = np.where(own, -np.inf, evidence[: len(own)]).max(axis=1, initial=-np.inf)
     tables = (pd.DataFrame(values, reference.new, mechanisms) for values in (scores["new"], evidence[len(own) :]))
     return *tables, wrong
@@ -598,37 +552,6 @@ def mechanisms_found(ranked: pd.DataFrame, within: int) -> pd.DataFrame:
     known = ranked[ranked["is_known"].astype(bool)].groupby("compound", sort=False)["rank"].agg(["min", "size"])
     chance = hypergeom.sf(0, max(ranked["mechanism"].nunique(), 1), known["size"].to_numpy(int), within)
     return pd.DataFrame({"found": known["min"] <= within, "chance": chance}, index=known.index)
-
-
-def library_distance(references: Sequence[Reference], *, fdr: float = 0.05, max_components: int = 50) -> pd.DataFrame:
-    r"""How far each new compound lies from the library, and what share of held-out compounds lies farther out.
-
-    The squared distance is Mahalanobis', :math:`D^2 = (x - \mu)^T C^{-1} (x - \mu)`, with the covariance :math:`C` of
-    probabilistic principal components of the library's consensus profiles (Tipping and Bishop 1999, doi
-    10.1111/1467-9868.00196): components that explain 90% of the variance in full (never more than `max_components`, nor
-    than a third of the compounds), the rest by its mean variance. :math:`C` is learned on training compounds, and the
-    null on held-out ones: in-sample distances would be too small, and everything new an outlier.
-
-    Columns `compound`, `library_distance` (median of held-out compounds: 1), `share_farther` (p of the null that it is
-    one more compound of this library: Bates 2023, doi 10.1214/22-AOS2244), `q_value`, `strange` (at `fdr`).
-    """
-    from sklearn.decomposition import PCA
-
-    values, nulls = [], []
-    for reference in references:
-        library = reference.profiles["library"].astype(float)
-        most = max(1, min(max_components, len(library) // 3, library.shape[1] - 1))
-        explained = PCA(most, svd_solver="full").fit(library).explained_variance_ratio_
-        model = PCA(min(most, 1 + int(np.searchsorted(np.cumsum(explained), 0.9))), svd_solver="full").fit(library)
-        centred = [reference.profiles[name].astype(float) - model.mean_ for name in ("held_out", "new")]
-        null, own = (np.sqrt(np.einsum("ij,jk,ik->i", x, model.get_precision(), x).clip(0)) for x in centred)
-        unit = np.median(null) if len(null) else np.nan
-        nulls.append(null / unit)
-        values.append(pd.DataFrame({"library_distance": own / unit}, index=reference.new))
-    distance, p_value = _pooled(values, nulls)
-    table = distance.rename_axis("compound").reset_index().assign(share_farther=p_value["library_distance"].to_numpy())
-    table["q_value"] = benjamini_hochberg(table["share_farther"])
-    return table.assign(strange=(table["q_value"] <= fdr).to_numpy(bool))
 
 
 # --- predicted outcomes ---------------------------------------------------------------------------------------
@@ -680,8 +603,7 @@ def predict_activities(
         values = (references[0].new, task, family.get(task, "other"), probability, *p_values, call)
         tables.append(pd.DataFrame(dict(zip(columns, values, strict=True))))
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
-    place = {name: number for number, name in enumerate(references[0].new)}
-    return table.sort_values("compound", key=lambda names: names.map(place), kind="stable", ignore_index=True)
+    return table.sort_values("compound", kind="stable", ignore_index=True)
 
 
 def _platt(scores: np.ndarray, outcome: np.ndarray, new_scores: np.ndarray) -> np.ndarray:
@@ -701,7 +623,7 @@ def _platt(scores: np.ndarray, outcome: np.ndarray, new_scores: np.ndarray) -> n
 
 def compound_summary(
     wells: pd.DataFrame, plates: pd.DataFrame, calls: pd.DataFrame,
-    neighbours: pd.DataFrame, mechanisms: pd.DataFrame, distances: pd.DataFrame,
+    neighbours: pd.DataFrame, mechanisms: pd.DataFrame,
 ) -> pd.DataFrame:  # fmt: skip
     """Everything about a new compound in one row, also of those whose plates could not be used.
 
@@ -722,7 +644,6 @@ def compound_summary(
     tested = calls[calls["p_value"].notna()].groupby("compound")
     table["active"] = tested["active"].any().astype(object).reindex(table.index)
     table["activity_q"] = tested["q_value"].min().reindex(table.index)
-    table = table.join(distances.set_index("compound")[["library_distance", "share_farther", "strange"]])
     for kind, ranked in (("neighbour", neighbours), ("mechanism", mechanisms)):
         first = ranked[ranked["rank"] == 1].set_index("compound")
         table[kind] = first[kind].reindex(table.index)

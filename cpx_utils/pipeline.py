@@ -286,6 +286,8 @@ def why_stale(plan: Plan, stage: Stage, check_reads: bool = True) -> str:
         # Run by hand, cells may have run twice, out of order or with other values than the file holds.
         return "last run by hand" if record else "not done yet"
     before, current = record["run"]["fingerprint"], fingerprint(stage, plan.parameters[stage.name])
+    if before.keys() != current.keys():
+        return "last run by another version of the runner"
     for name, value in current["parameters"].items():
         if before["parameters"].get(name) != value:
             return f"{name} was {before['parameters'].get(name)!r}, is {value!r}"
@@ -463,11 +465,13 @@ def run_lock(folder: Path) -> Iterator[None]:
         raise ScreenError(f"{what}; wait for its end, or give other folders with --results and --figures") from None
     except OSError as error:
         raise ScreenError(f"nothing can be written in {short_path(folder)} ({error}); give another folder") from None
-    with lock:
+    try:
         for path in list(folder.rglob(f"{UNFINISHED}*")):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         yield
-    lock.release()
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)  # while it is held
+        lock.release()
 
 
 def run_plan(plan: Plan) -> int:
@@ -584,6 +588,14 @@ def make_plan(options: argparse.Namespace, notebooks: Path) -> Plan:
     registered = DATASETS.get(options.dataset)
     run_dir = user_path(options.results).resolve() / dataset / profile
     figures_dir = user_path(options.figures).resolve() / (f"{dataset}-smoke" if profile == "smoke" else dataset)
+    for name, folder in (
+        ("--results", run_dir),
+        ("--figures", figures_dir),
+        ("--data-dir", Path(options.data_dir or ".")),
+    ):
+        there = next(path for path in (folder.resolve(), *folder.resolve().parents) if os.path.exists(path))
+        if not there.is_dir():
+            raise ScreenError(f"{name} wants a folder; {there} is none")
     plumbing = {"run_dir": str(run_dir), "figures_dir": str(figures_dir), "unverified": options.unverified}
     # a kernel works in the notebooks' folder, not in the caller's
     for name, given in {"dataset": options.dataset, "mirror": options.mirror, "data_dir": options.data_dir}.items():
@@ -605,11 +617,17 @@ def make_plan(options: argparse.Namespace, notebooks: Path) -> Plan:
         selected = [stage for stage in stages if stage.name in chosen]
     elif options.first:
         selected = stages[stages.index(find_stage(stages, options.first)) :]
+    done = {*(stage_records(run_dir) if os.path.isdir(run_dir) else ()), *(stage.name for stage in selected)}
+    for stage in selected:
+        missing = [other.name for other in upstream(stage, stages) if other.name not in done]
+        if missing:
+            raise ScreenError(
+                f"{stage.name} needs {missing[0]}, which has not run here; run it first: --from {missing[0][:2]}"
+            )
     if options.scheduler:
-        from cpx_utils.crossfit import cluster
+        from cpx_utils.crossfit import connect
 
-        os.environ["CPX_SCHEDULER"] = options.scheduler
-        cluster().close()  # does it answer?
+        connect(options.scheduler).close()  # does it answer?
     return Plan(stages, selected, parameters, dataset, run_dir, figures_dir, options)
 
 

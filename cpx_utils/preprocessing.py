@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils.validation import check_is_fitted
 
 from cpx_utils.profiles import (
     COMPOUND,
@@ -104,10 +103,9 @@ def normalise_plates(
     features = feature_columns(table)
     index, table = table.index, table.reset_index(drop=True)  # plates of two files may number their wells alike
     references = _reference_wells(table, min_controls, few_controls)
-    spread = pd.DataFrame(
-        {plate: _spread(table.loc[is_reference, features]) for plate, is_reference in references.items()},
-        index=features,
-    )
+    chosen = {plate: table.loc[is_reference, features] for plate, is_reference in references.items()}
+    spread = {plate: 1.4826 * (wells - wells.median()).abs().median() for plate, wells in chosen.items()}
+    spread = pd.DataFrame(spread, index=features)
     usual_spread = spread.where(spread > NO_SPREAD).median(axis=1)  # (n_features,)
     pieces, report = [table.iloc[:0]], []
     for plate, wells in table.groupby(PLATE, sort=True):
@@ -149,11 +147,6 @@ def _reference_wells(table: pd.DataFrame, min_controls: int, few_controls: str) 
         elif few_controls == "treated" and is_control.any():
             references[plate] = is_here
     return references
-
-
-def _spread(wells: pd.DataFrame) -> pd.Series:
-    """Median absolute deviation of each feature, scaled to the standard deviation of normal values."""
-    return 1.4826 * (wells - wells.median()).abs().median()
 
 
 class FeaturePreparation(TransformerMixin, BaseEstimator):
@@ -221,7 +214,6 @@ class FeaturePreparation(TransformerMixin, BaseEstimator):
 
     def transform(self, wells: pd.DataFrame) -> np.ndarray:
         """Prepared features, float32 (n_wells, n_kept); raises ScreenError when a kept feature isn't there."""
-        check_is_fitted(self)
         missing = [name for name in self.features_ if name not in wells.columns]
         if missing:
             raise ScreenError(
@@ -237,7 +229,6 @@ class FeaturePreparation(TransformerMixin, BaseEstimator):
 
     def save(self, path: str | Path) -> None:
         """Write as JSON: parameters, feature names and the numbers learned."""
-        check_is_fitted(self)
         learned = {name: getattr(self, name).tolist() for name in ("median_", "mean_", "scale_")}
         text = json.dumps({"parameters": self.get_params(), "features": self.features_, **learned})
         Path(path).write_text(text, encoding="utf-8")
@@ -367,10 +358,10 @@ def share_beyond_chance(correlations: pd.DataFrame) -> float:
     correlations
         From `replicate_correlations`. Chance is 0.1.
     """
-    by_kind = correlations.groupby("kind")["correlation"]
-    if len(by_kind) < 2:
-        return float("nan")
-    return float((by_kind.get_group("replicates") > by_kind.get_group("different treatments").quantile(0.9)).mean())
+    replicates, null = (
+        correlations.loc[correlations["kind"] == kind, "correlation"] for kind in ("replicates", "different treatments")
+    )
+    return float((replicates > null.quantile(0.9)).mean())
 
 
 def _median_correlation(wells):

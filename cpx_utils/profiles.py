@@ -7,8 +7,7 @@ convention of the field: metadata start with ``Metadata_``, everything else is a
 Whatever a screen lacks has one spelling: no plate or well is ``""``, no dose is NaN, no control is False.
 """
 
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -261,6 +260,18 @@ def _treated(table: pd.DataFrame) -> pd.DataFrame:
 # ----------------------------------------------------------------------------------------------- checking
 
 
+def _problems(label: str, checks: Iterable[tuple[Sized, str]]) -> list[str]:
+    """A line for each check that found something: what it found, and the message about it.
+
+    In a message ``{names}`` stands for the first few findings, ``{n}`` for their number, ``{first}`` for the first.
+    """
+    return [
+        f"{label}: {message.format(names=some_names(found), n=len(found), first=found[0])}"
+        for found, message in ((list(found), message) for found, message in checks)
+        if found
+    ]
+
+
 def check_screen(screen: Screen) -> list[str]:
     """Everything that is wrong with a screen, one line a problem; an empty list if nothing is.
 
@@ -269,18 +280,11 @@ def check_screen(screen: Screen) -> list[str]:
     the compounds, activity and task tables, and that CP and TX share at least one compound.
     """
     problems = check_table(screen.cp, "CP") + check_table(screen.tx, "TX")
-    if not problems:
-        problems += _control_problems(screen)
-        if not paired_compounds(screen):
-            problems.append(
-                "CP and TX have no compound in common: "
-                f"CP has {some_names(_treated(screen.cp)[COMPOUND].unique())}, "
-                f"TX has {some_names(_treated(screen.tx)[COMPOUND].unique())}; "
-                "the compound columns must use the same ids"
-            )
-    problems += _compound_problems(screen)
-    problems += _activity_problems(screen)
-    return problems
+    columns = {"compounds": COMPOUND_COLUMNS, "activity": ACTIVITY_COLUMNS, "tasks": TASK_COLUMNS}
+    for label, needed in columns.items():
+        missing = [column for column in needed if column not in getattr(screen, label)]
+        problems += _problems(label, [(missing, f"column {{names}} is missing; it has {needed}")])
+    return problems or [*_identity_problems(screen), *_annotation_problems(screen)]
 
 
 def require_valid(screen: Screen) -> Screen:
@@ -299,156 +303,99 @@ def require_valid(screen: Screen) -> Screen:
         more = len(problems) - 1
         tail = f" (and {more} more problem{'s' if more > 1 else ''})" if more else ""
         raise ScreenError(f"{screen.name}: {problems[0]}{tail}")
-    return _drop_unmeasured(screen)
+    measured = set(_treated(screen.cp)[COMPOUND]) | set(_treated(screen.tx)[COMPOUND])
+    known, labelled = (table[COMPOUND].isin(measured) for table in (screen.compounds, screen.activity))
+    used = screen.tasks["task"].isin(screen.activity.loc[labelled, "task"])
+    absent = screen.activity.loc[~labelled, COMPOUND].nunique()
+    dropped = (
+        ((~known).sum(), "{} listed compounds have no profile and were dropped."),
+        ((~labelled).sum(), f"{{}} labels of {absent} compounds without a profile were dropped."),
+        ((~used).sum(), "{} tasks without any label were dropped."),
+    )
+    return replace(
+        screen,
+        compounds=screen.compounds[known].reset_index(drop=True),
+        activity=screen.activity[labelled].reset_index(drop=True),
+        tasks=screen.tasks[used].reset_index(drop=True),
+        notes=(*screen.notes, *(note.format(n) for n, note in dropped if n)),
+    )
 
 
 def check_table(table: pd.DataFrame, label: str) -> list[str]:
     """Everything that is wrong with one profile table, which messages call `label`; as `check_screen`."""
     missing = [column for column in METADATA_COLUMNS if column not in table.columns]
-    if missing:
-        return [f"{label}: column {some_names(missing)} is missing; a profile table has {METADATA_COLUMNS}"]
-    repeated = [column for column, count in Counter(map(str, table.columns)).items() if count > 1]
-    if repeated:
-        return [f"{label}: column name {some_names(repeated)} occurs more than once; names must be unique"]
-    problems = []
-    if len(table) == 0:
-        problems.append(f"{label}: the table has no rows; one row a well is needed")
-    problems += _feature_problems(table, label)
-    ids = table[COMPOUND]
-    empty = np.flatnonzero((ids.isna() | (ids.astype(str).str.strip() == "")).to_numpy())
-    if len(empty):
-        problems.append(
-            f"{label}: {len(empty)} wells have no compound id (first data row {empty[0] + 1}); "
-            "every well needs one, controls too (for example 'DMSO')"
-        )
+    names = [
+        (missing, f"column {{names}} is missing; a profile table has {METADATA_COLUMNS}"),
+        (table.columns[table.columns.duplicated()], "column name {names} occurs more than once; names must be unique"),
+        ([] if len(table) else [0], "the table has no rows; one row a well is needed"),
+        ([] if feature_columns(table) else [0], "no feature columns; every column but 'Metadata_...' is a feature"),
+    ]
+    problems = _problems(label, names)
+    if problems:
+        return problems
+    features = feature_columns(table)
+    words = [name for name in features if not pd.api.types.is_numeric_dtype(table[name])]
+    numbers = [name for name in features if name not in set(words)]
+    # One by one: a whole screen in double precision would not fit everywhere.
+    empty = [name for name in numbers if table[name].isna().all()]
+    endless = [name for name in numbers if np.isinf(table[name].to_numpy(dtype=float)).any()]
     doses = table[DOSE].to_numpy(dtype=float)
     wrong = np.flatnonzero((doses < 0) | np.isinf(doses))
-    if len(wrong):
-        problems.append(
-            f"{label}: dose {doses[wrong[0]]:g} in data row {wrong[0] + 1} ({len(wrong)} such rows); "
-            "doses are micromolar, finite and not negative"
-        )
-    places = table[[PLATE, WELL]]
-    placed = places[(places[PLATE].astype(str) != "") & (places[WELL].astype(str) != "")]
-    twice = placed[placed.duplicated([PLATE, WELL])]
-    if len(twice):
-        first = twice.iloc[0]
-        problems.append(
-            f"{label}: plate {str(first[PLATE])!r} well {str(first[WELL])!r} is given more than once "
-            f"({len(twice)} repeated rows); a row is a well"
-        )
-    return problems
+    places = table[[PLATE, WELL]].astype(str)
+    twice = places[(places != "").all(axis=1) & places.duplicated()]
+    nameless = table[COMPOUND].isna() | (table[COMPOUND].astype(str).str.strip() == "")
+    checks = [
+        (words, "feature {names} is not numeric; rename text columns to 'Metadata_...'"),
+        (empty, "feature {names} is missing (NaN) in every row; drop the column"),
+        (endless, "feature {names} holds infinite values; leave them empty"),
+        (
+            np.flatnonzero(nameless) + 1,
+            "{n} wells have no compound id (first data row {first}); every well needs one, controls too (as 'DMSO')",
+        ),
+        (
+            [f"{doses[row]:g} in data row {row + 1}" for row in wrong],
+            "dose {first} ({n} such rows); doses are micromolar, finite and not negative",
+        ),
+        (twice[PLATE] + " " + twice[WELL], "plate and well {names} is given more than once; a row is a well"),
+    ]
+    return _problems(label, checks)
 
 
-def _feature_problems(table: pd.DataFrame, label: str) -> list[str]:
-    features = feature_columns(table)
-    if not features:
-        return [f"{label}: no feature columns; every column not starting with 'Metadata_' is a feature"]
-    words = [name for name in features if not pd.api.types.is_numeric_dtype(table[name])]
-    if words:
-        return [f"{label}: feature {some_names(words)} is not numeric; rename text columns to 'Metadata_...'"]
-    problems = []
-    empty, endless = [], []
-    for name in features:  # one by one: a whole screen in double precision would not fit everywhere
-        values = table[name].to_numpy(dtype=float)
-        empty += [name] if np.isnan(values).all() else []
-        endless += [name] if np.isinf(values).any() else []
-    if empty and len(table):
-        problems.append(f"{label}: feature {some_names(empty)} is missing (NaN) in every row; drop the column")
-    if endless:
-        problems.append(f"{label}: feature {some_names(endless)} holds infinite values; leave them empty")
-    return problems
+def _identity_problems(screen: Screen) -> list[str]:
+    """Ids that are control and treatment at once, and no id that both modalities have."""
+    wells = pd.concat([table[[COMPOUND, CONTROL]] for table in (screen.cp, screen.tx)])
+    is_control = wells[CONTROL].astype(bool)
+    both = sorted(set(wells.loc[is_control, COMPOUND]) & set(wells.loc[~is_control, COMPOUND]), key=str)
+    rule = "is a negative control in some wells and a treatment in others; mark a control's id everywhere"
+    cp, tx = (some_names(_treated(table)[COMPOUND].unique()) for table in (screen.cp, screen.tx))
+    apart = f"no compound in common: CP has {cp}, TX has {tx}; the compound columns must use the same ids"
+    problems = [f"compound {some_names(both)} {rule}"] if both else []
+    return problems if paired_compounds(screen) else [*problems, f"CP and TX have {apart}"]
 
 
-def _control_problems(screen: Screen) -> list[str]:
-    controls, treated = set(), set()
-    for table in (screen.cp, screen.tx):
-        mask = table[CONTROL].astype(bool).to_numpy()
-        controls |= set(table[COMPOUND].to_numpy()[mask])
-        treated |= set(table[COMPOUND].to_numpy()[~mask])
-    both = sorted(str(compound) for compound in controls & treated)
-    line = (
-        f"compound {some_names(both)} is a negative control in some wells and a treatment in others; "
-        "a control's id must be marked as control everywhere"
-    )
-    return [line] if both else []
-
-
-def _compound_problems(screen: Screen) -> list[str]:
-    compounds = screen.compounds
-    missing = [column for column in COMPOUND_COLUMNS if column not in compounds.columns]
-    if missing:
-        return [f"compounds: column {some_names(missing)} is missing; it has {COMPOUND_COLUMNS}"]
-    problems = []
-    twice = compounds[COMPOUND][compounds[COMPOUND].duplicated()].unique()
-    if len(twice):
-        problems.append(f"compounds: {some_names(twice)} is listed more than once; one row a compound")
-    measured = set()
-    for table in (screen.cp, screen.tx):
-        if COMPOUND in table and CONTROL in table:
-            measured |= set(_treated(table)[COMPOUND].dropna())
-    unlisted = sorted(str(compound) for compound in measured - set(compounds[COMPOUND]))
-    if unlisted:
-        problems.append(f"compounds: {some_names(unlisted)} is measured but not listed; one row a compound")
-    for column in ("MoA", "target"):
-        if not all(isinstance(value, list) for value in compounds[column]):
-            problems.append(f"compounds: column {column!r} must hold lists of strings, [] where unknown")
-    return problems
-
-
-def _activity_problems(screen: Screen) -> list[str]:
-    activity, tasks = screen.activity, screen.tasks
-    missing = [column for column in ACTIVITY_COLUMNS if column not in activity.columns]
-    if missing:
-        return [f"activity: column {some_names(missing)} is missing; it has {ACTIVITY_COLUMNS}"]
-    missing = [column for column in TASK_COLUMNS if column not in tasks.columns]
-    if missing:
-        return [f"tasks: column {some_names(missing)} is missing; it has {TASK_COLUMNS}"]
-    problems = []
-    wrong = np.flatnonzero(~activity["active"].isin([0, 1]).to_numpy())
-    if len(wrong):
-        problems.append(
-            f"activity: label {str(activity['active'].iloc[wrong[0]])!r} in data row {wrong[0] + 1} "
-            f"({len(wrong)} such rows); labels are 0 or 1, and a missing label has no row"
-        )
-    twice = activity[activity.duplicated([COMPOUND, "task"])]
-    if len(twice):
-        first = twice.iloc[0]
-        problems.append(
-            f"activity: compound {str(first[COMPOUND])!r} has more than one label for task "
-            f"{str(first['task'])!r} ({len(twice)} repeated rows); one label a compound and task"
-        )
-    repeated = tasks["task"][tasks["task"].duplicated()].unique()
-    if len(repeated):
-        problems.append(f"tasks: {some_names(repeated)} is listed more than once; one row a task")
-    unlisted = sorted(set(activity["task"].astype(str)) - set(tasks["task"].astype(str)))
-    if unlisted:
-        problems.append(f"tasks: {some_names(unlisted)} occurs in the activity table but is not listed")
-    return problems
-
-
-def _drop_unmeasured(screen: Screen) -> Screen:
-    """Drop annotation and outcomes of compounds the screen does not hold, with a note for each kind."""
+def _annotation_problems(screen: Screen) -> list[str]:
+    compounds, activity, tasks = screen.compounds, screen.activity, screen.tasks
     measured = set(_treated(screen.cp)[COMPOUND]) | set(_treated(screen.tx)[COMPOUND])
-    notes = list(screen.notes)
-    known = screen.compounds[COMPOUND].isin(measured)
-    if not known.all():
-        notes.append(f"{int((~known).sum())} listed compounds have no profile and were dropped.")
-    labelled = screen.activity[COMPOUND].isin(measured)
-    if not labelled.all():
-        absent = screen.activity.loc[~labelled, COMPOUND].nunique()
-        notes.append(f"{int((~labelled).sum())} labels of {absent} compounds without a profile were dropped.")
-    activity = screen.activity[labelled].reset_index(drop=True)
-    used = screen.tasks["task"].isin(set(activity["task"]))
-    if not used.all():
-        notes.append(f"{int((~used).sum())} tasks without any label were dropped.")
-    return replace(
-        screen,
-        compounds=screen.compounds[known].reset_index(drop=True),
-        activity=activity,
-        tasks=screen.tasks[used].reset_index(drop=True),
-        notes=tuple(notes),
-    )
+    unlisted = sorted(measured - set(compounds[COMPOUND]), key=str)
+    no_lists = [name for name in ("MoA", "target") if not compounds[name].map(lambda one: isinstance(one, list)).all()]
+    wrong = activity.loc[~activity["active"].isin([0, 1]), "active"]
+    twice = activity.loc[activity.duplicated([COMPOUND, "task"]), COMPOUND]
+    unknown = sorted(set(activity["task"]) - set(tasks["task"]), key=str)
+    of_compounds = [
+        (compounds.loc[compounds[COMPOUND].duplicated(), COMPOUND], "{names} is listed more than once"),
+        (unlisted, "{names} is measured but not listed; one row a compound"),
+        (no_lists, "column {names} must hold lists of strings, [] where unknown"),
+    ]
+    of_activity = [
+        (wrong, "label {names} is neither 0 nor 1; a missing label has no row"),
+        (twice, "compound {names} has more than one label for a task"),
+    ]
+    of_tasks = [
+        (tasks.loc[tasks["task"].duplicated(), "task"], "{names} is listed more than once; one row a task"),
+        (unknown, "{names} occurs in the activity table but is not listed"),
+    ]
+    checks = {"compounds": of_compounds, "activity": of_activity, "tasks": of_tasks}
+    return [line for label, rows in checks.items() for line in _problems(label, rows)]
 
 
 # -------------------------------------------------------------------------------------------- testability
@@ -485,43 +432,48 @@ def testability(screen: Screen, min_active: int = 25, min_inactive: int = 25) ->
         retrieval, bioactivity, target_families, always all six in this order. Only compounds with both CP
         and TX count, since only those can be held out and compared, and only tasks that were measured.
     """
-    paired = set(paired_compounds(screen))
+    paired = paired_compounds(screen)
+    known = screen.compounds[screen.compounds[COMPOUND].isin(paired)]
     cp = _treated(screen.cp)
     cp = cp[cp[COMPOUND].isin(paired)]
+    by_treatment = cp[PLATE].groupby(treatments(cp).to_numpy())
+    unit = "plates" if cp[PLATE].nunique() > 1 else "wells"
+    spread = by_treatment.nunique() if unit == "plates" else by_treatment.size()
+    n_replicated = int((spread >= 2).sum())
+    replicates = f"{n_replicated} of {len(spread)} CP treatments are on at least 2 {unit} (at least 2 are needed)"
+    n_controls = int(screen.cp[CONTROL].astype(bool).sum())
+    calls = replicates if n_controls >= 2 else "activity is called against controls"
+    holders = known.assign(group=compound_groups(known).to_numpy()).explode("MoA").groupby("MoA")["group"].nunique()
+    n_moas, n_annotated = int((holders >= 2).sum()), int((known["MoA"].map(len) > 0).sum())
     counts = task_counts(screen, min_active, min_inactive)
     counts = counts[counts["source"] != ANNOTATED]
-    replicated, replicate_reason = _replicates(cp)
-    controls = int(screen.cp[CONTROL].astype(bool).sum())
-    calls = replicated and controls >= 2
-    if controls < 2:
-        call_reason = f"{controls} negative-control wells in CP; activity is called against controls"
-    else:
-        call_reason = f"{controls} negative-control wells in CP; " + replicate_reason
-    moas = _shared_mechanisms(screen.compounds[screen.compounds[COMPOUND].isin(paired)])
-    annotated = int((screen.compounds[screen.compounds[COMPOUND].isin(paired)]["MoA"].map(len) > 0).sum())
     tested = counts[counts["tested"]]
-    families = tested.loc[tested["family"] != "other", "family"].value_counts()
-    large = families[families >= MIN_TASKS_PER_FAMILY]
+    assays = "the screen has no assay outcomes"
+    if len(counts):
+        best = counts.loc[counts[["n_active", "n_inactive"]].min(axis=1).idxmax()]
+        assays = (
+            f"{len(tested)} of {len(counts)} tasks have at least {min_active} actives and {min_inactive} inactives "
+            f"among the paired compounds (the best task, {best['task']}, has {best['n_active']} and "
+            f"{best['n_inactive']})"
+        )
+    n_families = int((tested.loc[tested["family"] != "other", "family"].value_counts() >= MIN_TASKS_PER_FAMILY).sum())
+    moas = (
+        f"{n_moas} MoAs are shared by at least 2 compounds of different structure ({n_annotated} of {len(paired)} "
+        "paired compounds have an MoA; at least 2 such MoAs are needed)"
+    )
+    pairs = f"{len(paired)} compounds with both CP and TX (at least {MIN_PAIRED_COMPOUNDS} are needed)"
+    families = f"{n_families} target families have at least {MIN_TASKS_PER_FAMILY} tasks with enough labels"
     rows = [
-        ("replicate_clustering", replicated, replicate_reason),
-        ("activity_calls", calls, call_reason),
+        ("replicate_clustering", n_replicated >= 2, replicates),
         (
-            "moa_clustering",
-            len(moas) >= 2,
-            f"{len(moas)} MoAs are shared by at least 2 compounds of different structure "
-            f"({annotated} of {len(paired)} paired compounds have an MoA; at least 2 such MoAs are needed)",
+            "activity_calls",
+            n_replicated >= 2 and n_controls >= 2,
+            f"{n_controls} negative-control wells in CP; {calls}",
         ),
-        (
-            "retrieval",
-            len(paired) >= MIN_PAIRED_COMPOUNDS,
-            f"{len(paired)} compounds with both CP and TX (at least {MIN_PAIRED_COMPOUNDS} are needed)",
-        ),
-        ("bioactivity", len(tested) > 0, _bioactivity_reason(counts, min_active, min_inactive)),
-        (
-            "target_families",
-            len(large) > 0,
-            f"{len(large)} target families have at least {MIN_TASKS_PER_FAMILY} tasks with enough labels",
-        ),
+        ("moa_clustering", n_moas >= 2, moas),
+        ("retrieval", len(paired) >= MIN_PAIRED_COMPOUNDS, pairs),
+        ("bioactivity", len(tested) > 0, assays),
+        ("target_families", n_families > 0, families),
     ]
     return pd.DataFrame(rows, columns=["endpoint", "testable", "reason"])
 
@@ -546,38 +498,3 @@ def task_counts(screen: Screen, min_active: int = 25, min_inactive: int = 25) ->
     table["n_inactive"] = table["task"].map(active["count"]).fillna(0).astype(int) - n_active
     table["tested"] = (table["n_active"] >= min_active) & (table["n_inactive"] >= min_inactive)
     return table.reset_index(drop=True)
-
-
-def _replicates(cp: pd.DataFrame) -> tuple[bool, str]:
-    """Whether at least two treatments have replicates, on other plates where there are plates."""
-    names = treatments(cp)
-    if cp[PLATE].nunique() > 1:
-        spread = cp[PLATE].groupby(names.to_numpy()).nunique()
-        unit = "plates"
-    else:
-        spread = names.value_counts()
-        unit = "wells"
-    replicated = int((spread >= 2).sum())
-    reason = f"{replicated} of {len(spread)} CP treatments are on at least 2 {unit} (at least 2 are needed)"
-    return replicated >= 2, reason
-
-
-def _shared_mechanisms(compounds: pd.DataFrame) -> list[str]:
-    """MoAs held by at least two compounds of different group."""
-    groups = compound_groups(compounds).to_numpy()
-    holders: dict[str, set] = {}
-    for group, mechanisms in zip(groups, compounds["MoA"], strict=True):
-        for mechanism in mechanisms:
-            holders.setdefault(mechanism, set()).add(group)
-    return sorted(mechanism for mechanism, held in holders.items() if len(held) >= 2)
-
-
-def _bioactivity_reason(counts: pd.DataFrame, min_active: int, min_inactive: int) -> str:
-    if counts.empty:
-        return "the screen has no assay outcomes"
-    best = counts.loc[counts[["n_active", "n_inactive"]].min(axis=1).idxmax()]
-    return (
-        f"{int(counts['tested'].sum())} of {len(counts)} tasks have at least {min_active} actives and "
-        f"{min_inactive} inactives among the paired compounds "
-        f"(the best task, {best['task']}, has {best['n_active']} and {best['n_inactive']})"
-    )

@@ -172,16 +172,10 @@ def simulate_screen(size: str = "default", seed: int = 0, preset: str = "cdrp-bi
 
 def simulation_settings(size: str = "default", preset: str = "cdrp-bio", **knobs: float) -> SimulationSettings:
     """The settings of a size and preset with some knobs turned; raises ScreenError for any that is unknown."""
-    if size not in SIZES:
-        raise ScreenError(f"no simulated screen has the size {size!r}; sizes are {', '.join(SIZES)}")
-    if preset not in PRESETS:
-        raise ScreenError(f"no simulated screen has the preset {preset!r}; presets are {', '.join(PRESETS)}")
-    unknown = set(knobs) - set(SimulationSettings.__dataclass_fields__)
-    if unknown:
-        raise ScreenError(
-            f"the simulator has no knob {sorted(unknown)[0]!r}; knobs are "
-            + ", ".join(SimulationSettings.__dataclass_fields__)
-        )
+    known = {"size": SIZES, "preset": PRESETS, "knob": SimulationSettings.__dataclass_fields__}
+    for kind, name in (("size", size), ("preset", preset), *(("knob", knob) for knob in knobs)):
+        if name not in known[kind]:
+            raise ScreenError(f"no simulated screen has the {kind} {name!r}; it is one of {', '.join(known[kind])}")
     settings = replace(SIZES[size], **(PRESETS[preset] | knobs))
     if not settings.shared_strength >= 0:
         raise ScreenError(f"shared_strength is {settings.shared_strength:g}; it is 0 (TX shares nothing) or positive")

@@ -17,7 +17,7 @@ SPLITS = ("random", "scaffold", "moa")
 
 def compound_folds(
     compounds: pd.DataFrame,
-    groups: pd.Series | np.ndarray | None = None,
+    groups: pd.Series | None = None,
     *,
     n_folds: int,
     n_repeats: int = 1,
@@ -31,7 +31,7 @@ def compound_folds(
     compounds : DataFrame
         ``Metadata_Compound`` (unique); ``SMILES`` for ``split="scaffold"``, ``MoA`` (list) for
         ``split="moa"``.
-    groups : Series indexed by compound, or array (n_compounds,), optional
+    groups : Series indexed by compound, optional
         Compounds of one group never part. Default: each compound is its own group.
     n_folds, n_repeats, seed : int
     split : {"random", "scaffold", "moa"}
@@ -56,7 +56,10 @@ def compound_folds(
     if n_folds < 2 or n_repeats < 1:
         raise ScreenError(f"n_folds is {n_folds} and n_repeats {n_repeats}: at least 2 folds and 1 repeat are needed")
     names = compounds[COMPOUND].to_numpy(dtype=object)
-    links = [_group_labels(names, groups)]
+    own = pd.Series(names) if groups is None else groups.reindex(names)
+    if own.isna().any():
+        raise ScreenError("groups must name one group for every compound of the compounds table")
+    links = [[[str(name)] for name in own]]
     if split == "scaffold":
         links.append(_scaffolds(compounds))
     if split == "moa":
@@ -78,7 +81,7 @@ def compound_folds(
 
 def folds_of_kinds(
     compounds: pd.DataFrame,
-    groups: pd.Series | np.ndarray | None,
+    groups: pd.Series | None,
     kinds: list[str],
     *,
     n_folds: int,
@@ -154,15 +157,6 @@ def require_apart(folds: pd.DataFrame, compounds: pd.DataFrame) -> None:
             )
 
 
-def _group_labels(names: np.ndarray, groups: pd.Series | np.ndarray | None) -> list[list[str]]:
-    if groups is None:
-        return [[str(name)] for name in names]
-    values = groups.reindex(names) if isinstance(groups, pd.Series) else pd.Series(groups)
-    if len(values) != len(names) or values.isna().any():
-        raise ScreenError("groups must name one group for every compound of the compounds table")
-    return [[str(value)] for value in values]
-
-
 def _scaffolds(compounds: pd.DataFrame) -> list[list[str]]:
     if "SMILES" not in compounds or not compounds["SMILES"].fillna("").astype(bool).any():
         raise ScreenError("split 'scaffold' needs SMILES, and this screen has none: use split 'random'")
@@ -193,10 +187,9 @@ def _connected_components(n: int, links: list[list[list[str]]]) -> np.ndarray:
     pairs = [
         (row, (kind, label)) for kind, rows in enumerate(links) for row, labels in enumerate(rows) for label in labels
     ]
-    node = {label: n + i for i, label in enumerate(dict.fromkeys(label for _, label in pairs))}
     rows = np.array([row for row, _ in pairs], dtype=int)
-    columns = np.array([node[label] for _, label in pairs], dtype=int)
-    graph = coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(n + len(node),) * 2)
+    node, labels = pd.factorize(pd.Series([label for _, label in pairs], dtype=object))
+    graph = coo_matrix((np.ones(len(rows)), (rows, n + node)), shape=(n + len(labels),) * 2)
     return np.unique(connected_components(graph, directed=False)[1][:n], return_inverse=True)[1]
 
 

@@ -79,29 +79,6 @@ def test_replicate_clustering_equals_copairs_and_scikit_learns_silhouette():
     np.testing.assert_allclose(got["silhouette"], widths.groupby(wells["treatment"]).mean()[got.index], atol=1e-5)
 
 
-def test_one_plate_takes_other_wells_and_single_wells_have_no_value():
-    table, points = plated_wells()
-    table[PLATE] = ""
-    table.loc[table[CONTROL].idxmin(), DOSE] = 99.0  # a treatment of one well
-    got = replicate_clustering(table, points)
-    assert got["replicate_map"].notna().sum() == 16
-    lonely = got[got["n_wells"] == 1]
-    assert len(lonely) == 1 and lonely[["replicate_map", "activity_map", "silhouette"]].isna().all(axis=None)
-
-
-def test_perfect_and_collapsed_embeddings_bound_replicate_map():
-    table, points = plated_wells()
-    perfect = pd.factorize(table[COMPOUND] + table[DOSE].astype(str))[0]
-    one_hot = np.eye(perfect.max() + 1)[perfect]
-    assert replicate_clustering(table[~table[CONTROL]], one_hot[~table[CONTROL]])["replicate_map"].eq(1).all()
-    collapsed = replicate_clustering(table, np.ones_like(points))
-    assert collapsed["replicate_map"].max() < 0.1  # three of sixty-odd wells
-    with pytest.raises(ValueError, match="rows"):
-        replicate_clustering(table, points[:-1])
-    with pytest.raises(ValueError, match="not finite"):
-        replicate_clustering(table, np.full_like(points, np.nan))
-
-
 def moa_table():
     moas = [["a"], ["a"], ["a", "b"], ["b"], ["b"], ["c"], ["c"], ["lonely"], [], ["a"]]
     keys = ["k0", "k1", "k2", "k3", "k4", "k5", "k5", "k7", "k8", "k0"]
@@ -135,30 +112,6 @@ def test_moa_clustering_equals_a_naive_loop():
     assert set(summary) == {"moa_map", "moa_nearest", "moa_ami", "moa_ari", "moa_silhouette"}
 
 
-def test_library_mode_ranks_training_compounds():
-    table = moa_table()
-    library = pd.DataFrame(
-        {COMPOUND: ["t0", "t1", "t2"], "InChIKey14": ["", "k5", "k99"], "MoA": [["a"], ["c"], ["c"]]}
-    )
-    queries = np.eye(3)[[0, 0, 0, 1, 1, 2, 2, 2, 2, 0]]
-    per_compound, summary = moa_clustering(table, queries, reference=library, reference_embedding=np.eye(3))
-    assert per_compound["compound"].tolist() == ["c0", "c1", "c2", "c5", "c6", "c9"]
-    assert per_compound["n_positive"].tolist() == [1] * 6  # t1 is c5's and c6's own molecule
-    assert summary == {"moa_map": 1.0, "moa_nearest": 1.0}
-
-
-def test_perfect_clusters_reach_one_and_nothing_to_measure_is_nan():
-    table = moa_table().iloc[[0, 1, 3, 4]].reset_index(drop=True)
-    summary = moa_clustering(table, np.eye(2)[[0, 0, 1, 1]])[1]
-    assert summary == pytest.approx(dict.fromkeys(summary, 1.0))
-    alone = moa_table().iloc[[5, 7, 8]].reset_index(drop=True)
-    per_compound, nothing = moa_clustering(alone, np.eye(3))
-    assert per_compound.empty and all(np.isnan(value) for value in nothing.values())
-    # two items tied for nearest, one of them positive: half
-    tied = moa_clustering(moa_table().iloc[[0, 1, 4, 3]].reset_index(drop=True), np.ones((4, 2)))[0]
-    np.testing.assert_allclose(tied["nearest_shares_moa"], 1 / 3)
-
-
 def embedded_wells():
     """Two methods' embeddings of the same plated wells, with the keys of the stage contract."""
     tables = []
@@ -181,31 +134,12 @@ def test_mechanisms_are_clustered_among_test_compounds_only():
         compounds[role == "test"].reset_index(drop=True), points[role == "test"]
     )
     pd.testing.assert_frame_equal(per_compound[expected.columns], expected, check_dtype=False, atol=1e-6)
-    library, against = clustering.moa_clustering(
-        compounds[role == "test"].reset_index(drop=True),
-        points[role == "test"],
-        reference=compounds[role == "train"].reset_index(drop=True),
-        reference_embedding=points[role == "train"],
-    )
-    numbers |= {name.replace("moa_", "moa_library_"): value for name, value in against.items()}
     values = summary.set_index("endpoint")["value"]
     assert values.to_dict() == pytest.approx(numbers, nan_ok=True, abs=1e-6)
-    in_library = summary["endpoint"].str.startswith("moa_library_")
-    assert in_library.sum() == 2 and 0 < len(library) != len(expected)
-    assert (summary["n"] == np.where(in_library, len(library), len(expected))).all()
+    assert (summary["n"] == len(expected)).all()
     table = clustering.clustering_table("here", clustering.NO_REPLICATES, summary)
     assert list(table.columns) == ["screen", *KEYS, "endpoint", "label", "n", "value"]
     assert set(table["label"]) == {"moa"} and len(table) == len(summary)
-
-
-def test_the_clustering_table_averages_treatments():
-    replicates = clustering.replicate_clustering_by_fold(embedded_wells())
-    empty = pd.DataFrame(columns=[*KEYS, "endpoint", "n", "value"])
-    table = clustering.clustering_table("here", replicates, empty).set_index(["method", "endpoint"])
-    mine = replicates[replicates["method"] == "rcca"]
-    assert table.loc[("rcca", "replicate_map"), "value"] == pytest.approx(mine["replicate_map"].mean())
-    assert table.loc[("rcca", "replicate_map"), "n"] == len(mine)
-    assert {"replicate_map", "activity_map", "replicate_silhouette"} == set(table.loc["raw_cp"].index)
 
 
 MAP_IDS = [f"c{row:02d}" for row in range(60)]
@@ -232,8 +166,6 @@ def test_the_map_shows_the_first_folds_test_compounds():
     assert points["compound"].tolist() == MAP_IDS[::2]
     assert points["label"].value_counts().to_dict() == {"other": 15, "m3": 10, "m0": 5}
     assert np.isfinite(points[["x", "y"]]).all().all()
-    again = clustering.umap_of_test_compounds(consensus, compounds, n_moas=2, n_neighbours=5, seed=1)
-    pd.testing.assert_frame_equal(points, again)
 
 
 def test_the_nearest_of_each_compound_on_the_map_are_those_of_the_full_embedding():
@@ -366,7 +298,7 @@ def moa_screen(signal, seed, n_moas=25, size=4):
 
 
 def test_p_values_of_mechanisms_are_uniform_without_signal_and_small_with_it():
-    p = np.concatenate([clustering.moa_p_values(*moa_screen(0.0, seed), seed=seed)["p_value"] for seed in range(60)])
+    p = np.concatenate([clustering.moa_p_values(*moa_screen(0.0, seed), seed=seed)["p_value"] for seed in range(30)])
     assert within_binomial((p < 0.05).mean(), len(p))
     assert clustering.moa_p_values(*moa_screen(1.0, 0))["p_value"].max() < 0.01
 
@@ -409,18 +341,3 @@ def test_found_at_a_false_discovery_rate_fold_by_fold():
     mechanisms = clustering.found_by_fold([consensus], compounds)
     assert mechanisms["MoA"].tolist() == [f"m{i:02d}" for i in range(10, 25)] and mechanisms["found"].eq(1).all()
     assert clustering.found_by_fold([]).empty
-
-
-@pytest.mark.filterwarnings("error")
-def test_one_dimension_passes_through_and_earns_chance():
-    """Cosines of single numbers are -1 and 1; what ties earns what chance gives."""
-    table, points = plated_wells(seed=1, signal=0.0)
-    one = points[:, :1]
-    got = replicate_clustering(table, one)
-    assert got[["replicate_map", "activity_map", "silhouette"]].notna().all(axis=None)
-    assert got["replicate_map"].mean() < 0.1  # a few replicates among some sixty wells
-    assert clustering.replicate_p_values(table, one, n_null=100)["p_value"].between(0, 1).all()
-    compounds, codes = moa_screen(0.0, 3)
-    per_compound, summary = moa_clustering(compounds, codes[:, :1])
-    assert np.isfinite(list(summary.values())).all() and per_compound["average_precision"].mean() < 0.1
-    assert clustering.moa_p_values(compounds, codes[:, :1])["p_value"].notna().all()

@@ -264,7 +264,7 @@ CASES = {
                               ("CP and TX have no compound in common", "the same ids")]),
     "control and treatment": (cells("cp.csv", "control", {216: "no"}),
                               [("compound 'DMSO' is a negative control in some wells and a treatment in others",)]),
-    "well twice": (cells("cp.csv", "well", {1: "B14", 2: "B14"}), [("cp.csv: plate 'CP-01-1' well 'B14' is given",)]),
+    "well twice": (cells("cp.csv", "well", {1: "B14", 2: "B14"}), [("cp.csv: plate and well 'CP-01-1 B14' is given",)]),
     "no id": (cells("cp.csv", "compound", {2: "", 4: " "}), [("cp.csv: 2 wells have no compound id (first data row",)]),
     "no compound in common": (
         contents("tx.csv", lambda old: old.replace(b"SIM-", b"BRD-")),

@@ -26,7 +26,7 @@ def test_a_saved_model_is_json_and_safetensors(tmp_path):
     METHODS["ridge_tx"]().fit(rng.normal(size=(20, 4)), rng.normal(size=(20, 5))).save(tmp_path)
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
     header = (tmp_path / "encoder.safetensors").read_bytes()
-    assert json.loads(header[8 : 8 + int.from_bytes(header[:8], "little")]).keys() >= {"mean_", "weights_"}
+    assert json.loads(header[8 : 8 + int.from_bytes(header[:8], "little")]).keys() >= {"mean_", "projection_"}
 
 
 # --- places -------------------------------------------------------------------------------------------------

@@ -149,21 +149,6 @@ def test_without_shared_strength_tx_knows_compounds_and_nothing_else(seed):
     assert something["MoA"] > 2
 
 
-def test_shared_strength_changes_nothing_but_tx(tiny_screen):
-    null = simulation.simulate_screen("tiny", seed=0, shared_strength=0.0)
-    pd.testing.assert_frame_equal(null.cp, tiny_screen.cp, check_exact=True)
-    pd.testing.assert_frame_equal(null.compounds, tiny_screen.compounds)
-    assert not np.allclose(feature_matrix(null.tx), feature_matrix(tiny_screen.tx))
-    kinds = simulation.NAMES["families"]
-    for task, family in null.tasks[["task", "family"]].itertuples(index=False):
-        same = [
-            one.activity.loc[one.activity["task"] == task, [COMPOUND, "active"]].reset_index(drop=True)
-            for one in (null, tiny_screen)
-        ]
-        if kinds[family] in ("shared", "cp_only", "none"):
-            pd.testing.assert_frame_equal(*same)
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
