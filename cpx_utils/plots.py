@@ -677,6 +677,7 @@ def nearest_mechanisms(table: pd.DataFrame, *, title: str) -> StudyFigure:
     counts = f"{len(matrix)} of {len(compounds)} compounds, {len(columns)} of {len(weight)} mechanisms"
     note = f"{counts}: nearest to most, or known. Boxed: the compound's own known mechanism."
     fig, ax = _heat(title, matrix.clip(lower=0), "similarity, 0 or less palest", note, **look)
+    fig.axes[-1].set_ylim(0, top)
     for y, x in np.argwhere((known == True).to_numpy()):  # noqa: E712 - a pair that isn't in the table is no known one
         ax.add_patch(Rectangle((x + 0.06, y + 0.06), 0.88, 0.88, fill=False, ec=CATEGORY_COLOURS[5], lw=1.6, zorder=4))
     return fig
