@@ -17,7 +17,7 @@ import pandas as pd
 from sklearn.base import clone
 
 from cpx_utils import bioactivity, clustering, splits
-from cpx_utils.claims import intervals
+from cpx_utils.claims import intervals, resample_compounds
 from cpx_utils.encoders import Encoder
 from cpx_utils.metrics import retrieval_rank
 from cpx_utils.preprocessing import FeaturePreparation, consensus, pair_rows
@@ -347,14 +347,14 @@ def crossfit_all(
     client = cluster()
     executor = client.get_executor(pure=False) if client else Here()
     shared = client.scatter(folds, hash=False) if client else folds
-    calls, n_fits = {}, {}
+    calls: dict[str, list] = {}
     for method, encoder in encoders.items():
         encoder.check_parameters()
         draws = (
             [(control, seed) for control, n in controls.items() for seed in range(n)] if encoder.uses_tx else [("", 0)]
         )
         draws = [one for one in draws if one[0] != "untrained" or "max_epochs" in encoder.get_params()]
-        calls[method], n_fits[method] = [], 0
+        calls[method] = []
         for prepared, handed in zip(folds, shared, strict=True):
             if prepared.fold < 0:
                 own = [draw for draw in draws if draw in (("true_pairs", 0), ("", 0))]
@@ -362,9 +362,7 @@ def crossfit_all(
                 own = [draw for draw in draws if draw[1] < DRAWS_ELSEWHERE]
             else:
                 own = draws
-            call = executor.submit(_fit_fold, method, encoder, handed, own, first_seed)
-            calls[method].append(call)
-            n_fits[method] += len(own)
+            calls[method].append(executor.submit(_fit_fold, method, encoder, handed, own, first_seed))
     results, left_out = {}, {}
     for method in encoders:
         try:
@@ -379,7 +377,7 @@ def crossfit_all(
             parts = [table for fold in done for kind, table in fold["tables"] if kind == name]
             tables[name] = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
         kept = {prepared.name: fold["encoder"] for prepared, fold in zip(folds, done, strict=True) if fold["encoder"]}
-        results[method] = CrossfitResult(**tables, encoders=kept, n_fits=n_fits[method])
+        results[method] = CrossfitResult(**tables, encoders=kept, n_fits=sum(fold["n_fits"] for fold in done))
     return results, left_out
 
 
@@ -414,7 +412,7 @@ def connect(address: str) -> Any:
 
 
 def _fit_fold(method, encoder, prepared, draws, first_seed):
-    """Fit a method on a fold under each draw: its tables by kind, the encoder to keep."""
+    """Fit a method on a fold under each draw: its tables by kind, the encoder to keep, the number of fits."""
     import torch
     from threadpoolctl import threadpool_limits
 
@@ -432,7 +430,7 @@ def _fit_fold(method, encoder, prepared, draws, first_seed):
             key |= {"seed": draw, "method": method, "control": control}
             tables += [(kind, _keyed(table, key)) for kind, table in made.items()]
             kept = fitted if draw == 0 and control in ("", "true_pairs") else kept
-    return {"tables": tables, "encoder": kept}
+    return {"tables": tables, "encoder": kept, "n_fits": len(draws)}
 
 
 def _keyed(table, key):
@@ -520,8 +518,8 @@ def retrieval_curves(
         `method`, `control`, `rank_share`, `share_of_compounds`, `ci_low`, `ci_high`.
     """
     grid = np.linspace(0, 1, n_points)
-    names = np.unique(retrieval["compound"].astype(str))
-    times = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=n_bootstrap)
+    resample = resample_compounds(retrieval["compound"], n_bootstrap=n_bootstrap, rng=np.random.default_rng(seed))
+    names, times = resample.columns.to_numpy(str), resample.iloc[1:].to_numpy(float)
     tables = []
     for (method, control), part in retrieval.groupby(["method", "control"], sort=False):
         compound = np.searchsorted(names, part["compound"].astype(str))

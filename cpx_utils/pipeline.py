@@ -41,6 +41,7 @@ from cpx_utils.provenance import (
     package_versions,
     project_root,
     read_json,
+    record_path,
     run_manifest,
     sha256_file,
     stage_records,
@@ -248,7 +249,7 @@ class Plan:
 
     def record(self, stage: Stage) -> Path:
         """Return where the record of a stage lies."""
-        return self.run_dir / "stages" / f"{stage.name}.json"
+        return record_path(self.run_dir, stage.name)
 
 
 def watched_files(code: Iterable[str], package: Path = PACKAGE_FOLDER) -> dict[str, str]:

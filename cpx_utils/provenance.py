@@ -30,7 +30,6 @@ import pandas as pd
 
 from cpx_utils.profiles import ScreenError
 
-STAGES_FOLDER = "stages"
 FIGURE_PREFIX = "figures:"  # of recorded names that lie in the folder of figures, not in the run's
 UNFINISHED = ".writing-"  # how names of what isn't written to its end begin
 FIGURE_DPI = 150
@@ -98,13 +97,18 @@ def peak_memory_mb() -> float:
 # --- the record of a stage ----------------------------------------------------------------------------------
 
 
+def record_path(run_dir: str | Path, stage: str) -> Path:
+    """Return where the record of a stage of a run lies."""
+    return Path(run_dir) / "stages" / f"{stage}.json"
+
+
 def stage_records(run_dir: str | Path) -> dict[str, dict]:
     """Return the records of all finished stages of a run, by stage name in order; a damaged one counts as none.
 
     One that names a file outside of its folder is a ScreenError: whoever wrote it wants other files read or removed.
     """
     records = {}
-    for path in sorted((Path(run_dir) / STAGES_FOLDER).glob("*.json")):
+    for path in sorted(record_path(run_dir, "*").parent.glob("*.json")):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
             names = [*record["reads"], *record["writes"]]
@@ -338,7 +342,7 @@ class Workspace:
             "seconds": round(time.perf_counter() - self._started, 3),
             "peak_mb": peak_memory_mb(),
         }
-        write_json(self.run_dir / STAGES_FOLDER / f"{self.stage}.json", record)
+        write_json(record_path(self.run_dir, self.stage), record)
         sizes = [locate(name, self.run_dir, self.figures_dir).stat().st_size for name in record["writes"]]
         shown = [name.replace(FIGURE_PREFIX, "figures/") for name in record["writes"]]
         return pd.DataFrame({"file": shown, "kB": [round(size / 1000, 1) for size in sizes]})
