@@ -111,9 +111,8 @@ def _place(file: RemoteFile, mirror: str | Path, data_dir: str | Path) -> tuple[
     mirror = str(mirror)
     if mirror and "://" not in mirror:
         return user_path(mirror) / file.mirror_path, ""
-    return data_folder(
-        data_dir
-    ) / file.mirror_path, f"{mirror.rstrip('/')}/{file.mirror_path}" if mirror else file.address
+    address = f"{mirror.rstrip('/')}/{file.mirror_path}" if mirror else file.address
+    return data_folder(data_dir) / file.mirror_path, address
 
 
 def obtain(

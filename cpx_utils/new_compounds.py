@@ -25,7 +25,7 @@ from cpx_utils.bioactivity import ManyTaskRidgeClassifier, label_matrix
 from cpx_utils.encoders import Encoder, load_encoder
 from cpx_utils.metrics import benjamini_hochberg, cosine_similarity, shared_labels
 from cpx_utils.own_screens import read_cell_painting, read_plate_description
-from cpx_utils.preprocessing import FeaturePreparation, consensus, normalise_plates
+from cpx_utils.preprocessing import NO_SPREAD, TO_DEVIATION, FeaturePreparation, consensus, normalise_plates
 from cpx_utils.profiles import (
     COMPOUND,
     CONTROL,
@@ -41,8 +41,6 @@ from cpx_utils.profiles import (
     wells_of,
 )
 
-FLAT = 1e-9  # a spread up to this is none
-_TO_DEVIATION = 1.4826  # from a median absolute deviation to the standard deviation of normal values
 MOST = 0.5  # share of a new file's wells that stands for most of them
 
 
@@ -157,7 +155,7 @@ def check_features(new: pd.DataFrame, library: pd.DataFrame, features: Sequence[
     empty = values.isna().mean().to_numpy()
     outside = ((values < low) | (values > high)).mean().to_numpy() / np.where(empty < 1, 1 - empty, np.nan)
     spread, of_controls = ((part.max() - part.min()).to_numpy() for part in (values, values[control]))
-    flat = (of_controls <= FLAT) & (spread > FLAT)  # never without controls, whose spread is NaN
+    flat = (of_controls <= NO_SPREAD) & (spread > NO_SPREAD)  # never without controls, whose spread is NaN
     table = pd.DataFrame({"feature": list(features), "status": "used", "reason": ""})
     table = table.assign(share_empty=empty, share_outside=outside)
     cases = (
@@ -364,8 +362,8 @@ def activity_calls(
     by_plate = new[features].astype(float).groupby(plates)
     values = new[features].astype(float).fillna(by_plate.transform("median")).fillna(0.0)
     centred = (values - values.groupby(plates).transform("median")).abs()
-    spreads = _TO_DEVIATION * centred.groupby(plates).median()
-    usual = spreads.where(spreads > FLAT).median().fillna(np.inf).to_numpy()  # flat everywhere: says nothing
+    spreads = TO_DEVIATION * centred.groupby(plates).median()
+    usual = spreads.where(spreads > NO_SPREAD).median().fillna(np.inf).to_numpy()  # flat everywhere: says nothing
     values = values.to_numpy()
     treated = pd.Series(np.flatnonzero(~control)).groupby(names[~control])
     n_null = int(max(n_null, np.ceil(2 * treated.ngroups / fdr)))
@@ -378,8 +376,8 @@ def activity_calls(
             if len(others):
                 pool = values[np.concatenate([own, others])]
                 pool = pool - np.median(pool, axis=0)
-                spread = _TO_DEVIATION * np.median(np.abs(pool), axis=0)
-                pools.append(pool / np.where(spread > FLAT, spread, usual))
+                spread = TO_DEVIATION * np.median(np.abs(pool), axis=0)
+                pools.append(pool / np.where(spread > NO_SPREAD, spread, usual))
                 sizes += ((len(own), len(others)),)
         row = [new[COMPOUND].iloc[members[0]], new[DOSE].iloc[members[0]], name]
         if not sizes:

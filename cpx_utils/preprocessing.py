@@ -27,7 +27,8 @@ from cpx_utils.profiles import (
 )
 
 FEW_CONTROLS = ("leave_out", "treated")
-NO_SPREAD = 1e-9
+NO_SPREAD = 1e-9  # a spread up to this is none
+TO_DEVIATION = 1.4826  # from a median absolute deviation to the standard deviation of normal values
 HARDLY_VARIES = 0.01  # of a feature's usual spread; plates of one file may come in units that differ by tens
 
 
@@ -104,7 +105,7 @@ def normalise_plates(
     index, table = table.index, table.reset_index(drop=True)  # plates of two files may number their wells alike
     references = _reference_wells(table, min_controls, few_controls)
     chosen = {plate: table.loc[is_reference, features] for plate, is_reference in references.items()}
-    spread = {plate: 1.4826 * (wells - wells.median()).abs().median() for plate, wells in chosen.items()}
+    spread = {plate: TO_DEVIATION * (wells - wells.median()).abs().median() for plate, wells in chosen.items()}
     spread = pd.DataFrame(spread, index=features)
     usual_spread = spread.where(spread > NO_SPREAD).median(axis=1)  # (n_features,)
     pieces, report = [table.iloc[:0]], []
