@@ -324,7 +324,6 @@ class Dataset:
     parameters: dict = field(default_factory=dict)
     columns: dict[str, dict[str, str]] = field(default_factory=dict)
     alleles: bool = False
-    on_real_bytes: bool = False
 
 
 def _registry() -> dict[str, Dataset]:
