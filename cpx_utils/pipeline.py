@@ -431,7 +431,8 @@ def run_stages(plan: Plan) -> dict[str, str]:
                     else:
                         outcome[stage.name] = "unchanged"
                         say(f"{places[stage.name]} ... skipped (unchanged)")
-                for future in futures.wait(running, return_when=futures.FIRST_COMPLETED).done:
+                # A signal that another thread gets doesn't wake this one: without a timeout Ctrl-C could be lost here.
+                for future in futures.wait(running, timeout=1, return_when=futures.FIRST_COMPLETED).done:
                     stage, error = running.pop(future), future.exception()
                     outcome[stage.name] = "failed" if error else "ran"
                     say(f"{places[stage.name]} ... {'failed' if error else f'{future.result():.1f} s'}")
@@ -475,8 +476,21 @@ def run_lock(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def require_inputs(plan: Plan) -> None:
+    """Raise ScreenError where a selected stage needs one that has neither run here nor is selected."""
+    done = {stage.name for stage in plan.selected}
+    done |= {*stage_records(plan.run_dir)} if os.path.isdir(plan.run_dir) else set()
+    for stage in plan.selected:
+        missing = [other.name for other in upstream(stage, plan.stages) if other.name not in done]
+        if missing:
+            raise ScreenError(
+                f"{stage.name} needs {missing[0]}, which has not run here; run it first: --from {missing[0][:2]}"
+            )
+
+
 def run_plan(plan: Plan) -> int:
     """Run a plan, write timings, manifest and report, and tell the claims; return the exit status."""
+    require_inputs(plan)
     started = time.time()
     with run_lock(plan.run_dir), run_lock(plan.figures_dir):
         diagrams = plan.stages[0].path.parent / "diagrams"
@@ -618,13 +632,6 @@ def make_plan(options: argparse.Namespace, notebooks: Path) -> Plan:
         selected = [stage for stage in stages if stage.name in chosen]
     elif options.first:
         selected = stages[stages.index(find_stage(stages, options.first)) :]
-    done = {*(stage_records(run_dir) if os.path.isdir(run_dir) else ()), *(stage.name for stage in selected)}
-    for stage in selected:
-        missing = [other.name for other in upstream(stage, stages) if other.name not in done]
-        if missing:
-            raise ScreenError(
-                f"{stage.name} needs {missing[0]}, which has not run here; run it first: --from {missing[0][:2]}"
-            )
     if options.scheduler:
         from cpx_utils.crossfit import connect
 

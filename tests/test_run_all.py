@@ -213,7 +213,7 @@ def test_one_notebook_alone(tmp_path, capsys, monkeypatch):
     for path in study.notebooks.glob("0[235]*"):
         path.unlink()
     path = write_notebook(study.notebooks, "01_prepare", 'names: list[str] = ["a", "b"]  # files\n', [SMALL])
-    monkeypatch.setattr(crossfit, "cluster", Mock())
+    monkeypatch.setattr(crossfit, "connect", Mock())
     monkeypatch.setenv("CPX_SCHEDULER", "")
     assert study.run(capsys, "--scheduler", "tcp://there:1")[0] == 0
     assert (study.run_dir / "scheduler.txt").read_text() == "tcp://there:1", "fits don't go to the cluster"
