@@ -106,6 +106,7 @@ class StudyFigure(Figure):
     """A figure that draws itself in the style of the study; it isn't pyplot's, so a notebook shows it only once."""
 
     def draw(self, renderer):
+        """Draw in the style of the study, whatever the caller's settings are."""
         with matplotlib.style.context(["default", STYLE]):
             super().draw(renderer)
 
@@ -128,16 +129,14 @@ def _draws(reason: str, number: str = "") -> Callable:
 
     def decorate(function: Callable[..., StudyFigure]) -> Callable[..., StudyFigure]:
         @wraps(function)
-        def draw(table: pd.DataFrame, *others, title: str, **options) -> StudyFigure:
+        def draw(table: pd.DataFrame, **options) -> StudyFigure:
             table = table.dropna(subset=number) if number and len(table) else table
             # A csv read back has NaN where a method has no control or a task no family.
             unnamed = {name: word for name, word in (("control", ""), ("family", "other")) if name in table}
             with matplotlib.style.context(["default", STYLE]):
                 if len(table):
-                    return function(table.fillna(unnamed).reset_index(drop=True), *others, title=title, **options)
-                fig = _figure(SINGLE_WIDTH, 0.75, title)
-                fig.text(0.01, 0.3, _wrap(f"nothing to show: {reason}", int(SINGLE_WIDTH * PER_INCH)), **QUIET)
-                return fig
+                    return function(table.fillna(unnamed).reset_index(drop=True), **options)
+                return _words_only(options.get("title", "Nothing to show"), f"nothing to show: {reason}")
 
         return draw
 
@@ -149,6 +148,14 @@ def _figure(width: float, height: float, title: str) -> StudyFigure:
     title = _wrap(title, int(10 * width))
     fig = StudyFigure(figsize=(width, height + 0.18 * (title.count("\n") + 1)), dpi=100, layout="constrained")
     fig.suptitle(title, x=0.01, ha="left", size=LARGE, weight="bold")
+    return fig
+
+
+def _words_only(title: str, words: str) -> StudyFigure:
+    """A figure of a title and sentences, where there is nothing to draw."""
+    words = _wrap(words, int(SINGLE_WIDTH * PER_INCH))
+    fig = _figure(SINGLE_WIDTH, 0.4 + 0.18 * (words.count("\n") + 1), title)
+    fig.text(0.01, 0.05, words, **QUIET | {"va": "bottom"})
     return fig
 
 
@@ -194,17 +201,19 @@ def order_methods(methods: Iterable[str]) -> list[str]:
     return sorted(set(methods), key=lambda name: (known.index(name) if name in known else last, name))
 
 
-def order_controls(controls: Iterable[str]) -> list[str]:
-    """The distinct controls, the true pairing first."""
-    known = list(CONTROL_LABELS)
-    return sorted(set(controls), key=lambda name: (known.index(name) if name in known else len(known), name))
+def _distinct(table: pd.DataFrame, column: str) -> list:
+    """The distinct values of a column: methods and controls in the order of the study, others in the table's."""
+    if column == "method":
+        return order_methods(table[column])
+    values = pd.unique(table[column])
+    return [name for name in CONTROL_LABELS if name in values] if column == "control" else list(values)
 
 
 def order_pairs(table: pd.DataFrame) -> list[tuple[str, str]]:
     """The pairs of method and control of a table, in the order of the study."""
     pairs = set(zip(table["method"], table["control"], strict=True))
-    controls = order_controls(table["control"])
-    return [(method, name) for method in order_methods(table["method"]) for name in controls if (method, name) in pairs]
+    methods = order_methods(table["method"])
+    return [(method, control) for method in methods for control in CONTROL_LABELS if (method, control) in pairs]
 
 
 def method_label(method: str) -> str:
@@ -235,21 +244,28 @@ def _marker(method: str, control: str, colour: str = "") -> dict:
     """Marker of a method and control: its kind by shape, filled for the true pairing, open for a control."""
     colour = colour or method_colour(method)
     if control not in TRUE:
-        return {"marker": CONTROL_MARKERS.get(control, "P"), "mfc": "white", "mec": colour, "mew": 1.2, "ms": 4.8}
+        return {"marker": CONTROL_MARKERS[control], "mfc": "white", "mec": colour, "mew": 1.2, "ms": 4.8}
     shape = "s" if method in CP_ONLY else "D" if method in ORACLES else "o"
     return {"marker": shape, "mfc": colour, "mec": colour, "mew": 1.0, "ms": 6.0 if shape == "o" else 5.0}
 
 
-def _kinds(table: pd.DataFrame) -> list[Line2D]:
-    """Legend of the marker shapes that occur; empty where all rows are of one kind."""
+def _kinds(table: pd.DataFrame, mark: str) -> list[Line2D]:
+    """Legend of the kinds of markers that occur; empty where methods and controls are all of one kind."""
     kinds = {}
-    for method, control in order_pairs(table):
-        word = f"control: {CONTROL_LABELS.get(control, control)}"
+    for method, control in order_pairs(table) if mark == "control" else []:
+        word = f"control: {CONTROL_LABELS[control]}"
         word = "trained on true CP–TX pairs" if control in TRUE else word
         word = "never sees TX" if method in CP_ONLY else word
         word = "oracle: needs the compound's own TX" if method in ORACLES else word
         kinds[word] = _handle(label=word, **_marker(method, control, "" if method in ORACLES else GREY))
-    return list(kinds.values()) if len(kinds) > 1 else []
+    handles = list(kinds.values()) if len(kinds) > 1 else []
+    if mark != "control":
+        for name, look in table.groupby(mark, sort=False)["look"].first().items():
+            colour = "" if mark == "method" else GREY
+            handles.append(_handle(label=method_label(name), **_marker(name, look, colour)))
+    if not table["tested"].all():
+        handles.append(_handle(label="too few to be tested", **_marker("", "", UNTESTED)))
+    return handles
 
 
 @_draws(reason="no method was measured")
@@ -257,7 +273,7 @@ def intervals(
     table: pd.DataFrame,
     *,
     title: str,
-    xlabel: str | Mapping[str, str],
+    xlabel: str,
     row: str = "method",
     facet: str = "",
     mark: str = "control",
@@ -266,6 +282,7 @@ def intervals(
     line_label: str = "chance",
     across: int = 3,
     sharex: bool | str = False,
+    note: str = "",
 ) -> StudyFigure:
     """Values with their intervals: a row each method, a panel each facet, the marks of a row below each other.
 
@@ -274,21 +291,23 @@ def intervals(
     table : DataFrame
         ``method, mean, ci_low, ci_high`` and the columns named by `row`, `facet` and `mark`; one value each. Marks are
         grey where ``tested`` is false. A row without a finite mean is said not to be measured.
-    xlabel, line : one for all facets, or dict from facet
-        What was measured, with its unit; and where the dashed line is that `line_label` names.
     row, facet, mark : str
         Columns whose values make the rows, the panels, and the marks within a row. Methods and controls come in the
         order of the study, others in that of the table. Where rows are methods, a dotted line is raw CP's value.
     filled : sequence of str
         Values of `mark` that are drawn filled; the others are open.
+    line : one for all facets, or dict from facet
+        Where the dashed line is that `line_label` names.
     across, sharex
         Panels side by side; whether all, or those of a "row", have one scale.
+    note : str
+        A sentence above the legend.
     """
     table = table.assign(tested=table["tested"].astype(bool) if "tested" in table else True)
     table = table if facet else table.assign(**{"": ""})
-    order = {"method": order_methods, "control": order_controls}
-    rows, facets, marks = (order.get(name, pd.unique)(table[name]) for name in (row, facet, mark))
-    measured = table.dropna(subset="mean").sort_values(mark, key=lambda names: names.map(list(marks).index))
+    table["look"] = table[mark] if mark == "control" else np.where(table[mark].isin(filled), "", "deranged")
+    rows, facets, marks = (_distinct(table, name) for name in (row, facet, mark))
+    measured = table.dropna(subset="mean").sort_values(mark, key=lambda names: names.map(marks.index))
     heights = measured.groupby(row)[mark].nunique().reindex(rows).fillna(1) + 0.8  # a mark is one high, 0.8 is air
     middles = heights.cumsum() - heights / 2
     together = measured.groupby([row, facet])["mean"]
@@ -297,73 +316,70 @@ def intervals(
     across = min(across, len(facets))
     down = -(-len(facets) // across)
     width = FULL_WIDTH if across > 1 else SINGLE_WIDTH
-    wide = int((width - 2) / across * PER_INCH)
-    heads = [_wrap(method_label(name) if facet == "method" else name, wide) for name in facets]
-    feet = [_wrap(xlabel if isinstance(xlabel, str) else xlabel[name], wide) for name in facets]
-    words = 0.15 * max(f"{head}{foot}".count("\n") for head, foot in zip(heads, feet, strict=True))
+    *heads, foot = (_wrap(method_label(words), int((width - 2) / across * PER_INCH)) for words in (*facets, xlabel))
+    words = 0.15 * (max(head.count("\n") for head in heads) + foot.count("\n"))
     fig, lines = _figure(width, 0.5 + down * (0.75 + words + 0.13 * heights.sum()), title), {}
     axes = _panels(fig, len(facets), across, sharey=True, sharex=sharex)
-    for ax, name, head, foot in zip(axes, facets, heads, feet, strict=True):
+    for ax, name, head in zip(axes, facets, heads, strict=True):
         own = measured[measured[facet] == name]
-        for one in own.to_dict("records"):
-            control = one[mark] if mark == "control" else "" if one[mark] in filled else "deranged"
-            marker = _marker(one["method"], control, "" if one["tested"] else UNTESTED)
-            span = {"color": marker["mec"], "lw": 1.8 if control in TRUE else 1.1}
-            ax.plot([one["ci_low"], one["ci_high"]], [one["place"]] * 2, **span)
-            ax.plot([one["mean"]], [one["place"]], ls="", zorder=3, **marker)
+        _draw_marks(ax, own)
         for middle in middles.drop(own[row].unique()):
             ax.text(0.01, middle, "not measured", transform=ax.get_yaxis_transform(), **QUIET)
-        raw = own[(own["method"] == "raw_cp") & own[mark].isin(filled) & (row == "method")]["mean"]
+        raw = own[(own["method"] == "raw_cp") & own["look"].isin(TRUE) & (row == "method")]["mean"]
         chance = pd.Series([line.get(name) if isinstance(line, Mapping) else line]).dropna()
         for at, label, style in ((chance, line_label, "--"), (raw, "raw CP", ":")):
             if len(at):
                 lines[label] = ax.axvline(at.iloc[0], color=GREY, lw=1, ls=style, zorder=1, label=label)
         ax.set(xlabel=foot, title=head)
         ax.locator_params(axis="x", nbins=5 if across < 3 else 3)
-        _rows(ax, middles, [_short(method_label(one) if row == "method" else one, 36) for one in rows])
+        _rows(ax, middles, [_short(method_label(name), 36) for name in rows])
         ax.tick_params(axis="y", labelleft=ax.get_subplotspec().is_first_col())
     ax.set_ylim(heights.sum(), 0)
-    if mark == "control":
-        handles = _kinds(table)
-    elif mark == "method":
-        handles = [_handle(label=method_label(name), **_marker(name, "")) for name in marks]
-    else:
-        handles = [_handle(label=name, **_marker("", "" if name in filled else "deranged", GREY)) for name in marks]
-    handles += [] if table["tested"].all() else [_handle(label="too few to be tested", **_marker("", "", UNTESTED))]
-    if handles or lines:
-        _legend(fig, [*handles, *lines.values()])
+    handles = [*_kinds(table, mark), *lines.values()]
+    if handles:
+        _legend(fig, handles, title=_wrap(note, int(width * PER_INCH)) or None)
     return fig
+
+
+def _draw_marks(ax: Axes, table: pd.DataFrame) -> None:
+    """Draw each value with its interval at its `place`, as its `look` says: that of a control or the true pairs."""
+    for value in table.to_dict("records"):
+        marker = _marker(value["method"], value["look"], "" if value["tested"] else UNTESTED)
+        width = 1.8 if value["look"] in TRUE else 1.1
+        ax.plot([value["ci_low"], value["ci_high"]], [value["place"]] * 2, color=marker["mec"], lw=width)
+        ax.plot([value["mean"]], [value["place"]], ls="", zorder=3, **marker)
 
 
 @_draws(reason="no claim was weighed")
 def claims_forest(claims: pd.DataFrame, *, title: str) -> StudyFigure:
-    """The verdict of each claim (``claim_name`` in words) with the comparisons behind it, a panel a claim.
+    """The verdict of each testable claim (``claim_name`` in words) with the comparisons behind it, a panel a claim.
 
     The method of the row with the verdict is drawn: against raw CP, the best method without TX, and itself on deranged
-    pairs; and, open, its deranged control against the same.
+    pairs; and, open, its deranged control against the same. Claims that aren't testable are told with their reason.
     """
-    heads = claims[claims["verdict"].fillna("") != ""]
+    heads = claims[claims["verdict"].fillna("") != ""].sort_values("claim")
+    lacking = heads[heads["verdict"] == "not testable"]
+    note = "\n".join(f"Claim {head.claim} is not testable: {head.reason}." for head in lacking.itertuples())
+    heads = heads.drop(lacking.index)
+    if heads.empty:
+        return _words_only(title, note)
     table = claims.merge(heads[["claim", "endpoint", "method"]])
     best = table["role"] == "best CP-only"
-    table["label"] = table["reference"].where(~best, "best").map(REFERENCE_LABELS)
-    # What isn't testable has no comparison: its panel says so.
-    table.loc[table.groupby("claim")["label"].transform("count") == 0, "label"] = REFERENCE_LABELS["raw_cp"]
-    table["label"] = pd.Categorical(table["label"], REFERENCE_LABELS.values())
-    panels, labels = {}, {}
+    labels = table["reference"].where(~best, "best").map(REFERENCE_LABELS)
+    table["label"] = pd.Categorical(labels, REFERENCE_LABELS.values())
+    panels = {}
     for head in heads.itertuples():
-        panel = panels[head.claim] = f"Claim {head.claim}: {head.claim_name}\n{head.verdict}"
-        labels[panel] = f"{method_label(head.method)} − reference, {UNITS[head.endpoint]}" if head.method else ""
-        for name in table.loc[best & (table["claim"] == head.claim), "reference"]:
-            labels[panel] += f"\n(best without TX: {method_label(name)})"
-    table = table.assign(panel=table["claim"].map(panels)).dropna(subset="label")
-    parts = [table.assign(control="true_pairs", mean=table["effect"])]
+        names = [method_label(name) for name in table.loc[best & (table["claim"] == head.claim), "reference"]]
+        words = f"{head.claim}. {head.claim_name} ({method_label(head.method)}, {UNITS[head.endpoint]})"
+        panels[head.claim] = f"{words}\nbest without TX: {', '.join(names)}\n{head.verdict}"
+    table = table.assign(panel=table["claim"].map(panels)).dropna(subset="label").sort_values(["claim", "label"])
+    true = table.assign(control="true_pairs", mean=table["effect"])
     names = {"deranged_effect": "mean", "deranged_low": "ci_low", "deranged_high": "ci_high"}
-    parts += [table.drop(columns=["ci_low", "ci_high"]).rename(columns=names).assign(control="deranged")]
-    drawn = pd.concat([parts[0], parts[1].dropna(subset="mean")]).sort_values(["claim", "label"], kind="stable")
-    drawn["label"] = drawn["label"].astype(str)
-    look = {"row": "label", "facet": "panel", "line": 0.0, "line_label": "no difference", "across": 2}
-    fig = intervals(drawn, title=title, xlabel=labels, **look)
-    for ax, verdict in zip(fig.axes, heads.sort_values("claim")["verdict"], strict=True):
+    deranged = table.drop(columns=["ci_low", "ci_high"]).rename(columns=names).assign(control="deranged")
+    drawn = pd.concat([true, deranged.dropna(subset="mean")]).astype({"label": str})
+    look = {"row": "label", "facet": "panel", "line": 0.0, "line_label": "no difference", "across": 2, "note": note}
+    fig = intervals(drawn, title=title, xlabel="difference to the reference", **look)
+    for ax, verdict in zip(fig.axes, heads["verdict"], strict=True):
         ax.set_title(ax.get_title("left"), color=VERDICT_COLOURS[verdict])
     return fig
 
@@ -384,7 +400,7 @@ def data_size_curves(table: pd.DataFrame, *, title: str) -> StudyFigure:
             look = _marker(method, control) | {"color": method_colour(method), "ls": "-" if control in TRUE else "--"}
             ax.vlines(own["x"], own["ci_low"], own["ci_high"], color=look["color"], lw=1)
             ax.plot(own["x"], own["mean"], lw=1.2, **look)
-            label = method_label(method) + ("" if control in TRUE else f", {CONTROL_LABELS.get(control, control)}")
+            label = method_label(method) + ("" if control in TRUE else f", {CONTROL_LABELS[control]}")
             handles[label] = _handle(label=label, **look)
         ax.set(xscale="log", title=SIZE_ENDPOINTS[endpoint])
         ax.set_xticks(sizes, [f"{size:.0f}" for size in sizes])
@@ -420,30 +436,33 @@ def _mean_runs(history: pd.DataFrame, keys: list[str], value: str) -> pd.DataFra
 
 
 @_draws(reason="no network was trained with held-out compounds")
-def training_curves(table: pd.DataFrame, *, best_epochs: Mapping[str, Sequence], ylabel: str, title: str):
+def training_curves(table: pd.DataFrame, *, ylabel: str) -> StudyFigure:
     """Loss by epoch on training pairs and unseen compounds, a panel a method: thin lines the folds, bold their mean.
 
-    The table is one of `mean_curves`. A vertical line is the median of a method's `best_epochs`, where it stopped.
+    The table is one of `mean_curves`. A dot marks the lowest mean on unseen compounds, which the title tells.
     """
     methods = order_methods(table["method"])
     means = {value: _mean_runs(table, ["method", "control"], value) for value in ("training", "validation")}
-    fig = _figure(FULL_WIDTH if len(methods) > 1 else SINGLE_WIDTH, 3.4, title)
+    unseen = means["validation"]
+    lowest = [f"{unseen.loc[method, 'true_pairs'].min():.2f} by {method_label(method)}" for method in methods]
+    fig = _figure(FULL_WIDTH, 3.4, f"Lowest loss on unseen compounds: {', '.join(lowest)}")
     for ax, method in zip(_panels(fig, len(methods), len(methods)), methods, strict=True):
-        hues = {"training": GREY, "validation": method_colour(method)}
-        best = pd.Series(best_epochs[method], dtype=float).median()
-        ax.axvline(best, color=GREY, lw=1, ls=":")
-        ax.set(title=f"{method_label(method)}, best epoch {best:.0f}", xlabel="epoch", ylabel=ylabel)
+        colour = method_colour(method)
         own = table[(table["method"] == method) & (table["control"] == "true_pairs")]
-        for value, hue in hues.items():
+        for value, hue in (("training", GREY), ("validation", colour)):
             for _, fold in own.groupby(["split", "repeat", "fold"]):
                 ax.plot(fold["epoch"], fold[value], color=hue, lw=0.6, alpha=0.35)
             ax.plot(means[value].loc[method, "true_pairs"].dropna(), color=hue, lw=2)
-        if (method, "deranged") in means["validation"].index:
-            ax.plot(means["validation"].loc[method, "deranged"].dropna(), color=hue, lw=2, ls="--")
+        words = f"{method_label(method)}: lowest at epoch {unseen.loc[method, 'true_pairs'].idxmin()}"
+        ax.plot(unseen.loc[method, "true_pairs"].idxmin(), unseen.loc[method, "true_pairs"].min(), "o", color=colour)
+        if (method, "deranged") in unseen.index:
+            ax.plot(unseen.loc[method, "deranged"].dropna(), color=colour, lw=2, ls="--")
+            words += f"\non deranged pairs {unseen.loc[method, 'deranged'].min():.2f} at best"
+        ax.set(title=words, xlabel="epoch", ylabel=ylabel)
     hues = [method_colour(method) for method in methods]
     coloured = [tuple(_handle(color=hue, lw=2, ls=style) for hue in hues) for style in ("-", "--")]
-    handles = [_handle(color=GREY, lw=2, ls="-"), *coloured, _handle(color=GREY, lw=1, ls=":")]
-    _legend(fig, handles, ["training pairs", "unseen compounds", "unseen, deranged pairs", "best epoch (median)"])
+    handles = [_handle(color=GREY, lw=2, ls="-"), *coloured, _handle(color=GREY, marker="o")]
+    _legend(fig, handles, ["training pairs", "unseen compounds", "unseen, deranged pairs", "lowest mean"])
     return fig
 
 
@@ -553,7 +572,7 @@ def retrieval_curves(table: pd.DataFrame, *, title: str) -> StudyFigure:
     for method, control in order_pairs(table):
         own = table[(table["method"] == method) & (table["control"] == control)].sort_values("rank_share")
         x, y, colour = own["rank_share"], own["share_of_compounds"], method_colour(method)
-        label = method_label(method) if control in TRUE else f"   {CONTROL_LABELS.get(control, control)}"
+        label = method_label(method) if control in TRUE else f"   {CONTROL_LABELS[control]}"
         label += f": {y[x <= 0.1 + 1e-9].max():.0%}"
         look = {"ls": "-", "lw": 2} if control in TRUE else {"ls": "--", "lw": 1.2}
         ax.plot([0, *x, 1], [0, *y, y.iloc[-1]], color=colour, label=label, **look)
@@ -627,23 +646,11 @@ def task_scatter(table: pd.DataFrame, *, title: str, tx_min: float, margin: floa
 
 @_draws(reason="no task was measured", number="gain")
 def task_gains(table: pd.DataFrame, *, title: str) -> StudyFigure:
-    """Every task's gain over raw CP in ROC-AUC as a dot, with the median of each method and control."""
-    rng, labels = np.random.default_rng(0), []  # of the vertical jitter, which means nothing
-    fig = _figure(FULL_WIDTH, 0.9 + 0.27 * len(order_pairs(table)), title)
-    ax = fig.subplots()
-    ax.axvline(0, color=GREY, lw=1, ls=":")
-    for y, (method, control) in enumerate(order_pairs(table)):
-        gains = table.loc[(table["method"] == method) & (table["control"] == control), "gain"]
-        colour, size = method_colour(method), np.clip(900 / len(gains), 4, 16)
-        look = {"fc": colour if control in TRUE else "white", "ec": colour, "lw": 0.6, "alpha": 0.65}
-        ax.scatter(gains, y + rng.uniform(-0.28, 0.28, len(gains)), s=size, rasterized=True, **look)
-        ax.plot([gains.median()] * 2, [y - 0.38, y + 0.38], color="black", lw=2, zorder=4)
-        name = method_label(method) if control in TRUE else CONTROL_LABELS.get(control, control)
-        labels.append(f"{name}: {gains.median():+.3f}, {(gains > 0).mean():.0%}")
-    _rows(ax, range(len(labels)), labels)
-    ax.set(ylim=(len(labels) - 0.5, -0.5), title="left: median, share of tasks that gain")
-    ax.set_xlabel("difference to raw CP in ROC-AUC, a dot a task")
-    return fig
+    """The gain of tasks over raw CP in ROC-AUC (``gain``) by method and control: their median and middle half."""
+    gains = table.groupby(["method", "control"])["gain"]
+    middle = pd.DataFrame({"ci_low": gains.quantile(0.25), "mean": gains.median(), "ci_high": gains.quantile(0.75)})
+    xlabel = f"difference to raw CP in ROC-AUC: median and middle half of {table['task'].nunique()} tasks"
+    return intervals(middle.reset_index(), title=title, xlabel=xlabel, line=0.0, line_label="raw CP")
 
 
 def _heat(title: str, matrix: pd.DataFrame, label: str, note: str, **look) -> tuple[StudyFigure, Axes]:
@@ -663,19 +670,24 @@ def _heat(title: str, matrix: pd.DataFrame, label: str, note: str, **look) -> tu
 
 @_draws(reason="no compound is new, or no mechanism of action is known in the library", number="score")
 def nearest_mechanisms(table: pd.DataFrame, *, title: str) -> StudyFigure:
-    """Similarity (``score``) of the first new compounds to mechanisms of action, their own (``is_known``) boxed."""
-    compounds = table["compound"].unique()
+    """Similarity (``score``) of new compounds to mechanisms of action, their own (``is_known``) boxed.
+
+    The surest compounds come first, with the ``p_adjusted`` of their nearest mechanism.
+    """
+    nearest = table[table["rank"] == 1].set_index("compound")["p_adjusted"].sort_values(kind="stable")
+    compounds = nearest.index
     shown = table[table["compound"].isin(compounds[:25])]
     # One that ranks first counts most; being a compound's own counts half a first rank.
     weight = (1 / shown["rank"] + 0.5 * shown["is_known"]).groupby(shown["mechanism"]).sum()
     columns = weight.sort_values(ascending=False, kind="stable").index[:24]
     wide = {name: shown.pivot(index="compound", columns="mechanism", values=name) for name in ("score", "is_known")}
     matrix, known = (one.reindex(index=compounds[:25], columns=columns) for one in wide.values())
+    matrix.index = [f"{_short(name, 22)} (p {p_value:.2g})" for name, p_value in nearest[:25].items()]
     # The palest blue is kept off the scale: it would look like an empty field.
     top = max(matrix.max(axis=None), 0.05)
     look = {"vmin": -0.25 * top, "vmax": top, "cmap": "Blues"}
     counts = f"{len(matrix)} of {len(compounds)} compounds, {len(columns)} of {len(weight)} mechanisms"
-    note = f"{counts}: nearest to most, or known. Boxed: the compound's own known mechanism."
+    note = f"{counts}: nearest to most, or known. p: of the nearest one. Boxed: known."
     fig, ax = _heat(title, matrix.clip(lower=0), "similarity, 0 or less palest", note, **look)
     fig.axes[-1].set_ylim(0, top)
     for y, x in np.argwhere((known == True).to_numpy()):  # noqa: E712 - a pair that isn't in the table is no known one
@@ -699,33 +711,18 @@ def predicted_activity(table: pd.DataFrame, *, title: str) -> StudyFigure:
     return fig
 
 
-@_draws(reason="no compound is new")
-def new_compounds_page(calls: pd.DataFrame, mechanisms: pd.DataFrame, *, title: str, fdr: float) -> StudyFigure:
-    """Which treatments of a file of new compounds are active (``distance, p_value, smallest_p, active``), and the
-    nearest mechanisms of its ten surest compounds (``compound, rank, mechanism, p_adjusted, q_value``), filled where
-    called at a false discovery rate.
-    """
-    calls = calls.dropna(subset="p_value")
-    first = mechanisms[mechanisms["rank"] == 1].sort_values(["p_adjusted", "compound"], kind="stable")
+@_draws(reason="no treatment has negative controls on its plates", number="p_value")
+def treatment_calls(table: pd.DataFrame, *, title: str) -> StudyFigure:
+    """How far each treatment lies from the controls of its plates, and its p, coloured where it is called active."""
     fig = _figure(FULL_WIDTH, 3.3, title)
-    left, right = fig.subplots(1, 2)
-    left.set_title(f"Active: {calls['active'].sum()} of {len(calls)} treatments, {fdr:.0%} FDR")
-    right.set_title(f"Mechanism called: {(first['q_value'] <= fdr).sum()} of {len(first)}")
-    if len(calls):
-        colours = calls["active"].map({True: CATEGORY_COLOURS[5], False: "#9B9B9B"})
-        left.scatter(calls["distance"], calls["p_value"], s=16, lw=0.4, ec="white", color=colours)
-        left.axhline(calls["smallest_p"].min(), color=GREY, lw=0.8, ls="--")
-        left.set(yscale="log", xlabel="distance from controls (theirs: 1)", ylabel="p (dashed: smallest possible)")
-        left.invert_yaxis()
-        left.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    shown = first.head(10)
-    faces = (shown["q_value"] <= fdr).map({True: CATEGORY_COLOURS[0], False: "white"})
-    right.scatter(shown["p_adjusted"], range(len(shown)), s=30, ec=CATEGORY_COLOURS[0], color=faces)
-    names = shown["compound"].map(lambda name: _short(name, 13)) + ": " + shown["mechanism"]
-    _rows(right, range(len(shown)), [_short(name, 30) for name in names])
-    right.set(xlim=(1.05, -0.05), xlabel="p (filled: called)")
-    for ax, rows, reason in ((left, calls, "no negative controls on its plates"), (right, first, "none is known")):
-        if not len(rows):
-            ax.set_axis_off()
-            ax.text(0, 0.5, f"nothing to show: {reason}", transform=ax.transAxes, **QUIET)
+    ax = fig.subplots()
+    for active, word, colour in ((True, "called active", CATEGORY_COLOURS[5]), (False, "not called", "#9B9B9B")):
+        own = table[table["active"] == active]
+        look = {"ls": "", "marker": "o", "ms": 4.5, "mec": "white", "mew": 0.4}
+        ax.plot(own["distance"], own["p_value"], color=colour, label=f"{word} ({len(own)})", **look)
+    ax.axhline(table["smallest_p"].min(), color=GREY, lw=0.8, ls="--", label="smallest possible p")
+    ax.set(yscale="log", xlabel="distance from controls (theirs: 1)", ylabel="p")
+    ax.invert_yaxis()
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ax.legend(**BESIDE)
     return fig
