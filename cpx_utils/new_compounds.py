@@ -25,7 +25,14 @@ from cpx_utils.bioactivity import ManyTaskRidgeClassifier, label_matrix
 from cpx_utils.encoders import Encoder, load_encoder
 from cpx_utils.metrics import benjamini_hochberg, cosine_similarity, shared_labels
 from cpx_utils.own_screens import read_cell_painting, read_plate_description
-from cpx_utils.preprocessing import NO_SPREAD, TO_DEVIATION, FeaturePreparation, consensus, normalise_plates
+from cpx_utils.preprocessing import (
+    HARDLY_VARIES,
+    NO_SPREAD,
+    TO_DEVIATION,
+    FeaturePreparation,
+    consensus,
+    normalise_plates,
+)
 from cpx_utils.profiles import (
     COMPOUND,
     CONTROL,
@@ -335,10 +342,8 @@ def activity_calls(
     the squared length of the mean difference between the treatment's :math:`n_p` wells and the controls on each plate
     :math:`p`. Replicates that point to different sides cancel out. Under the null that the treatment's wells are
     exchangeable with the controls of their plates, :math:`T` is drawn again with the labels permuted within each plate.
-    Normalisation to controls would break that symmetry, since controls lie closer to a centre that was made of them; so
-    here each plate's controls and the treatment's wells are normalised together. What results is exact with any number
-    of controls; few controls or wells cost power, since no p can be below one over the number of arrangements.
-    Replicates that share a well position share its effect, and that counts as activity.
+    What results is exact with any number of controls; few controls or wells cost power, since no p can be below one
+    over the number of arrangements. Replicates that share a well position share its effect: that counts as activity.
 
     Parameters
     ----------
@@ -356,30 +361,20 @@ def activity_calls(
     """
     metric = library_metric(library[METADATA_COLUMNS], encoder.transform(library))
     features = [name for name in encoder.preparation.features_ if name in new.columns]
-    control, plates = new[CONTROL].to_numpy(bool), new[PLATE].to_numpy(str)
-    names = treatments(new).to_numpy(str)
-    # Gaps, and features that are flat in a pool, take what is usual in all wells of a plate: no label can change it.
-    by_plate = new[features].astype(float).groupby(plates)
-    values = new[features].astype(float).fillna(by_plate.transform("median")).fillna(0.0)
-    centred = (values - values.groupby(plates).transform("median")).abs()
-    spreads = TO_DEVIATION * centred.groupby(plates).median()
-    usual = spreads.where(spreads > NO_SPREAD).median().fillna(np.inf).to_numpy()  # flat everywhere: says nothing
-    values = values.to_numpy()
+    control, plates, names = new[CONTROL].to_numpy(bool), new[PLATE].to_numpy(str), treatments(new).to_numpy(str)
+    values, usual = _filled(new[features].astype(float), plates)
     treated = pd.Series(np.flatnonzero(~control)).groupby(names[~control])
     n_null = int(max(n_null, np.ceil(2 * treated.ngroups / fdr)))
     drawn: dict[tuple, np.ndarray] = {}
     rows = []
     for name, members in treated:
-        members, pools, sizes = members.to_numpy(), [], ()
-        for plate in np.unique(plates[members]):
-            own, others = members[plates[members] == plate], np.flatnonzero(control & (plates == plate))
+        pools, sizes = [], ()
+        for plate, own in members.groupby(plates[members]):
+            others = np.flatnonzero(control & (plates == plate))
             if len(others):
-                pool = values[np.concatenate([own, others])]
-                pool = pool - np.median(pool, axis=0)
-                spread = TO_DEVIATION * np.median(np.abs(pool), axis=0)
-                pools.append(pool / np.where(spread > NO_SPREAD, spread, usual))
+                pools.append(_in_own_units(values[[*own, *others]], usual))
                 sizes += ((len(own), len(others)),)
-        row = [new[COMPOUND].iloc[members[0]], new[DOSE].iloc[members[0]], name]
+        row = [*new[[COMPOUND, DOSE]].iloc[members.iloc[0]], name]
         if not sizes:
             rows.append([*row, len(members), 0, np.nan, np.nan, np.nan, "no negative controls on its plates"])
             continue
@@ -397,6 +392,25 @@ def activity_calls(
     table.insert(8, "q_value", benjamini_hochberg(table["p_value"].astype(float)))
     table.insert(9, "active", (table["q_value"] <= fdr).to_numpy(bool))
     return table
+
+
+def _filled(values: pd.DataFrame, plates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Values whose gaps are their plate's median, and the usual spread of each feature: no label can change either."""
+    values = values.fillna(values.groupby(plates).transform("median")).fillna(0.0)
+    centred = (values - values.groupby(plates).transform("median")).abs()
+    spreads = TO_DEVIATION * centred.groupby(plates).median()
+    # A feature that is flat on every plate says nothing: divided by infinity it is 0.
+    return values.to_numpy(), spreads.where(spreads > NO_SPREAD).median().fillna(np.inf).to_numpy()
+
+
+def _in_own_units(pool: np.ndarray, usual: np.ndarray) -> np.ndarray:
+    """Wells in robust units of all of them together, by the rule of `normalise_plates` where they hardly vary.
+
+    Units of the controls alone would break the symmetry of the null: controls lie closer to a centre made of them.
+    """
+    pool = pool - np.median(pool, axis=0)
+    spread = TO_DEVIATION * np.median(np.abs(pool), axis=0)
+    return pool / np.where(spread > np.maximum(HARDLY_VARIES * usual, NO_SPREAD), spread, usual)
 
 
 def _weights(sizes: Sequence[tuple[int, int]], n_null: int, rng: np.random.Generator) -> np.ndarray:
@@ -429,11 +443,19 @@ def _pooled(values: list[pd.DataFrame], nulls: list[np.ndarray]) -> tuple[pd.Dat
     return pd.concat(values).groupby(level=0, sort=False).mean(), (1 + sums[0]) / (1 + sums[1])
 
 
-def _with_q(table: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Add `q_value` of the first ranks (Benjamini and Hochberg)."""
-    first = table["rank"] == 1
-    q_value = pd.Series(benjamini_hochberg(table.loc[first, column]), index=table.index[first], dtype=float)
-    return table.assign(q_value=q_value)
+def _ranked(by: str, kind: str, tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Long form of tables of one shape (new compounds, candidates of a `kind`), ranked within each compound.
+
+    A row a pair: `compound`, `rank` (1 = highest `by`), the candidate, a column each table, and of the first ranks
+    `q_value` by the p-values of the last table (Benjamini and Hochberg).
+    """
+    table = pd.DataFrame({name: values.stack() for name, values in tables.items()}, dtype=float)
+    table = table.rename_axis(["compound", kind]).reset_index()
+    table.insert(1, "rank", table.groupby("compound", sort=False)[by].rank(ascending=False, method="first").astype(int))
+    table = table.sort_values(["compound", "rank"], ignore_index=True)
+    first = table[table["rank"] == 1].index
+    p_value = table.loc[first, list(tables)[-1]]
+    return table.assign(q_value=pd.Series(benjamini_hochberg(p_value), first, dtype=float))
 
 
 def nearest_compounds(references: Sequence[Reference], n_nearest: int = 10) -> pd.DataFrame:
@@ -458,20 +480,11 @@ def nearest_compounds(references: Sequence[Reference], n_nearest: int = 10) -> p
         strangers = cosine_similarity(reference.codes["held_out"], reference.codes["library"])
         nulls.append(np.where(related, -np.inf, strangers).max(axis=1, initial=-np.inf))
     mean, p_value = _pooled(values, nulls)
-    moa = (
-        pd.concat([reference.library for reference in references]).drop_duplicates(COMPOUND).set_index(COMPOUND)["MoA"]
-    )
-    nearest = np.argsort(-mean.to_numpy(), axis=1, kind="stable")[:, :n_nearest]
-    rows, chosen = np.repeat(np.arange(len(mean)), nearest.shape[1]), nearest.ravel()
-    table = pd.DataFrame({
-        "compound": mean.index.to_numpy(object)[rows],
-        "rank": np.tile(np.arange(1, nearest.shape[1] + 1), len(mean)),
-        "neighbour": mean.columns.to_numpy(object)[chosen],
-        "similarity": mean.to_numpy()[rows, chosen],
-        "MoA": ["|".join(moa[name]) for name in mean.columns[chosen]],
-        "p_value": p_value.to_numpy()[rows, chosen],
-    })  # fmt: skip
-    return _with_q(table, "p_value")
+    table = _ranked("similarity", "neighbour", {"similarity": mean, "p_value": p_value})
+    table = table[table["rank"] <= n_nearest].reset_index(drop=True)
+    library = pd.concat([reference.library for reference in references]).drop_duplicates(COMPOUND)
+    table.insert(4, "MoA", table["neighbour"].map(library.set_index(COMPOUND)["MoA"].str.join("|")))
+    return table
 
 
 def nearest_mechanisms(references: Sequence[Reference], compounds: pd.DataFrame, n_neighbours: int = 3) -> pd.DataFrame:
@@ -496,22 +509,14 @@ def nearest_mechanisms(references: Sequence[Reference], compounds: pd.DataFrame,
     library = pd.concat([reference.library for reference in references]).drop_duplicates(COMPOUND)
     sizes = library["MoA"].map(set).explode().value_counts()
     mean, p_value = _pooled(evidence, nulls)
-    long = {"evidence": mean, "p_adjusted": p_value, "score": pd.concat(scores).groupby(level=0, sort=False).mean()}
-    long = {name: table.sort_index(axis=1) for name, table in long.items()}
-    new, mechanisms = long["score"].index, long["score"].columns
-    table = pd.DataFrame({
-        "compound": np.repeat(new.to_numpy(object), len(mechanisms)),
-        "mechanism": np.tile(mechanisms.to_numpy(object), len(new)),
-        **{name: long[name].to_numpy().ravel() for name in ("score", "evidence")},
-        "n_compounds": np.tile(sizes.reindex(mechanisms).to_numpy(), len(new)),
-        "p_adjusted": long["p_adjusted"].to_numpy().ravel(),
-    })  # fmt: skip
-    rank = table.groupby("compound", sort=False)["evidence"].rank(ascending=False, method="first").astype(int)
-    table.insert(1, "rank", rank)
-    table = table.sort_values(["compound", "rank"], ignore_index=True)
+    mean = mean.sort_index(axis=1)
+    score = pd.concat(scores).groupby(level=0, sort=False).mean()
+    table = _ranked("evidence", "mechanism", {"score": score, "evidence": mean, "p_adjusted": p_value})
+    table.insert(5, "n_compounds", table["mechanism"].map(sizes))
     known = compounds.set_index(COMPOUND)["MoA"]
     pairs = zip(table["compound"], table["mechanism"], strict=True)
-    return _with_q(table, "p_adjusted").assign(is_known=[name in list(known.get(one, [])) for one, name in pairs])
+    table["is_known"] = [mechanism in list(known.get(compound, [])) for compound, mechanism in pairs]
+    return table
 
 
 def _evidence(reference: Reference, n_neighbours: int) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray]:
