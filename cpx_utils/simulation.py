@@ -7,10 +7,11 @@ cell counts and missing labels. `shared_strength=0` removes the shared effects f
 apart and says nothing else, and no method may be found to gain from it.
 
 Strengths of effects and noise come in `PRESETS`, chosen such that replicates, spectra, correlations between features
-and the predictability of TX from CP resemble those of real screens (`calibration_targets`).
+and the predictability of TX from CP resemble those of real screens (`CALIBRATION_TARGETS`).
 """
 
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, clone
+from sklearn.metrics import r2_score
 from sklearn.model_selection import KFold
 from sklearn.preprocessing import StandardScaler
 
@@ -33,6 +35,10 @@ R2_TOLERANCE = 0.05
 FACTOR_TOLERANCE = 1.5
 CONTROL_NAME = "DMSO"
 CELL_COUNT = "Cells_Number_Object_Number"
+# What real screens show: group, statistic, reference, source. CDRP-bio and LINCS Pilot 1 are from the replicate
+# correlations that Haghighi 2022 published, cmea-u2os (a consensus profile for each of 162 compounds) was measured with
+# `screen_statistics`.
+CALIBRATION_TARGETS = pd.read_csv(Path(__file__).with_name("calibration_targets.csv"))
 # Feature and gene names, skeletons, and what the assays of each family read.
 NAMES = tomllib.loads(Path(__file__).with_name("simulation.toml").read_text(encoding="utf-8"))
 
@@ -115,7 +121,7 @@ PRESETS: dict[str, dict[str, float]] = {
         "tx_noise_correlated": 0.15,
     },
 }
-# The real screen that a preset imitates, as `calibration_targets` calls it.
+# The real screen that a preset imitates, as `CALIBRATION_TARGETS` calls it.
 IMITATES = {"cdrp-bio": "CDRP-bio", "lincs": "LINCS Pilot 1"}
 
 
@@ -273,7 +279,8 @@ def _transcriptomics_wells(settings: SimulationSettings, truth: dict, rng: np.ra
         truth["tx_noise_loadings"], settings.tx_noise_correlated, effect.shape, rng
     )
     values = _plate_effects(values, layout, settings.plate_strength, settings.tx_position, rng)
-    table = pd.DataFrame(values.astype(np.float32), columns=_gene_names(settings.n_genes))
+    genes = [f"{stem}{number}" for number, stem in product(range(1, settings.n_genes + 1), NAMES["gene_stems"])]
+    table = pd.DataFrame(values.astype(np.float32), columns=genes[: settings.n_genes])
     return pd.concat([layout, table], axis=1)
 
 
@@ -419,21 +426,7 @@ def _cell_painting_names(n_features: int) -> list[str]:
     return names[:n_features]
 
 
-def _gene_names(n_genes: int) -> list[str]:
-    numbers = range(1, -(-n_genes // len(NAMES["gene_stems"])) + 1)
-    return [f"{stem}{number}" for number, stem in product(numbers, NAMES["gene_stems"])][:n_genes]
-
-
 # --------------------------------------------------------------------------------------- likeness to real screens
-
-
-def calibration_targets() -> pd.DataFrame:
-    """What real screens show: columns group, statistic, reference, source.
-
-    CDRP-bio and LINCS Pilot 1 are from the replicate correlations that Haghighi 2022 published, cmea-u2os (a consensus
-    profile for each of 162 compounds) was measured with `screen_statistics`.
-    """
-    return pd.read_csv(Path(__file__).with_name("calibration_targets.csv"))
 
 
 def screen_statistics(
@@ -442,7 +435,7 @@ def screen_statistics(
     ridge: BaseEstimator,
     beside: str = "CDRP-bio",
 ) -> pd.DataFrame:
-    """The statistics of `calibration_targets` for the screen at hand, and how far it lies from the published ones.
+    """The statistics of `CALIBRATION_TARGETS` for the screen at hand, and how far it lies from the published ones.
 
     Parameters
     ----------
@@ -460,54 +453,56 @@ def screen_statistics(
     Returns
     -------
     DataFrame
-        Rows of `calibration_targets` with `here` (NaN where the screen has no replicates) and `deviation` from the
+        Rows of `CALIBRATION_TARGETS` with `here` (NaN where the screen has no replicates) and `deviation` from the
         reference in tolerances: 1 is `ABSOLUTE_TOLERANCE`, `R2_TOLERANCE` for what says R², and for numbers of
         components the `FACTOR_TOLERANCE`.
     """
     here = {}
     for modality, table in correlations.items():
         replicates = table.loc[table["kind"] == "replicates", "correlation"]
-        for name, quantile in (("5%", 0.05), ("median", 0.5), ("95%", 0.95)):
-            here[f"{modality} replicate correlation", name] = replicates.quantile(quantile)
-        null = table.loc[table["kind"] == "different treatments", "correlation"]
-        here[f"{modality} replicate correlation", "null, 90%"] = null.quantile(0.9)
-        beyond = (replicates > null.quantile(0.9)).mean() if len(replicates) and len(null) else np.nan
+        chance = table.loc[table["kind"] == "different treatments", "correlation"].quantile(0.9)
+        here |= _quantiles(f"{modality} replicate correlation", replicates, ["5%", "median", "95%"])
+        here[f"{modality} replicate correlation", "null, 90%"] = chance
+        beyond = (replicates > chance).mean() if pd.notna(chance) else np.nan
         here["treatments above 90% of the null", modality] = beyond
     profiles = {modality: values[:N_COMPOUNDS_MEASURED] for modality, values in profiles.items()}
     for modality, values in profiles.items():
-        varying = values[:, values.std(axis=0) > 1e-9]
-        variance = np.linalg.svd((varying - varying.mean(axis=0)) / varying.std(axis=0), compute_uv=False) ** 2
-        cumulative = np.cumsum(variance) / variance.sum()
-        shares = np.diff(cumulative, prepend=0.0)
-        here["variance of component 1, share", modality] = cumulative[0]
-        here["participation ratio of the components", modality] = 1 / (shares**2).sum()
-        for name in ("50%", "80%", "90%"):
-            needed = 1 + int(np.searchsorted(cumulative, float(name[:-1]) / 100))
-            here[f"{modality} components for a share of the variance", name] = needed
-        between = np.abs(np.corrcoef(varying.T))[np.triu_indices(varying.shape[1], 1)]
-        for name, quantile in (("median", 0.5), ("90%", 0.9), ("99%", 0.99)):
-            here[f"{modality} feature correlation, absolute", name] = np.quantile(between, quantile)
+        here |= _spectrum(modality, values[:, values.std(axis=0) > 1e-9])
     r2, nearest = predictability(profiles["CP"], profiles["TX"], ridge)
-    for name, quantile in (("median", 0.5), ("75%", 0.75), ("95%", 0.95)):
-        here["ridge CP→TX, out-of-fold R² of genes", name] = np.quantile(r2, quantile)
+    here |= _quantiles("ridge CP→TX, out-of-fold R² of genes", r2, ["median", "75%", "95%"])
     here["ridge CP→TX, shares", "genes, R² above 0.1"] = np.where(np.isnan(r2), np.nan, r2 > 0.1).mean()
     here["ridge CP→TX, shares", "own TX in nearest 10%"] = nearest
-    rows = calibration_targets()
-    rows = rows[rows["source"].isin([beside, "cmea-u2os"])].reset_index(drop=True)
-    values = [here.get(key, np.nan) for key in rows[["group", "statistic"]].itertuples(index=False, name=None)]
-    rows = rows.assign(here=np.asarray(values, dtype=float))
+    rows = CALIBRATION_TARGETS[CALIBRATION_TARGETS["source"].isin([beside, "cmea-u2os"])].reset_index(drop=True)
+    keys = pd.MultiIndex.from_frame(rows[["group", "statistic"]])
+    rows["here"] = pd.Series(here, dtype=float).reindex(keys).to_numpy()
     of_r2 = (rows["group"] + rows["statistic"]).str.contains("R²")
     distance = (rows["here"] - rows["reference"]).abs() / np.where(of_r2, R2_TOLERANCE, ABSOLUTE_TOLERANCE)
-    counts = rows["group"].str.contains("components")
-    factor = np.log(rows.loc[counts, "here"] / rows.loc[counts, "reference"]).abs() / np.log(FACTOR_TOLERANCE)
-    distance[counts] = factor
+    counts = rows[rows["group"].str.contains("components")]
+    distance[counts.index] = np.log(counts["here"] / counts["reference"]).abs() / np.log(FACTOR_TOLERANCE)
     return rows.assign(deviation=distance.round(9))  # a factor of exactly 1.5 is 1 and no more
 
 
-def predictability(
-    cp: np.ndarray, tx: np.ndarray, ridge: BaseEstimator, n_repeats: int = 2, n_folds: int = 5, seed: int = 0
-) -> tuple[np.ndarray, float]:
-    """How well ridge regression predicts the TX of unseen compounds from their CP.
+def _quantiles(group: str, values: Iterable[float], names: list[str]) -> dict[tuple[str, str], float]:
+    """Quantiles of values by the names that `CALIBRATION_TARGETS` has for them, such as "median" and "95%"."""
+    values = pd.Series(values, dtype=float)
+    return {(group, name): values.quantile(float(name.replace("median", "50%")[:-1]) / 100) for name in names}
+
+
+def _spectrum(modality: str, values: np.ndarray) -> dict[tuple[str, str], float]:
+    """Statistics of the principal components of profiles (n_compounds, n_features) and of their features' likeness."""
+    variance = np.linalg.svd((values - values.mean(axis=0)) / values.std(axis=0), compute_uv=False) ** 2
+    cumulative = np.cumsum(variance) / variance.sum()
+    here = {("variance of component 1, share", modality): cumulative[0]}
+    here["participation ratio of the components", modality] = 1 / (np.diff(cumulative, prepend=0.0) ** 2).sum()
+    for share in (50, 80, 90):
+        needed = 1 + int(np.searchsorted(cumulative, share / 100))
+        here[f"{modality} components for a share of the variance", f"{share}%"] = needed
+    between = np.abs(np.corrcoef(values.T))[np.triu_indices(values.shape[1], 1)]
+    return here | _quantiles(f"{modality} feature correlation, absolute", between, ["median", "90%", "99%"])
+
+
+def predictability(cp: np.ndarray, tx: np.ndarray, ridge: BaseEstimator) -> tuple[np.ndarray, float]:
+    """How well ridge regression predicts the TX of unseen compounds from their CP, in five folds drawn twice.
 
     Parameters
     ----------
@@ -515,8 +510,6 @@ def predictability(
         One profile a compound, the same compounds in both (n_compounds, n_features).
     ridge
         An `encoders.RidgeTX`.
-    n_repeats, n_folds, seed
-        Folds by compound, how many times they are drawn, and their seed.
 
     Returns
     -------
@@ -528,17 +521,17 @@ def predictability(
     """
     cp, tx = np.asarray(cp, dtype=np.float64), np.asarray(tx, dtype=np.float64)
     tx = tx[:, tx.std(axis=0) > 1e-9]
-    if len(cp) < 2 * n_folds:
+    if len(cp) < 10:
         return np.full(tx.shape[1], np.nan), float("nan")
     r2, near = [], []
-    for repeat in range(n_repeats):
+    for repeat in range(2):
         predicted = np.empty_like(tx)
-        for train, test in KFold(n_folds, shuffle=True, random_state=seed + repeat).split(cp):
+        for train, test in KFold(5, shuffle=True, random_state=repeat).split(cp):
             cp_scaler, tx_scaler = StandardScaler().fit(cp[train]), StandardScaler().fit(tx[train])
             fitted = clone(ridge).fit(cp_scaler.transform(cp[train]), tx_scaler.transform(tx[train]), train)
             codes = fitted.transform(cp_scaler.transform(cp[test]))  # (n_test, n_components)
             predicted[test] = tx_scaler.inverse_transform(codes @ fitted.tx_projection_.T + fitted.tx_mean_)
             rank = retrieval_rank(codes, fitted.transform_tx(tx_scaler.transform(tx[test])))
             near.extend(nearest_decile(rank, len(test)))
-        r2.append(1 - ((tx - predicted) ** 2).sum(axis=0) / ((tx - tx.mean(axis=0)) ** 2).sum(axis=0))
+        r2.append(r2_score(tx, predicted, multioutput="raw_values"))
     return np.mean(r2, axis=0), float(np.mean(near))
