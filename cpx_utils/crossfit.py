@@ -17,7 +17,7 @@ import pandas as pd
 from sklearn.base import clone
 
 from cpx_utils import bioactivity, clustering, splits
-from cpx_utils.claims import intervals, resample_compounds
+from cpx_utils.claims import intervals
 from cpx_utils.encoders import Encoder
 from cpx_utils.metrics import retrieval_rank
 from cpx_utils.preprocessing import FeaturePreparation, consensus, pair_rows
@@ -498,41 +498,6 @@ def method_table(
     rows += [(method, "oracle", embedding_values(table).shape[1], "") for method, table in (oracles or {}).items()]
     rows += [(method, "", 0, reason) for method, reason in left_out.items()]
     return pd.DataFrame(rows, columns=["method", "kind", "dimensions", "left_out"])
-
-
-def retrieval_curves(
-    retrieval: pd.DataFrame, n_points: int = 51, *, n_bootstrap: int = 1000, seed: int = 0
-) -> pd.DataFrame:
-    """Share of test compounds whose own TX profile lies within a share of the ranking, with 95% intervals.
-
-    Parameters
-    ----------
-    retrieval
-        Method, control, compound, and `rank_share`: rank over (candidates - 1). All rows of a compound count.
-    n_points, n_bootstrap, seed
-        Points between 0 and 1, and resamples of compounds, the same ones for all curves.
-
-    Returns
-    -------
-    DataFrame
-        `method`, `control`, `rank_share`, `share_of_compounds`, `ci_low`, `ci_high`.
-    """
-    grid = np.linspace(0, 1, n_points)
-    resample = resample_compounds(retrieval["compound"], n_bootstrap=n_bootstrap, rng=np.random.default_rng(seed))
-    names, times = resample.columns.to_numpy(str), resample.iloc[1:].to_numpy(float)
-    tables = []
-    for (method, control), part in retrieval.groupby(["method", "control"], sort=False):
-        compound = np.searchsorted(names, part["compound"].astype(str))
-        found = part["rank_share"].to_numpy()[:, None] <= grid  # (n_rows, n_points)
-        found_by = np.zeros((len(names), n_points))
-        np.add.at(found_by, compound, found)
-        rows_by = np.bincount(compound, minlength=len(names))
-        with np.errstate(invalid="ignore"):  # a resample without any compound of a curve
-            resampled = times @ found_by / (times @ rows_by)[:, None]  # (n_bootstrap, n_points)
-        low, high = np.nanquantile(resampled, [0.025, 0.975], axis=0)
-        curve = {"rank_share": grid, "share_of_compounds": found.mean(axis=0), "ci_low": low, "ci_high": high}
-        tables.append(pd.DataFrame({"method": method, "control": control, **curve}))
-    return pd.concat(tables, ignore_index=True)
 
 
 def oracle_consensus(folds: list[PreparedFold], with_cp: pd.DataFrame) -> dict[str, pd.DataFrame]:

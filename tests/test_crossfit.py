@@ -382,23 +382,6 @@ def test_methods_that_a_screen_does_not_allow_are_left_out_with_their_reason(tin
     assert table.loc["lda_identity", "left_out"] == left_out["lda_identity"]
 
 
-def test_retrieval_curves_are_the_share_found_so_far():
-    rng = np.random.default_rng(0)
-    shares = rng.integers(0, 20, size=40) / 19
-    control = np.repeat(["true_pairs", "deranged"], 20)
-    compound = np.tile([f"c{number:02d}" for number in range(10)], 4)  # two rows each: two draws
-    retrieval = pd.DataFrame({"method": "rcca", "control": control, "compound": compound, "rank_share": shares})
-    curves = crossfit.retrieval_curves(retrieval, n_points=11)
-    assert list(curves.columns) == ["method", "control", "rank_share", "share_of_compounds", "ci_low", "ci_high"]
-    for control, part in curves.groupby("control"):
-        mine = shares[:20] if control == "true_pairs" else shares[20:]
-        expected = [np.mean(mine <= point) for point in part["rank_share"]]
-        np.testing.assert_allclose(part["share_of_compounds"], expected)
-        assert part["share_of_compounds"].iloc[-1] == 1
-        assert part["ci_low"].iloc[-1] == part["ci_high"].iloc[-1] == 1
-        assert (part["ci_low"] <= expected).all() and (expected <= part["ci_high"]).all()
-
-
 # --- the transductive regime ---------------------------------------------------------------------------------
 
 
