@@ -270,20 +270,10 @@ def _kinds(table: pd.DataFrame, mark: str) -> list[Line2D]:
 
 @_draws(reason="no method was measured")
 def intervals(
-    table: pd.DataFrame,
-    *,
-    title: str,
-    xlabel: str,
-    row: str = "method",
-    facet: str = "",
-    mark: str = "control",
-    filled: Sequence[str] = TRUE,
-    line: float | Mapping[str, float] | None = None,
-    line_label: str = "chance",
-    across: int = 3,
-    sharex: bool | str = False,
-    note: str = "",
-) -> StudyFigure:
+    table: pd.DataFrame, *, title: str, xlabel: str, row: str = "method", facet: str = "", mark: str = "control",
+    filled: Sequence[str] = TRUE, line: float | Mapping[str, float] | None = None, line_label: str = "chance",
+    across: int = 3, sharex: bool | str = False, note: str = "",
+) -> StudyFigure:  # fmt: skip
     """Values with their intervals: a row each method, a panel each facet, the marks of a row below each other.
 
     Parameters
@@ -322,9 +312,7 @@ def intervals(
     axes = _panels(fig, len(facets), across, sharey=True, sharex=sharex)
     for ax, name, head in zip(axes, facets, heads, strict=True):
         own = measured[measured[facet] == name]
-        _draw_marks(ax, own)
-        for middle in middles.drop(own[row].unique()):
-            ax.text(0.01, middle, "not measured", transform=ax.get_yaxis_transform(), **QUIET)
+        _draw_marks(ax, own, middles.drop(own[row].unique()))
         raw = own[(own["method"] == "raw_cp") & own["look"].isin(TRUE) & (row == "method")]["mean"]
         chance = pd.Series([line.get(name) if isinstance(line, Mapping) else line]).dropna()
         for at, label, style in ((chance, line_label, "--"), (raw, "raw CP", ":")):
@@ -341,13 +329,15 @@ def intervals(
     return fig
 
 
-def _draw_marks(ax: Axes, table: pd.DataFrame) -> None:
-    """Draw each value with its interval at its `place`, as its `look` says: that of a control or the true pairs."""
+def _draw_marks(ax: Axes, table: pd.DataFrame, empty: Sequence[float]) -> None:
+    """Draw each value with its interval at its `place`, looking as a control or as true pairs; say what is empty."""
     for value in table.to_dict("records"):
         marker = _marker(value["method"], value["look"], "" if value["tested"] else UNTESTED)
         width = 1.8 if value["look"] in TRUE else 1.1
         ax.plot([value["ci_low"], value["ci_high"]], [value["place"]] * 2, color=marker["mec"], lw=width)
         ax.plot([value["mean"]], [value["place"]], ls="", zorder=3, **marker)
+    for middle in empty:
+        ax.text(0.01, middle, "not measured", transform=ax.get_yaxis_transform(), **QUIET)
 
 
 @_draws(reason="no claim was weighed")

@@ -43,6 +43,9 @@ CALIBRATION_TARGETS = pd.read_csv(Path(__file__).with_name("calibration_targets.
 NAMES = tomllib.loads(Path(__file__).with_name("simulation.toml").read_text(encoding="utf-8"))
 
 
+# --- knobs ----------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class SimulationSettings:
     """The knobs of a simulated screen; strengths are in units of one replicate's noise unless said otherwise."""
@@ -125,6 +128,18 @@ PRESETS: dict[str, dict[str, float]] = {
 IMITATES = {"cdrp-bio": "CDRP-bio", "lincs": "LINCS Pilot 1"}
 
 
+def simulation_settings(size: str = "default", preset: str = "cdrp-bio", **knobs: float) -> SimulationSettings:
+    """The settings of a size and preset with some knobs turned; raises ScreenError for any that is unknown."""
+    known = {"size": SIZES, "preset": PRESETS, "knob": SimulationSettings.__dataclass_fields__}
+    for kind, name in (("size", size), ("preset", preset), *(("knob", knob) for knob in knobs)):
+        if name not in known[kind]:
+            raise ScreenError(f"no simulated screen has the {kind} {name!r}; it is one of {', '.join(known[kind])}")
+    settings = replace(SIZES[size], **(PRESETS[preset] | knobs))
+    if not settings.shared_strength >= 0:
+        raise ScreenError(f"shared_strength is {settings.shared_strength:g}; it is 0 (TX shares nothing) or positive")
+    return settings
+
+
 def simulate_screen(size: str = "default", seed: int = 0, preset: str = "cdrp-bio", **knobs: float) -> Screen:
     """Draw a paired screen.
 
@@ -176,16 +191,7 @@ def simulate_screen(size: str = "default", seed: int = 0, preset: str = "cdrp-bi
     )
 
 
-def simulation_settings(size: str = "default", preset: str = "cdrp-bio", **knobs: float) -> SimulationSettings:
-    """The settings of a size and preset with some knobs turned; raises ScreenError for any that is unknown."""
-    known = {"size": SIZES, "preset": PRESETS, "knob": SimulationSettings.__dataclass_fields__}
-    for kind, name in (("size", size), ("preset", preset), *(("knob", knob) for knob in knobs)):
-        if name not in known[kind]:
-            raise ScreenError(f"no simulated screen has the {kind} {name!r}; it is one of {', '.join(known[kind])}")
-    settings = replace(SIZES[size], **(PRESETS[preset] | knobs))
-    if not settings.shared_strength >= 0:
-        raise ScreenError(f"shared_strength is {settings.shared_strength:g}; it is 0 (TX shares nothing) or positive")
-    return settings
+# --- biology: effects, mechanisms, structures, assays ---------------------------------------------------------
 
 
 def simulate_truth(settings: SimulationSettings, seed: int = 0) -> dict[str, np.ndarray]:
@@ -247,7 +253,68 @@ def _loadings(n_effects: int, n_features: int, decay: float, rng: np.random.Gene
     return rng.normal(size=(n_effects, n_features)) * (weights / np.linalg.norm(weights))[:, None]
 
 
+def _structures(moa: np.ndarray, rng: np.random.Generator) -> tuple[list[str], list[str]]:
+    """SMILES and first InChIKey blocks; compounds of an MoA prefer some skeletons, as chemical series do."""
+    from rdkit import Chem
+
+    pool = list(product(range(len(NAMES["cores"])), NAMES["substituents"], NAMES["substituents"]))
+    order = rng.permutation(len(pool))
+    by_core = {core: [pool[index] for index in order if pool[index][0] == core] for core in range(len(NAMES["cores"]))}
+    preferred = rng.integers(len(NAMES["cores"]), size=(moa.max() + 1, 3))
+    smiles, keys, seen = [], [], set()
+    for group in moa:
+        core = rng.choice(preferred[group]) if rng.random() < 0.7 else rng.integers(len(NAMES["cores"]))
+        while True:
+            core = core if by_core[core] else max(by_core, key=lambda name: len(by_core[name]))
+            if not by_core[core]:
+                raise ScreenError(f"{len(moa)} compounds are too many; structures are known for {len(seen)}")
+            _, a, b = by_core[core].pop()
+            molecule = Chem.MolFromSmiles(NAMES["cores"][core].format(a=a, b=b))
+            key = Chem.MolToInchiKey(molecule)[:14]
+            if key not in seen:
+                break
+        seen.add(key)
+        smiles.append(Chem.MolToSmiles(molecule))
+        keys.append(key)
+    return smiles, keys
+
+
+def _assays(settings: SimulationSettings, truth: dict, rng: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Binary assays by family: a family reads shared, CP-only, TX-only, all or none of the effects."""
+    amplitudes = {"shared": "amplitude", "cp_only": "amplitude", "tx_only": "tx_amplitude"}
+    expressed = {name: truth[amplitude][:, None] * truth[name] for name, amplitude in amplitudes.items()}
+    expressed["tx_only"] = expressed["tx_only"][:, : settings.n_tx_only_read]
+    sources = {
+        "shared": expressed["shared"],
+        "cp_only": expressed["cp_only"],
+        "tx_only": expressed["tx_only"],
+        "all": np.hstack(list(expressed.values())),
+        "none": rng.normal(size=(settings.n_compounds, 4)),
+    }
+    families = list(NAMES["families"].items())
+    family_direction = {family: rng.normal(size=sources[kind].shape[1]) for family, kind in families}
+    tasks, labels = [], []
+    for number in range(settings.n_tasks):
+        family, kind = families[number % len(families)]
+        # Assays of a family resemble each other: a common direction and one of their own.
+        direction = family_direction[family] + rng.normal(size=len(family_direction[family]))
+        readout = sources[kind] @ direction
+        readout = readout / readout.std() + settings.task_noise * rng.normal(size=settings.n_compounds)
+        active = readout > np.quantile(readout, 1 - rng.uniform(0.12, 0.3))
+        measured = rng.random(settings.n_compounds) >= settings.missing_labels
+        name = f"{family} assay {number // len(families) + 1:02d}"
+        tasks.append({"task": name, "target": "", "family": family, "source": "simulated"})
+        labels.append(pd.DataFrame({
+            COMPOUND: truth["compound"][measured], "task": name, "active": active[measured].astype(np.int8)
+        }))  # fmt: skip
+    return pd.DataFrame(tasks), pd.concat(labels, ignore_index=True)
+
+
+# --- plates: what is measured where ---------------------------------------------------------------------------
+
+
 def _cell_painting_wells(settings: SimulationSettings, truth: dict, rng: np.random.Generator) -> pd.DataFrame:
+    """CP wells: effects on plates, replicate noise, handling, heavy tails, plate effects, and a cell count."""
     signal = settings.cp_shared * truth["shared"] @ truth["cp_from_shared"]
     signal = signal + settings.cp_only * truth["cp_only"] @ truth["cp_from_cp_only"]  # (n_compounds, n_features)
     strength = truth["amplitude"][:, None] * truth["response"]  # (n_compounds, n_doses)
@@ -271,6 +338,7 @@ def _cell_painting_wells(settings: SimulationSettings, truth: dict, rng: np.rand
 
 
 def _transcriptomics_wells(settings: SimulationSettings, truth: dict, rng: np.random.Generator) -> pd.DataFrame:
+    """TX wells: effects on plates, replicate noise, plate effects."""
     signal = settings.shared_strength * settings.tx_shared * truth["shared"] @ truth["tx_from_shared"]
     signal = signal + settings.tx_only * truth["tx_only"] @ truth["tx_from_tx_only"]  # (n_compounds, n_genes)
     strength = truth["tx_amplitude"][:, None] * truth["tx_response"]  # (n_compounds, n_doses)
@@ -336,6 +404,22 @@ def _well_names(n_wells: int) -> np.ndarray:
     return names[:n_wells]
 
 
+def _cell_painting_names(n_features: int) -> list[str]:
+    """CellProfiler's names of features."""
+    names = [f"{part}_{shape}" for part, shape in product(NAMES["compartments"], NAMES["shape_measurements"])]
+    names += [
+        f"{part}_{measurement.format(channel)}"
+        for measurement, part, channel in product(
+            NAMES["channel_measurements"], NAMES["compartments"], NAMES["channels"]
+        )
+    ]
+    names += [f"Cells_Neighbors_NumberOfNeighbors_{number}" for number in range(1, n_features - len(names) + 1)]
+    return names[:n_features]
+
+
+# --- noise: of replicates, plates and places ------------------------------------------------------------------
+
+
 def _noise(loadings: np.ndarray, share: float, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     """Replicate noise of unit variance: a share in a few correlated directions, the rest in each feature by itself."""
     correlated = rng.standard_t(5, size=(shape[0], len(loadings))) * np.sqrt(3 / 5) @ loadings
@@ -357,76 +441,7 @@ def _plate_effects(
     return (values + position) * scale[plate] + offset[plate]
 
 
-def _assays(settings: SimulationSettings, truth: dict, rng: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Binary assays by family: a family reads shared, CP-only, TX-only, all or none of the effects."""
-    amplitudes = {"shared": "amplitude", "cp_only": "amplitude", "tx_only": "tx_amplitude"}
-    expressed = {name: truth[amplitude][:, None] * truth[name] for name, amplitude in amplitudes.items()}
-    expressed["tx_only"] = expressed["tx_only"][:, : settings.n_tx_only_read]
-    sources = {
-        "shared": expressed["shared"],
-        "cp_only": expressed["cp_only"],
-        "tx_only": expressed["tx_only"],
-        "all": np.hstack(list(expressed.values())),
-        "none": rng.normal(size=(settings.n_compounds, 4)),
-    }
-    families = list(NAMES["families"].items())
-    family_direction = {family: rng.normal(size=sources[kind].shape[1]) for family, kind in families}
-    tasks, labels = [], []
-    for number in range(settings.n_tasks):
-        family, kind = families[number % len(families)]
-        # Assays of a family resemble each other: a common direction and one of their own.
-        direction = family_direction[family] + rng.normal(size=len(family_direction[family]))
-        readout = sources[kind] @ direction
-        readout = readout / readout.std() + settings.task_noise * rng.normal(size=settings.n_compounds)
-        active = readout > np.quantile(readout, 1 - rng.uniform(0.12, 0.3))
-        measured = rng.random(settings.n_compounds) >= settings.missing_labels
-        name = f"{family} assay {number // len(families) + 1:02d}"
-        tasks.append({"task": name, "target": "", "family": family, "source": "simulated"})
-        labels.append(pd.DataFrame({
-            COMPOUND: truth["compound"][measured], "task": name, "active": active[measured].astype(np.int8)
-        }))  # fmt: skip
-    return pd.DataFrame(tasks), pd.concat(labels, ignore_index=True)
-
-
-def _structures(moa: np.ndarray, rng: np.random.Generator) -> tuple[list[str], list[str]]:
-    """SMILES and first InChIKey blocks; compounds of an MoA prefer some skeletons, as chemical series do."""
-    from rdkit import Chem
-
-    pool = list(product(range(len(NAMES["cores"])), NAMES["substituents"], NAMES["substituents"]))
-    order = rng.permutation(len(pool))
-    by_core = {core: [pool[index] for index in order if pool[index][0] == core] for core in range(len(NAMES["cores"]))}
-    preferred = rng.integers(len(NAMES["cores"]), size=(moa.max() + 1, 3))
-    smiles, keys, seen = [], [], set()
-    for group in moa:
-        core = rng.choice(preferred[group]) if rng.random() < 0.7 else rng.integers(len(NAMES["cores"]))
-        while True:
-            core = core if by_core[core] else max(by_core, key=lambda name: len(by_core[name]))
-            if not by_core[core]:
-                raise ScreenError(f"{len(moa)} compounds are too many; structures are known for {len(seen)}")
-            _, a, b = by_core[core].pop()
-            molecule = Chem.MolFromSmiles(NAMES["cores"][core].format(a=a, b=b))
-            key = Chem.MolToInchiKey(molecule)[:14]
-            if key not in seen:
-                break
-        seen.add(key)
-        smiles.append(Chem.MolToSmiles(molecule))
-        keys.append(key)
-    return smiles, keys
-
-
-def _cell_painting_names(n_features: int) -> list[str]:
-    names = [f"{part}_{shape}" for part, shape in product(NAMES["compartments"], NAMES["shape_measurements"])]
-    names += [
-        f"{part}_{measurement.format(channel)}"
-        for measurement, part, channel in product(
-            NAMES["channel_measurements"], NAMES["compartments"], NAMES["channels"]
-        )
-    ]
-    names += [f"Cells_Neighbors_NumberOfNeighbors_{number}" for number in range(1, n_features - len(names) + 1)]
-    return names[:n_features]
-
-
-# --------------------------------------------------------------------------------------- likeness to real screens
+# --- likeness to real screens ---------------------------------------------------------------------------------
 
 
 def screen_statistics(
