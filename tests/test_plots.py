@@ -388,17 +388,6 @@ def test_mean_curves_are_short_and_training_curves_draw_them():
     assert any(f"lowest at epoch {dot.get_xdata()[0]}" in text for text in words(fig))
 
 
-def test_task_scatter_fills_counts_and_names_the_chosen_tasks():
-    table, fig = task_table(), draw("task_scatter")
-    chosen = table[(table["tx_auc"] >= 0.7) & (table["tx_auc"] - table["cp_auc"] >= 0.1)]
-    assert any(f"({len(chosen)} of {len(table)})" in text for text in words(fig))
-    drawn = {line.get_mfc() == "white": 0 for line in markers(fig.axes[0])}
-    for line in markers(fig.axes[0]):
-        drawn[line.get_mfc() == "white"] += len(line.get_xdata())
-    assert drawn == {False: len(chosen), True: len(table) - len(chosen)}
-    assert [text.get_text() for text in fig.axes[0].texts] == ["1", "2", "3", "4", "5", "6"][: len(chosen)]
-
-
 def test_heat_maps_draw_the_first_compounds_and_box_known_mechanisms():
     table, ax = mechanism_table(), draw("nearest_mechanisms").axes[0]
     surest = table[table["rank"] == 1].sort_values("p_adjusted").head(25)
@@ -419,12 +408,3 @@ def test_treatments_are_counted_by_whether_they_are_called():
     assert f"called active ({table['active'].sum()})" in said and f"not called ({(~table['active']).sum()})" in said
     untested = draw("treatment_calls", table.assign(p_value=np.nan))
     assert any("no treatment has negative controls" in text for text in words(untested))
-
-
-def test_gains_are_medians_and_a_single_task_has_no_spread():
-    table = gain_table()
-    contrastive = table[(table["method"] == "contrastive") & (table["control"] == "true_pairs")]
-    drawn = [line.get_xdata()[0] for line in markers(draw("task_gains").axes[0])]
-    assert contrastive["gain"].median() in drawn and len(drawn) == len(table.groupby(["method", "control"]))
-    fig = draw("task_gains", table[table["task"] == "task 0"])
-    assert len(markers(fig.axes[0])) == len(drawn)
