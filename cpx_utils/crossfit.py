@@ -244,26 +244,31 @@ def training_tx(prepared: PreparedFold, control: str, seed: int) -> np.ndarray:
     return prepared.tx[partner]
 
 
-def fit_encoder(encoder: Encoder, prepared: PreparedFold, control: str = "true_pairs", seed: int = 0) -> Encoder:
+def fit_encoder(
+    encoder: Encoder, prepared: PreparedFold, control: str = "true_pairs", seed: int = 0, cp_side: Any = None
+) -> Encoder:
     """Fit a clone of an encoder on a fold's training wells; raises ScreenError where the method can't be fitted.
 
-    Under the control `untrained` a network sees its inputs scaled and takes no training step.
+    Under the control `untrained` a network sees its inputs scaled and takes no training step. `cp_side` is what the
+    function `cp_side` gives for this encoder and fold, where it is known already.
     """
-    encoder, rows = clone(encoder).name_features(prepared.preparation.features_), prepared.is_training
+    encoder = clone(encoder).name_features(prepared.preparation.features_)
     if control == "untrained":
         if "max_epochs" not in encoder.get_params():
             raise ScreenError(f"{type(encoder).__name__} takes no training steps that could be left out")
         encoder.set_params(max_epochs=0)
+    tx = training_tx(prepared, control, seed) if encoder.uses_tx else None
+    rows = prepared.is_training
     if prepared.regime == "transductive" and not encoder.uses_tx:
         rows = rows | prepared.is_test
-    tx = training_tx(prepared, control, seed) if encoder.uses_tx else None
-    return encoder.fit(**_wells(prepared, rows, tx))
-
-
-def _wells(prepared, rows, tx):
-    """What `Encoder.fit` takes, of some wells of a fold: boolean rows (n_wells,), and their TX (n_rows, n_genes)."""
     controls = prepared.cp[prepared.cp_wells[CONTROL].to_numpy(bool)]
-    return {"cp": prepared.cp[rows], "tx": tx, "groups": prepared.groups[rows], "controls": controls}
+    return encoder.fit(prepared.cp[rows], tx, prepared.groups[rows], controls, cp_side)
+
+
+def cp_side(encoder: Encoder, prepared: PreparedFold) -> Any:
+    """What all fits of a method with TX on a fold have in common (`Encoder.cp_side`), since controls change TX only."""
+    rows = prepared.is_training
+    return encoder.cp_side(prepared.cp[rows].astype(np.float64), prepared.groups[rows]) if encoder.uses_tx else None
 
 
 # --- fitting --------------------------------------------------------------------------------------------------
@@ -419,10 +424,11 @@ def _fit_fold(method, encoder, prepared, draws, first_seed):
     torch.set_num_threads(1)  # sums over threads round differently
     tables, kept = [], None
     with threadpool_limits(1):
+        shared = cp_side(encoder, prepared)
         for control, draw in draws:
             seed = 1000 * first_seed + draw
             seeded = clone(encoder).set_params(**{"seed": seed} if "seed" in encoder.get_params() else {})
-            fitted = fit_encoder(seeded, prepared, control or "true_pairs", seed)
+            fitted = fit_encoder(seeded, prepared, control or "true_pairs", seed, shared)
             made = {"history": pd.DataFrame(fitted.history_)} if hasattr(fitted, "history_") else {}
             if prepared.fold >= 0:
                 made |= _embed(fitted, prepared)
