@@ -11,8 +11,6 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import pairwise
-from math import prod
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -645,6 +643,7 @@ class NetworkEncoder(Encoder):
 
         from cpx_utils.networks import train
 
+        torch.set_num_threads(1)  # small matrices: more threads wait for each other, and round differently
         options = {name: getattr(self, name) for name in ("learning_rate", "weight_decay", "batch_size", "patience")}
         with torch.random.fork_rng(devices=[] if self.device_ == "cpu" else None):
             torch.manual_seed(int(rng.integers(2**31)))
@@ -701,20 +700,20 @@ class NetworkEncoder(Encoder):
         super()._restore(arrays)
         # What was trained on a GPU must open on a laptop.
         self.device_ = pick_device("auto" if self.device == "cuda" else self.device)
-        states: dict[str, dict] = {}
-        for name, value in arrays.items():
-            if name.startswith("network."):
-                _, member, weight = name.split(".", 2)
-                states.setdefault(member, {})[weight] = torch.as_tensor(value)
-        largest = max(values.size for values in arrays.values())
-        widths = [*self.hidden, self.n_dimensions]
-        if len(states) != self.n_members or min(widths) < 1 or max(map(prod, pairwise([1, *widths]))) > largest:
-            raise ValueError("its networks are of other sizes than its parameters say")
+        weights = {name: torch.as_tensor(value) for name, value in arrays.items() if name.startswith("network.")}
+        sizes = self.cp_components_.shape[1], self.tx_components_.shape[1]
         self.networks_ = []
         for member in range(self.n_members):
-            network = self._network(self.cp_components_.shape[1], self.tx_components_.shape[1])
-            network.load_state_dict(states[str(member)])
+            with torch.device("meta"):  # takes no memory, however large the parameters say that it is
+                network = self._network(*sizes)
+            empty = network.state_dict()
+            state = {name: weights.pop(f"network.{member}.{name}", torch.empty(0)) for name in empty}
+            if any(state[name].shape != values.shape for name, values in empty.items()):
+                raise ValueError("its networks are of other sizes than its parameters say")
+            network.load_state_dict(state, assign=True)
             self.networks_.append(network.to(self.device_).eval())
+        if weights:
+            raise ValueError("it holds more networks than its parameters say")
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
