@@ -16,7 +16,7 @@ import pandas as pd
 from sklearn.base import clone
 
 from cpx_utils import bioactivity, clustering, splits
-from cpx_utils.claims import intervals, resample_compounds
+from cpx_utils.claims import intervals
 from cpx_utils.encoders import Encoder
 from cpx_utils.metrics import retrieval_rank
 from cpx_utils.preprocessing import FeaturePreparation, consensus, pair_rows
@@ -137,14 +137,14 @@ def prepare_folds(
 
 def fold_sizes(folds: list[PreparedFold]) -> pd.DataFrame:
     """What each fold trains and tests on: fold, training and test compounds and wells, CP features, genes."""
-    rows = []
+    sizes = {}
     for prepared in folds:
         compounds = prepared.cp_wells[COMPOUND]
-        row = {"fold": prepared.name}
-        for name, wells in (("training", prepared.is_training), ("test", prepared.is_test)):
-            row |= {f"{name} compounds": compounds[wells].nunique(), f"{name} wells": int(wells.sum())}
-        rows.append(row | {"CP features": prepared.cp.shape[1], "genes": prepared.tx.shape[1]})
-    return pd.DataFrame(rows)
+        training, test = compounds[prepared.is_training], compounds[prepared.is_test]
+        counts = training.nunique(), len(training), test.nunique(), len(test)
+        sizes[prepared.name] = *counts, prepared.cp.shape[1], prepared.tx.shape[1]
+    names = ["training compounds", "training wells", "test compounds", "test wells", "CP features", "genes"]
+    return pd.DataFrame.from_dict(sizes, orient="index", columns=names).rename_axis("fold").reset_index()
 
 
 def _prepare(cp, tx, group_of, fold_of, key, parameters, regime):
@@ -192,10 +192,8 @@ def _prepare(cp, tx, group_of, fold_of, key, parameters, regime):
 
 def _require_compounds_as_groups(group_of, compounds):
     """Refuse groups that join structures: encoders learn to tell groups apart, so a group of an MoA would teach it."""
-    ids = compounds[COMPOUND].astype(str).to_numpy()
-    blocks = compounds["InChIKey14"].fillna("").astype(str).to_numpy()
-    structures = pd.Series(np.where(blocks != "", blocks, ids), index=group_of.reindex(ids).to_numpy())
-    joined = structures.groupby(level=0).unique()
+    structure = compounds["InChIKey14"].replace("", pd.NA).fillna(compounds[COMPOUND])
+    joined = structure.groupby(compounds[COMPOUND].map(group_of)).unique()
     joined = joined[joined.map(len) > 1]
     if len(joined):
         raise ScreenError(
@@ -311,7 +309,7 @@ def crossfit_all(
     step: Callable = nullcontext,
     progress: bool = True,
 ) -> tuple[dict[str, CrossfitResult], dict[str, str]]:
-    """Fit methods on every fold and control, and embed; those that the screen doesn't allow are left out with a reason.
+    """Fit methods on every fold and control, and embed what they never saw.
 
     Fits are computed in this process, or on the Dask cluster that the environment variable CPX_SCHEDULER names, each
     on one thread. The results are the same.
@@ -323,8 +321,7 @@ def crossfit_all(
     folds
         From `prepare_folds`.
     controls
-        Number of draws of each control, such as ``{"true_pairs": 1, "deranged": 3}``; ignored for methods without TX,
-        and `untrained` for methods without training steps.
+        Draws of each control, such as ``{"true_pairs": 1, "deranged": 3}``; of no matter to methods without TX.
     first_seed
         Draw d uses the seed ``1000 * first_seed + d``, so that other seeds share no draw.
     step, progress
@@ -335,11 +332,7 @@ def crossfit_all(
     -------
     results, left_out
         By method: what it gives, or why it can't be fitted here.
-
-    Raises
-    ------
-    ScreenError
-        A parameter is out of bounds, or no scheduler answers.
+        A parameter out of bounds, or a scheduler that doesn't answer, is a ScreenError.
     """
     from tqdm import tqdm
 
@@ -488,41 +481,6 @@ def method_table(
     return pd.DataFrame(rows, columns=["method", "kind", "dimensions", "left_out"])
 
 
-def retrieval_curves(
-    retrieval: pd.DataFrame, n_points: int = 51, *, n_bootstrap: int = 1000, seed: int = 0
-) -> pd.DataFrame:
-    """Share of test compounds whose own TX profile lies within a share of the ranking, with 95% intervals.
-
-    Parameters
-    ----------
-    retrieval
-        Method, control, compound, and `rank_share`: rank over (candidates - 1). All rows of a compound count.
-    n_points, n_bootstrap, seed
-        Points between 0 and 1, and resamples of compounds, the same ones for all curves.
-
-    Returns
-    -------
-    DataFrame
-        `method`, `control`, `rank_share`, `share_of_compounds`, `ci_low`, `ci_high`.
-    """
-    grid = np.linspace(0, 1, n_points)
-    resample = resample_compounds(retrieval["compound"], n_bootstrap=n_bootstrap, rng=np.random.default_rng(seed))
-    names, times = resample.columns.to_numpy(str), resample.iloc[1:].to_numpy(float)
-    tables = []
-    for (method, control), part in retrieval.groupby(["method", "control"], sort=False):
-        compound = np.searchsorted(names, part["compound"].astype(str))
-        found = part["rank_share"].to_numpy()[:, None] <= grid  # (n_rows, n_points)
-        found_by = np.zeros((len(names), n_points))
-        np.add.at(found_by, compound, found)
-        rows_by = np.bincount(compound, minlength=len(names))
-        with np.errstate(invalid="ignore"):  # a resample without any compound of a curve
-            resampled = times @ found_by / (times @ rows_by)[:, None]  # (n_bootstrap, n_points)
-        low, high = np.nanquantile(resampled, [0.025, 0.975], axis=0)
-        curve = {"rank_share": grid, "share_of_compounds": found.mean(axis=0), "ci_low": low, "ci_high": high}
-        tables.append(pd.DataFrame({"method": method, "control": control, **curve}))
-    return pd.concat(tables, ignore_index=True)
-
-
 def oracle_consensus(folds: list[PreparedFold], with_cp: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """What TX itself would give, were it measured for new compounds too: a ceiling, never a competitor.
 
@@ -592,27 +550,22 @@ def data_size_curve(
 ) -> pd.DataFrame:
     """Replicate mAP, MoA mAP and mean ROC-AUC of unseen compounds by the number of training pairs.
 
-    TX is what is expensive, so the question that a screening group asks first is how many compounds need it. Encoders
-    are fitted on a share of a fold's training compounds; test compounds, features and assay labels stay.
+    Encoders are fitted on a share of a fold's training compounds; test compounds, features and assay labels stay.
 
     Parameters
     ----------
     encoders
         By method, an unfitted encoder for each fold's name. Methods with TX are fitted on true and on deranged pairs.
-    folds
-        From `prepare_folds`, each with test compounds.
-    compounds, labels
-        Metadata_Compound, MoA (lists), InChIKey14; and labels of the tasks to predict (n_compounds, n_tasks), from
+    folds, compounds, labels
+        Folds with test compounds; Metadata_Compound, MoA (lists), InChIKey14; and labels of the tasks to predict from
         `bioactivity.label_matrix`, which may have no columns.
-    shares
-        Of the training compounds that an encoder may see.
-    replicates
-        Whether the screen has replicates to cluster.
+    shares, replicates
+        Of the training compounds that an encoder may see; whether the screen has replicates to cluster.
     seed, n_bootstrap
         Seed of the order of compounds and of the derangement; resamples of groups (tasks for ROC-AUC) an interval.
     whole
-        `wells` and `consensus`: embeddings of these folds by method, trained on all compounds (first draws). With them
-        nothing is fitted again for a share of 1, and the curve ends where the study is.
+        `wells` and `consensus`: embeddings of these folds by method, trained on all compounds (first draws), where
+        nothing needs to be fitted again for a share of 1.
 
     Returns
     -------

@@ -75,11 +75,18 @@ class Encoder(TransformerMixin, BaseEstimator):
             When this method cannot be fitted on such data, or a parameter is out of bounds.
         """
         self.check_parameters()
-        cp, tx, groups = self._checked(cp, tx, groups)
-        if self.uses_tx:
-            self._fit_pairs(cp, tx, groups, self.cp_side(cp, groups) if cp_side is None else cp_side)
-        else:
+        cp = np.asarray(cp, dtype=np.float64)
+        groups = np.arange(len(cp)) if groups is None else np.asarray(groups)
+        self.n_features_in_ = cp.shape[1]
+        if not self.uses_tx:
             self._fit(cp, groups, controls)
+            return self
+        if tx is None:
+            raise ScreenError(f"{type(self).__name__} learns from pairs; it needs the TX profile of every row")
+        if len(tx) != len(cp):
+            raise ScreenError(f"{len(cp)} CP rows and {len(tx)} TX rows are no pairs; both need the same rows")
+        side = self.cp_side(cp, groups) if cp_side is None else cp_side
+        self._fit_pairs(cp, np.asarray(tx, dtype=np.float64), groups, side)
         return self
 
     def cp_side(self, cp: np.ndarray, groups: np.ndarray) -> Any:
@@ -87,17 +94,6 @@ class Encoder(TransformerMixin, BaseEstimator):
 
     def check_parameters(self) -> None:
         """Refuse parameters that are out of bounds, as ScreenError; `fit` asks, and whoever wants to know before."""
-
-    def _checked(self, cp, tx, groups):
-        """CP, TX and groups as arrays of the same rows; notes the number of features."""
-        cp = np.asarray(cp, dtype=np.float64)
-        if self.uses_tx and tx is None:
-            raise ScreenError(f"{type(self).__name__} learns from pairs; it needs the TX profile of every row")
-        tx = None if tx is None else np.asarray(tx, dtype=np.float64)
-        if tx is not None and len(tx) != len(cp):
-            raise ScreenError(f"{len(cp)} CP rows and {len(tx)} TX rows are no pairs; both need the same rows")
-        self.n_features_in_ = cp.shape[1]
-        return cp, tx, np.arange(len(cp)) if groups is None else np.asarray(groups)
 
     def _fit(self, cp, groups, controls):
         pass
@@ -153,11 +149,7 @@ def _name_of(value):
 
 
 def load_encoder(folder: str | Path) -> Encoder:
-    """Read an encoder that `save` wrote, and try it on two rows of zeros.
-
-    Raises ScreenError where the folder holds none: a file is missing or damaged, the method or a parameter is unknown
-    or of another type, arrays don't fit each other or aren't finite.
-    """
+    """Read an encoder that `save` wrote, and try it on two rows of zeros; ScreenError where it isn't whole."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -179,17 +171,15 @@ def load_encoder(folder: str | Path) -> Encoder:
         shapes = {code.shape for code in codes}
         if len(shapes) > 1 or any(code.ndim != 2 or len(code) != 2 for code in codes):
             raise ValueError(f"it gives embeddings of the shapes {sorted(shapes)} for two profiles")
-    except (
-        OSError, AttributeError, LookupError, MemoryError, OverflowError, TypeError, ValueError, RuntimeError,
-        SafetensorError,
-    ) as error:  # fmt: skip
+    except (OSError, ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, SafetensorError,
+            TypeError, ValueError) as error:  # fmt: skip
         reason = " ".join(str(error).split())[:300]  # torch explains itself over many lines
         raise ScreenError(f"{folder} holds no encoder of this version of cpx ({reason})") from error
     return encoder
 
 
 def _require_types(parameters, defaults):
-    """Refuse a parameter of another type than its default's: a list stands for a tuple, a whole number for a float."""
+    """Refuse parameters of another type than the default's: a list stands for a tuple, a whole number for a float."""
     for name, value in parameters.items():
         if name not in defaults:
             raise TypeError(f"parameter {name!r} is unknown")
@@ -398,9 +388,10 @@ class RegularisedCCA(LinearEncoder):
     r"""Regularised canonical correlation analysis, CP side.
 
     Directions :math:`a, b` that maximise :math:`a^\top C_{xy} b` with
-    :math:`a^\top (C_{xx} + \kappa I) a = b^\top (C_{yy} + \lambda I) b = 1`, on leading components of both modalities;
-    each coordinate is scaled by its canonical correlation, so that uncorrelated directions fade. Hotelling 1936 (doi
-    10.1093/biomet/28.3-4.321); ridge terms as in Vinod 1976 (doi 10.1016/0304-4076(76)90010-5).
+    :math:`a^\top (C_{xx} + \kappa I) a = b^\top (C_{yy} + \lambda I) b = 1`, on leading components of TX and of CP's
+    discriminants (of CP itself without replicates); each coordinate is scaled by its canonical correlation, so that
+    uncorrelated directions fade. Hotelling 1936 (doi 10.1093/biomet/28.3-4.321); ridge terms as in Vinod 1976 (doi
+    10.1016/0304-4076(76)90010-5).
 
     Parameters
     ----------
@@ -410,8 +401,6 @@ class RegularisedCCA(LinearEncoder):
         Leading components of each modality; at most a third of the number of training compounds.
     shrinkage
         Of the whitening: 0 gives all components unit variance, 1 keeps their variances up to one factor.
-    cp_basis
-        What the CP side starts from, as the function `cp_components` takes it.
 
     Failure mode: with more components than compounds, correlations of 1 that mean nothing; hence few components and
     the ridge terms.
@@ -425,11 +414,10 @@ class RegularisedCCA(LinearEncoder):
     n_cp_components: int = 60
     n_tx_components: int = 60
     shrinkage: float = 0.3
-    cp_basis: str = "discriminants"
 
     def cp_side(self, cp, groups):
-        """Whitened components of CP."""
-        return cp_components(cp, groups, self.cp_basis, self.n_cp_components, self.shrinkage)
+        """Mean and whitened components of CP."""
+        return cp_components(cp, groups, "discriminants", self.n_cp_components, self.shrinkage)
 
     def _fit_pairs(self, cp, tx, groups, cp_side):
         self.mean_, cp_white = cp_side
@@ -734,8 +722,6 @@ class ContrastiveEncoder(NetworkEncoder):
     temperature
         :math:`\tau`, above 0; the lower, the sharper a profile must win against all others.
 
-    Notes
-    -----
     The other parameters and the attributes are those of `NetworkEncoder`. van den Oord 2018 (arXiv 1807.03748),
     Radford 2021 (arXiv 2103.00020).
 
@@ -818,8 +804,6 @@ class AutoencoderEncoder(NetworkEncoder):
     cp_weight
         :math:`\lambda`; the lower, the more the code serves TX.
 
-    Notes
-    -----
     The other parameters and the attributes are those of `NetworkEncoder`. Early stopping watches the error with TX
     absent. Ngiam 2011 (ICML), section 3.
 

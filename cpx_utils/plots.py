@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import StrMethodFormatter
 
 from cpx_utils.profiles import CP_ONLY, ORACLES, UNITS
 
@@ -539,33 +539,6 @@ def similarity_matrices(table: pd.DataFrame, *, title: str) -> StudyFigure:
         ax.set_title(f"{name}: mean of\nown pairs {matrix[own].mean():.2f}, others {matrix[~own].mean():.2f}")
         ax.set(xlabel="TX of test compound", ylabel="CP of test compound" if ax is axes[0] else "")
     fig.colorbar(image, ax=axes, label="cosine similarity", shrink=0.7, extend="both")
-    return fig
-
-
-@_draws(reason="no method maps CP and TX into one space", number="rank_share")
-def retrieval_curves(table: pd.DataFrame, *, title: str) -> StudyFigure:
-    """Share of compounds whose own TX profile is among the nearest x%: the further up and left, the better.
-
-    ``rank_share`` is the rank of the own profile over the number of candidates; intervals are drawn for true pairs.
-    """
-    fig = _figure(FULL_WIDTH, 4.0, title)
-    ax = fig.subplots()
-    for method, control in order_pairs(table):
-        own = table[(table["method"] == method) & (table["control"] == control)].sort_values("rank_share")
-        x, y, colour = own["rank_share"], own["share_of_compounds"], method_colour(method)
-        label = method_label(method) if control in TRUE else f"   {CONTROL_LABELS.get(control, control)}"
-        label += f": {y[x <= 0.1 + 1e-9].max():.0%}"
-        look = {"ls": "-", "lw": 2} if control in TRUE else {"ls": "--", "lw": 1.2}
-        ax.plot([0, *x, 1], [0, *y, y.iloc[-1]], color=colour, label=label, **look)
-        if control in TRUE:
-            ax.fill_between(x, own["ci_low"], own["ci_high"], color=colour, alpha=0.15, lw=0, zorder=0)
-    ax.plot([0, 1], [0, 1], color=GREY, lw=1, ls=(0, (1, 1.5)), label="chance: 10%")
-    ax.axvline(0.1, color=PALE, lw=1, zorder=0)
-    ax.set(xlim=(0, 1), ylim=(0, 1.01), xlabel="nearest share of all TX profiles (band: 95% interval)")
-    ax.set_ylabel("compounds that found their own")
-    ax.xaxis.set_major_formatter(PercentFormatter(1))
-    ax.yaxis.set_major_formatter(PercentFormatter(1))
-    ax.legend(title="own profile among\nthe nearest 10% for", **BESIDE)
     return fig
 
 

@@ -425,7 +425,6 @@ def test_training_stops_when_unseen_pairs_no_longer_improve(pairs):
         ("contrastive_soft", {"loss": "reconstruction"}, "has a loss of its own"),
         ("autoencoder", {"device": "gpu"}, "no device is called 'gpu'; devices are auto, cpu and cuda"),
         ("autoencoder", {"cp_basis": "ica"}, "cp_basis 'ica' is unknown: choose one of pca, discriminants"),
-        ("rcca", {"cp_basis": "umap"}, "cp_basis 'umap' is unknown: choose one of pca, discriminants"),
     ],
 )
 def test_parameters_out_of_bounds_are_refused_in_one_line(method, parameters, message, pairs):

@@ -95,18 +95,6 @@ def matrix_table():
 PAIRS = (("true pairs", 0.5), ("deranged pairs", 0.0))
 
 
-def curve_table():
-    share = np.arange(1, 81) / 80
-    parts = [
-        pd.DataFrame(
-            {"method": method, "control": control, "rank_share": share ** (2 if control == "true_pairs" else 1)}
-        )
-        for method, control in itertools.product(TX_METHODS, ("true_pairs", "deranged"))
-    ]
-    parts = [part.assign(share_of_compounds=share, ci_low=share - 0.05, ci_high=share + 0.05) for part in parts]
-    return pd.concat(parts, ignore_index=True)
-
-
 def map_table():
     rng = np.random.default_rng(7)
     labels = rng.choice([*MECHANISMS, "other", "other"], 120)
@@ -197,7 +185,6 @@ FIGURES = {
     "replicate_correlations": (plots.replicate_correlations, [correlation_table()], {}),
     "statistics_beside": (plots.statistics_beside, [statistics_table()], {}),
     "similarity_matrices": (plots.similarity_matrices, [matrix_table()], {}),
-    "retrieval_curves": (plots.retrieval_curves, [curve_table()], {}),
     "embedding_maps": (plots.embedding_maps, [map_table()], {"label_order": MECHANISMS}),
     "task_scatter": (plots.task_scatter, [task_table()], {"tx_min": 0.7, "margin": 0.1}),
     "task_gains": (plots.task_gains, [gain_table()], {}),
