@@ -8,8 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import cache, partial
-from types import SimpleNamespace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -56,8 +55,8 @@ class PreparedFold:
         Wells of training compounds that have a TX partner, wells of test compounds, treatments of training compounds.
     partner : array of int (n_wells,)
         Row of `tx` that belongs to each well, -1 for none.
-    groups : array (n_wells,)
-        Compound group of each well (first InChIKey block, else the id).
+    groups, tx_groups : array
+        Compound group of each well and of each treatment (first InChIKey block, else the id).
     preparation
         The fitted CP preparation, for saving beside the encoders.
     regime
@@ -76,6 +75,7 @@ class PreparedFold:
     partner: np.ndarray
     tx_is_training: np.ndarray
     groups: np.ndarray
+    tx_groups: np.ndarray
     preparation: FeaturePreparation
     regime: str = "strict"
 
@@ -137,14 +137,14 @@ def prepare_folds(
 
 def fold_sizes(folds: list[PreparedFold]) -> pd.DataFrame:
     """What each fold trains and tests on: fold, training and test compounds and wells, CP features, genes."""
-    rows = []
+    sizes = {}
     for prepared in folds:
         compounds = prepared.cp_wells[COMPOUND]
-        row = {"fold": prepared.name}
-        for name, wells in (("training", prepared.is_training), ("test", prepared.is_test)):
-            row |= {f"{name} compounds": compounds[wells].nunique(), f"{name} wells": int(wells.sum())}
-        rows.append(row | {"CP features": prepared.cp.shape[1], "genes": prepared.tx.shape[1]})
-    return pd.DataFrame(rows)
+        training, test = compounds[prepared.is_training], compounds[prepared.is_test]
+        counts = training.nunique(), len(training), test.nunique(), len(test)
+        sizes[prepared.name] = *counts, prepared.cp.shape[1], prepared.tx.shape[1]
+    names = ["training compounds", "training wells", "test compounds", "test wells", "CP features", "genes"]
+    return pd.DataFrame.from_dict(sizes, orient="index", columns=names).rename_axis("fold").reset_index()
 
 
 def _prepare(cp, tx, group_of, fold_of, key, parameters, regime):
@@ -184,6 +184,7 @@ def _prepare(cp, tx, group_of, fold_of, key, parameters, regime):
         partner=partner,
         tx_is_training=tx_fold.notna().to_numpy() & (tx_fold != fold).to_numpy(),
         groups=cp[COMPOUND].map(group_of).fillna(cp[COMPOUND]).to_numpy(object),
+        tx_groups=tx_treatments[COMPOUND].map(group_of).fillna(tx_treatments[COMPOUND]).to_numpy(object),
         preparation=preparation,
         regime=regime,
     )
@@ -191,10 +192,8 @@ def _prepare(cp, tx, group_of, fold_of, key, parameters, regime):
 
 def _require_compounds_as_groups(group_of, compounds):
     """Refuse groups that join structures: encoders learn to tell groups apart, so a group of an MoA would teach it."""
-    ids = compounds[COMPOUND].astype(str).to_numpy()
-    blocks = compounds["InChIKey14"].fillna("").astype(str).to_numpy()
-    structures = pd.Series(np.where(blocks != "", blocks, ids), index=group_of.reindex(ids).to_numpy())
-    joined = structures.groupby(level=0).unique()
+    structure = compounds["InChIKey14"].replace("", pd.NA).fillna(compounds[COMPOUND])
+    joined = structure.groupby(compounds[COMPOUND].map(group_of)).unique()
     joined = joined[joined.map(len) > 1]
     if len(joined):
         raise ScreenError(
@@ -206,10 +205,8 @@ def _require_compounds_as_groups(group_of, compounds):
 
 def _require_own_means(values, training, modality, key):
     """Refuse features that aren't centred on the training wells: then others took part in fitting them."""
-    total = np.zeros(values.shape[1])
-    for start in range(0, len(values), 4096):  # in blocks: a large screen's training wells are gigabytes
-        total += values[start : start + 4096][training[start : start + 4096]].sum(axis=0, dtype=np.float64)
-    furthest = np.abs(total).max() / max(training.sum(), 1)
+    means = training.astype(np.float32) @ values / max(training.sum(), 1)  # without a copy of a large screen's wells
+    furthest = np.abs(means).max()
     if furthest > CENTRED:
         raise ScreenError(
             f"{modality} features of fold {key[0]}-{key[1]}-{key[2]} are not centred on its training wells (a mean of "
@@ -229,12 +226,9 @@ def training_tx(prepared: PreparedFold, control: str, seed: int) -> np.ndarray:
     rng = np.random.default_rng([seed, prepared.repeat, prepared.fold + 1, CONTROLS.index(control)])
     if control == "deranged":
         training = np.flatnonzero(prepared.tx_is_training)
-        treatments = prepared.tx_treatments.iloc[training]
-        groups = pd.Series(prepared.groups, index=prepared.cp_wells[COMPOUND].to_numpy())
-        groups = groups[~groups.index.duplicated()]
-        units = treatments[COMPOUND].map(groups).fillna(treatments[COMPOUND]).to_numpy(str)
+        groups, doses = prepared.tx_groups[training].astype(str), prepared.tx_treatments[DOSE].to_numpy()[training]
         moved = np.arange(len(prepared.tx))
-        moved[training] = training[splits.deranged_rows(units, treatments[DOSE].to_numpy(), rng)]
+        moved[training] = training[splits.deranged_rows(groups, doses, rng)]
         return prepared.tx[moved[partner]]
     if control == "rows_shuffled":
         return prepared.tx[partner[rng.permutation(len(partner))]]
@@ -244,26 +238,31 @@ def training_tx(prepared: PreparedFold, control: str, seed: int) -> np.ndarray:
     return prepared.tx[partner]
 
 
-def fit_encoder(encoder: Encoder, prepared: PreparedFold, control: str = "true_pairs", seed: int = 0) -> Encoder:
+def fit_encoder(
+    encoder: Encoder, prepared: PreparedFold, control: str = "true_pairs", seed: int = 0, cp_side: Any = None
+) -> Encoder:
     """Fit a clone of an encoder on a fold's training wells; raises ScreenError where the method can't be fitted.
 
-    Under the control `untrained` a network sees its inputs scaled and takes no training step.
+    Under the control `untrained` a network sees its inputs scaled and takes no training step. `cp_side` is what the
+    function `cp_side` gives for this encoder and fold, where it is known already.
     """
-    encoder, rows = clone(encoder).name_features(prepared.preparation.features_), prepared.is_training
+    encoder = clone(encoder).name_features(prepared.preparation.features_)
     if control == "untrained":
         if "max_epochs" not in encoder.get_params():
             raise ScreenError(f"{type(encoder).__name__} takes no training steps that could be left out")
         encoder.set_params(max_epochs=0)
+    tx = training_tx(prepared, control, seed) if encoder.uses_tx else None
+    rows = prepared.is_training
     if prepared.regime == "transductive" and not encoder.uses_tx:
         rows = rows | prepared.is_test
-    tx = training_tx(prepared, control, seed) if encoder.uses_tx else None
-    return encoder.fit(**_wells(prepared, rows, tx))
-
-
-def _wells(prepared, rows, tx):
-    """What `Encoder.fit` takes, of some wells of a fold: boolean rows (n_wells,), and their TX (n_rows, n_genes)."""
     controls = prepared.cp[prepared.cp_wells[CONTROL].to_numpy(bool)]
-    return {"cp": prepared.cp[rows], "tx": tx, "groups": prepared.groups[rows], "controls": controls}
+    return encoder.fit(prepared.cp[rows], tx, prepared.groups[rows], controls, cp_side)
+
+
+def cp_side(encoder: Encoder, prepared: PreparedFold) -> Any:
+    """What all fits of a method with TX on a fold have in common (`Encoder.cp_side`), since controls change TX only."""
+    rows = prepared.is_training
+    return encoder.cp_side(prepared.cp[rows].astype(np.float64), prepared.groups[rows]) if encoder.uses_tx else None
 
 
 # --- fitting --------------------------------------------------------------------------------------------------
@@ -310,7 +309,7 @@ def crossfit_all(
     step: Callable = nullcontext,
     progress: bool = True,
 ) -> tuple[dict[str, CrossfitResult], dict[str, str]]:
-    """Fit methods on every fold and control, and embed; those that the screen doesn't allow are left out with a reason.
+    """Fit methods on every fold and control, and embed what they never saw.
 
     Fits are computed in this process, or on the Dask cluster that the environment variable CPX_SCHEDULER names, each
     on one thread. The results are the same.
@@ -322,71 +321,56 @@ def crossfit_all(
     folds
         From `prepare_folds`.
     controls
-        Number of draws of each control, such as ``{"true_pairs": 1, "deranged": 3}``; ignored for methods without TX,
-        and `untrained` for methods without training steps.
+        Draws of each control, such as ``{"true_pairs": 1, "deranged": 3}``; of no matter to methods without TX.
     first_seed
         Draw d uses the seed ``1000 * first_seed + d``, so that other seeds share no draw.
-    step
-        Context manager that is entered with the name of each method's work, such as `Workspace.step`. On a cluster,
-        its time is that of waiting for the method.
-    progress
-        Whether to show progress bars.
+    step, progress
+        Context manager that is entered with the name of each method's work, such as `Workspace.step`; and whether to
+        show progress bars.
 
     Returns
     -------
     results, left_out
         By method: what it gives, or why it can't be fitted here.
-
-    Raises
-    ------
-    ScreenError
-        A parameter is out of bounds, or no scheduler answers.
+        A parameter out of bounds, or a scheduler that doesn't answer, is a ScreenError.
     """
     from tqdm import tqdm
 
     client = cluster()
-    executor = client.get_executor(pure=False) if client else Here()
-    shared = client.scatter(folds, hash=False) if client else folds
-    calls: dict[str, list] = {}
+    handed = client.scatter(folds, hash=False) if client else folds
+    work: dict[str, list] = {}
     for method, encoder in encoders.items():
         encoder.check_parameters()
-        draws = (
-            [(control, seed) for control, n in controls.items() for seed in range(n)] if encoder.uses_tx else [("", 0)]
-        )
-        draws = [one for one in draws if one[0] != "untrained" or "max_epochs" in encoder.get_params()]
-        calls[method] = []
-        for prepared, handed in zip(folds, shared, strict=True):
-            if prepared.fold < 0:
-                own = [draw for draw in draws if draw in (("true_pairs", 0), ("", 0))]
-            elif prepared.split != folds[0].split:
-                own = [draw for draw in draws if draw[1] < DRAWS_ELSEWHERE]
-            else:
-                own = draws
-            calls[method].append(executor.submit(_fit_fold, method, encoder, handed, own, first_seed))
+        draws = [_draws(encoder, controls, prepared, folds[0].split) for prepared in folds]
+        calls = [(method, encoder, *call, first_seed) for call in zip(handed, draws, strict=True)]
+        work[method] = [client.submit(_fit_fold, *call, pure=False) for call in calls] if client else calls
     results, left_out = {}, {}
     for method in encoders:
         try:
             with step(f"fit {method}"):
-                waiting = tqdm(calls.pop(method), desc=method, disable=not progress, mininterval=2)
-                done = [call.result() for call in waiting]
+                waiting = tqdm(work.pop(method), desc=method, disable=not progress, mininterval=2)
+                made = [call.result() if client else _fit_fold(*call) for call in waiting]
         except ScreenError as error:
             left_out[method] = str(error)
             continue
         tables = {}
         for name in ("wells", "consensus", "retrieval", "history"):
-            parts = [table for fold in done for kind, table in fold["tables"] if kind == name]
+            parts = [table for fold in made for kind, table in fold["tables"] if kind == name]
             tables[name] = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-        kept = {prepared.name: fold["encoder"] for prepared, fold in zip(folds, done, strict=True) if fold["encoder"]}
-        results[method] = CrossfitResult(**tables, encoders=kept, n_fits=sum(fold["n_fits"] for fold in done))
+        kept = {prepared.name: fold["encoder"] for prepared, fold in zip(folds, made, strict=True) if fold["encoder"]}
+        results[method] = CrossfitResult(**tables, encoders=kept, n_fits=sum(fold["n_fits"] for fold in made))
     return results, left_out
 
 
-class Here:
-    """What stands for an executor where there is no cluster."""
-
-    def submit(self, function: Callable, *arguments: Any) -> Any:
-        """A call with a `result()`, which is computed when it is asked for: no more is held than is wanted."""
-        return SimpleNamespace(result=partial(function, *arguments))
+def _draws(encoder, controls, prepared, first_split):
+    """Controls and draws to fit a method on in a fold: fewer where no verdict hangs on them."""
+    if not encoder.uses_tx:
+        return [("", 0)]
+    if prepared.fold < 0:
+        return [("true_pairs", 0)]
+    most = DRAWS_ELSEWHERE if prepared.split != first_split else max(controls.values())
+    can = [control for control in controls if control != "untrained" or "max_epochs" in encoder.get_params()]
+    return [(control, draw) for control in can for draw in range(min(controls[control], most))]
 
 
 @cache
@@ -413,16 +397,15 @@ def connect(address: str) -> Any:
 
 def _fit_fold(method, encoder, prepared, draws, first_seed):
     """Fit a method on a fold under each draw: its tables by kind, the encoder to keep, the number of fits."""
-    import torch
     from threadpoolctl import threadpool_limits
 
-    torch.set_num_threads(1)  # sums over threads round differently
     tables, kept = [], None
-    with threadpool_limits(1):
+    with threadpool_limits(1):  # sums over threads round differently
+        shared = cp_side(encoder, prepared)
         for control, draw in draws:
             seed = 1000 * first_seed + draw
             seeded = clone(encoder).set_params(**{"seed": seed} if "seed" in encoder.get_params() else {})
-            fitted = fit_encoder(seeded, prepared, control or "true_pairs", seed)
+            fitted = fit_encoder(seeded, prepared, control or "true_pairs", seed, shared)
             made = {"history": pd.DataFrame(fitted.history_)} if hasattr(fitted, "history_") else {}
             if prepared.fold >= 0:
                 made |= _embed(fitted, prepared)
@@ -436,8 +419,7 @@ def _fit_fold(method, encoder, prepared, draws, first_seed):
 def _keyed(table, key):
     metadata = [name for name in table.columns if str(name).startswith("Metadata_") or name == "role"]
     rest = [name for name in table.columns if name not in metadata]
-    keys = pd.DataFrame([key] * len(table), index=table.index, columns=KEYS)
-    return pd.concat([table[metadata], keys, table[rest]], axis=1)
+    return table.assign(**key)[[*metadata, *KEYS, *rest]]
 
 
 def _embed(encoder, prepared):
@@ -449,10 +431,9 @@ def _embed(encoder, prepared):
     shown = prepared.is_test | control
     wells = pd.concat([prepared.cp_wells[shown].reset_index(drop=True), embedding_table(centred[shown])], axis=1)
     metadata, averages = consensus(prepared.cp_wells, centred, by="compound")
-    test = set(prepared.cp_wells.loc[prepared.is_test, COMPOUND])
-    is_test = metadata[COMPOUND].isin(test).to_numpy()
-    role = pd.Series(np.where(is_test, "test", "train"), name="role")
-    compounds = pd.concat([metadata[[COMPOUND]], role, embedding_table(averages)], axis=1)
+    is_test = metadata[COMPOUND].isin(prepared.cp_wells.loc[prepared.is_test, COMPOUND])
+    metadata = metadata[[COMPOUND]].assign(role=np.where(is_test, "test", "train"))
+    compounds = pd.concat([metadata, embedding_table(averages)], axis=1)
     made = {"wells": wells, "consensus": compounds, "retrieval": pd.DataFrame()}
     if encoder.cross_modal:
         names, cp, tx = cross_modal_codes(encoder, prepared, codes=codes)
@@ -569,30 +550,22 @@ def data_size_curve(
 ) -> pd.DataFrame:
     """Replicate mAP, MoA mAP and mean ROC-AUC of unseen compounds by the number of training pairs.
 
-    TX is what is expensive, so the question that a screening group asks first is how many compounds need it. Encoders
-    are fitted on a share of a fold's training compounds; test compounds, features and assay labels stay.
+    Encoders are fitted on a share of a fold's training compounds; test compounds, features and assay labels stay.
 
     Parameters
     ----------
     encoders
         By method, an unfitted encoder for each fold's name. Methods with TX are fitted on true and on deranged pairs.
-    folds
-        From `prepare_folds`, each with test compounds.
-    compounds
-        Metadata_Compound, MoA (lists), InChIKey14.
-    labels
-        Of the tasks to predict (n_compounds, n_tasks), from `bioactivity.label_matrix`; may have no columns.
-    shares
-        Of the training compounds that an encoder may see.
-    replicates
-        Whether the screen has replicates to cluster.
-    seed
-        Of the order of compounds and of the derangement.
-    n_bootstrap
-        Resamples of compound groups (tasks for ROC-AUC) behind each interval.
+    folds, compounds, labels
+        Folds with test compounds; Metadata_Compound, MoA (lists), InChIKey14; and labels of the tasks to predict from
+        `bioactivity.label_matrix`, which may have no columns.
+    shares, replicates
+        Of the training compounds that an encoder may see; whether the screen has replicates to cluster.
+    seed, n_bootstrap
+        Seed of the order of compounds and of the derangement; resamples of groups (tasks for ROC-AUC) an interval.
     whole
-        `wells` and `consensus`: embeddings of these folds by method, trained on all compounds (first draws). With them
-        nothing is fitted again for a share of 1, and the curve ends where the study is.
+        `wells` and `consensus`: embeddings of these folds by method, trained on all compounds (first draws), where
+        nothing needs to be fitted again for a share of 1.
 
     Returns
     -------
@@ -600,9 +573,7 @@ def data_size_curve(
         `method, control, share, n_compounds` (training compounds, mean over folds), `endpoint, mean, ci_low, ci_high,
         n_units`. A method that cannot be fitted on so few compounds has no row for that share.
     """
-    groups = compound_groups(compounds)
-    values: dict[str, list] = {name: [] for name in ENDPOINTS}
-    sizes = {}
+    values, sizes = [], {}
     for share in shares:
         smaller = [fewer_pairs(prepared, share, seed) for prepared in folds]
         n_compounds = np.mean([len(np.unique(one.groups[one.is_training].astype(str))) for one in smaller])
@@ -615,22 +586,25 @@ def data_size_curve(
                 fitted = [crossfit_all({method: by_fold[one.name]}, [one], controls, **options)[0] for one in smaller]
                 made = [(one[method].wells, one[method].consensus) for one in fitted if one]
             for wells, table in made:
-                if replicates:
-                    values["replicate_map"].append(clustering.replicate_clustering_by_fold(wells).assign(share=share))
-                moa, _ = clustering.moa_clustering_by_fold(table, compounds)
-                values["moa_map"].append(moa.rename(columns={"average_precision": "moa_map"}).assign(share=share))
-                if len(labels.columns):
-                    auc = bioactivity.evaluate_folds(bioactivity.predict_folds(table, labels)).query(
-                        "metric == 'roc_auc'"
-                    )
-                    values["roc_auc"].append(auc.rename(columns={"value": "roc_auc"}).assign(share=share))
-    tables = []
-    for name, unit in ENDPOINTS.items():
-        known = [part for part in values[name] if len(part)]
-        if known:
-            drawn = {"unit": unit, "groups": groups if unit == "compound" else None, "n_bootstrap": n_bootstrap}
-            for share, part in pd.concat(known).groupby("share"):
-                table = intervals(part, name, **drawn, seed=seed)
-                tables.append(table.assign(share=share, endpoint=name, n_compounds=sizes[share]))
+                measured = _endpoint_values(wells if replicates else None, table, compounds, labels)
+                values += [part.assign(share=share, endpoint=name) for name, part in measured.items() if len(part)]
     columns = ["method", "control", "share", "n_compounds", "endpoint", "mean", "ci_low", "ci_high", "n_units"]
-    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+    tables = [pd.DataFrame(columns=columns)]
+    for name, unit in ENDPOINTS.items():
+        parts = [part for part in values if part["endpoint"].iloc[0] == name]
+        drawn = {"unit": unit, "groups": compound_groups(compounds) if unit == "compound" else None}
+        for share, part in pd.concat(parts).groupby("share") if parts else ():
+            table = intervals(part, name, **drawn, n_bootstrap=n_bootstrap, seed=seed)
+            tables.append(table.assign(share=share, endpoint=name, n_compounds=sizes[share])[columns])
+    return pd.concat(tables[1:] or tables, ignore_index=True)
+
+
+def _endpoint_values(wells, table, compounds, labels):
+    """Values of the curve's endpoints by unit, from embeddings of wells (None: no replicates) and of compounds."""
+    values = {} if wells is None else {"replicate_map": clustering.replicate_clustering_by_fold(wells)}
+    moa, _ = clustering.moa_clustering_by_fold(table, compounds)
+    values["moa_map"] = moa.rename(columns={"average_precision": "moa_map"})
+    if len(labels.columns):
+        auc = bioactivity.evaluate_folds(bioactivity.predict_folds(table, labels)).query("metric == 'roc_auc'")
+        values["roc_auc"] = auc.rename(columns={"value": "roc_auc"})
+    return values

@@ -9,12 +9,10 @@ JSON, `load_encoder` reads it; nothing is pickled.
 import json
 import re
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import pairwise
-from math import prod
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -39,8 +37,9 @@ MAX_VALIDATION = 300  # held-out compounds: more would cost time and tell early 
 class Encoder(TransformerMixin, BaseEstimator):
     """What all representations share: checks, saving and the promise to embed CP alone.
 
-    A subclass brings `_transform(cp)`, and if it learns anything `_fit(cp, tx, groups, controls)`. It names its learned
-    arrays in `learned`, so that saving needs no code of its own.
+    A subclass brings `_transform(cp)`, and if it learns anything `_fit(cp, groups, controls)`, or with TX `cp_side(cp,
+    groups)` and `_fit_pairs(cp, tx, groups, cp_side)`. It names its learned arrays in `learned`, so that saving needs
+    no code of its own.
     """
 
     uses_tx = False
@@ -53,6 +52,7 @@ class Encoder(TransformerMixin, BaseEstimator):
         tx: np.ndarray | None = None,
         groups: np.ndarray | None = None,
         controls: np.ndarray | None = None,
+        cp_side: Any = None,
     ) -> "Encoder":
         """Fit on training wells.
 
@@ -66,6 +66,8 @@ class Encoder(TransformerMixin, BaseEstimator):
             Compound of each row (n_wells,).
         controls
             Prepared CP profiles of negative controls (n_controls, n_cp_features), for sphering; may be empty.
+        cp_side
+            What the method `cp_side` makes of the same CP and groups, where that is known already.
 
         Raises
         ------
@@ -73,24 +75,27 @@ class Encoder(TransformerMixin, BaseEstimator):
             When this method cannot be fitted on such data, or a parameter is out of bounds.
         """
         self.check_parameters()
-        self._fit(*self._checked(cp, tx, groups), controls)
+        cp = np.asarray(cp, dtype=np.float64)
+        groups = np.arange(len(cp)) if groups is None else np.asarray(groups)
+        self.n_features_in_ = cp.shape[1]
+        if not self.uses_tx:
+            self._fit(cp, groups, controls)
+            return self
+        if tx is None:
+            raise ScreenError(f"{type(self).__name__} learns from pairs; it needs the TX profile of every row")
+        if len(tx) != len(cp):
+            raise ScreenError(f"{len(cp)} CP rows and {len(tx)} TX rows are no pairs; both need the same rows")
+        side = self.cp_side(cp, groups) if cp_side is None else cp_side
+        self._fit_pairs(cp, np.asarray(tx, dtype=np.float64), groups, side)
         return self
+
+    def cp_side(self, cp: np.ndarray, groups: np.ndarray) -> Any:
+        """What a fit takes from CP (float64) alone: pairs and controls that differ in TX only share it; else None."""
 
     def check_parameters(self) -> None:
         """Refuse parameters that are out of bounds, as ScreenError; `fit` asks, and whoever wants to know before."""
 
-    def _checked(self, cp, tx, groups):
-        """CP, TX and groups as arrays of the same rows; notes the number of features."""
-        cp = np.asarray(cp, dtype=np.float64)
-        if self.uses_tx and tx is None:
-            raise ScreenError(f"{type(self).__name__} learns from pairs; it needs the TX profile of every row")
-        tx = None if tx is None else np.asarray(tx, dtype=np.float64)
-        if tx is not None and len(tx) != len(cp):
-            raise ScreenError(f"{len(cp)} CP rows and {len(tx)} TX rows are no pairs; both need the same rows")
-        self.n_features_in_ = cp.shape[1]
-        return cp, tx, np.arange(len(cp)) if groups is None else np.asarray(groups)
-
-    def _fit(self, cp, tx, groups, controls):
+    def _fit(self, cp, groups, controls):
         pass
 
     def name_features(self, names: list[str]) -> "Encoder":
@@ -144,11 +149,7 @@ def _name_of(value):
 
 
 def load_encoder(folder: str | Path) -> Encoder:
-    """Read an encoder that `save` wrote, and try it on two rows of zeros.
-
-    Raises ScreenError where the folder holds none: a file is missing or damaged, the method or a parameter is unknown
-    or of another type, arrays don't fit each other or aren't finite.
-    """
+    """Read an encoder that `save` wrote, and try it on two rows of zeros; ScreenError where it isn't whole."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -170,17 +171,15 @@ def load_encoder(folder: str | Path) -> Encoder:
         shapes = {code.shape for code in codes}
         if len(shapes) > 1 or any(code.ndim != 2 or len(code) != 2 for code in codes):
             raise ValueError(f"it gives embeddings of the shapes {sorted(shapes)} for two profiles")
-    except (
-        OSError, AttributeError, LookupError, MemoryError, OverflowError, TypeError, ValueError, RuntimeError,
-        SafetensorError,
-    ) as error:  # fmt: skip
+    except (OSError, ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, SafetensorError,
+            TypeError, ValueError) as error:  # fmt: skip
         reason = " ".join(str(error).split())[:300]  # torch explains itself over many lines
         raise ScreenError(f"{folder} holds no encoder of this version of cpx ({reason})") from error
     return encoder
 
 
 def _require_types(parameters, defaults):
-    """Refuse a parameter of another type than its default's: a list stands for a tuple, a whole number for a float."""
+    """Refuse parameters of another type than the default's: a list stands for a tuple, a whole number for a float."""
     for name, value in parameters.items():
         if name not in defaults:
             raise TypeError(f"parameter {name!r} is unknown")
@@ -245,7 +244,7 @@ class SpheredCP(LinearEncoder):
     Failure mode: noise directions that controls hardly show are blown up; the shrinkage limits it.
     """
 
-    def _fit(self, cp, tx, groups, controls):
+    def _fit(self, cp, groups, controls):
         enough = controls is not None and len(controls) >= MIN_CONTROLS
         reference = np.asarray(controls if enough else cp, dtype=np.float64)
         self.mean_, scale = reference.mean(axis=0), reference.std(axis=0)
@@ -264,7 +263,7 @@ class PcaCP(LinearEncoder):
 
     n_components: int = 50
 
-    def _fit(self, cp, tx, groups, controls):
+    def _fit(self, cp, groups, controls):
         sphering = SpheredCP().fit(cp, controls=controls).projection_
         # Of sphered wells, without sphering them one by one.
         _, vectors = np.linalg.eigh(sphering.T @ np.cov(cp.T) @ sphering)
@@ -287,7 +286,7 @@ class LdaIdentity(LinearEncoder):
 
     n_components: int = 20
 
-    def _fit(self, cp, tx, groups, controls):
+    def _fit(self, cp, groups, controls):
         classes, of_well, counts = np.unique(groups, return_inverse=True, return_counts=True)
         if len(classes) < 3 or np.median(counts) < 2:
             raise ScreenError("LDA on compound identity needs replicates, and this screen has one profile a compound")
@@ -341,46 +340,47 @@ class RidgeTX(LinearEncoder):
 
     n_tx_components: int = 50
 
-    def _fit(self, cp, tx, groups, controls):
+    def cp_side(self, cp, groups):
+        """Training and held-out rows of each inner fold with what ridge regression needs of them; the same of all."""
+        parts = []
+        for training, held_out in GroupKFold(min(self.n_inner_folds, len(np.unique(groups)))).split(cp, groups=groups):
+            mean, values, vectors = _eigenvectors(cp[training])
+            codes = (cp[held_out] - mean) @ vectors
+            parts.append((training, held_out, mean, values, vectors, codes.T @ codes))
+        return parts, _eigenvectors(cp)
+
+    def _fit_pairs(self, cp, tx, groups, cp_side):
         pca = leading_components(tx, self.n_tx_components)
         self.tx_mean_, self.tx_projection_ = pca.mean_, pca.components_.T  # (n_genes,), (n_genes, n_components)
-        part = np.empty(len(cp), dtype=np.int64)
-        folds = GroupKFold(min(self.n_inner_folds, len(np.unique(groups)))).split(cp, groups=groups)
-        for number, (_, rows) in enumerate(folds):
-            part[rows] = number
-        self.mean_ = cp.mean(axis=0)
-        self.alpha_, self.projection_ = _ridge(cp - self.mean_, pca.transform(tx), part, self.alphas)
+        targets = pca.transform(tx)  # (n_wells, n_components), of mean 0
+        parts, (self.mean_, values, vectors) = cp_side
+        errors = sum(self._errors(cp, targets, *part) for part in parts)
+        self.alpha_ = self.alphas[np.argmin(errors)]
+        product = vectors.T @ ((cp - self.mean_).T @ targets)
+        self.projection_ = vectors @ (product / (values + self.alpha_ * len(cp))[:, None])
+
+    def _errors(self, cp, targets, training, held_out, mean, values, vectors, scatter):
+        """Squared errors (n_alphas,) on held-out rows, all in coordinates of the training rows' eigenvectors.
+
+        With codes Z and targets Y of the held-out rows and weights B, ||Y - Z B||^2 is ||Y||^2 and the sum over all
+        cells of (Z'Z B - 2 Z'Y) B: the rows are seen once, however many penalties are tried.
+        """
+        centre = targets[training].mean(axis=0)
+        product = vectors.T @ (cp[training].T @ (targets[training] - centre))
+        expected = targets[held_out] - centre
+        about = vectors.T @ ((cp[held_out] - mean).T @ expected)  # Z'Y
+        errors = np.full(len(self.alphas), (expected**2).sum())
+        for place, alpha in enumerate(self.alphas):
+            weights = product / (values + alpha * len(training))[:, None]
+            errors[place] += ((scatter @ weights - 2 * about) * weights).sum()
+        return errors
 
 
-def _ridge(x, y, part, alphas):
-    """The penalty (times n rows) with which ridge regression errs least on parts held out, and its weights on all rows.
-
-    From the scatter of all rows and of each part alone, so that a fit costs an eigendecomposition a part. `x` are
-    centred rows (n, n_features), `y` targets (n, n_targets), `part` the number of each row's part; weights (n_features,
-    n_targets).
-    """
-    y = y - y.mean(axis=0)
-    parts = [part == number for number in np.unique(part)]
-    grams, products = [x[rows].T @ x[rows] for rows in parts], [x[rows].T @ y[rows] for rows in parts]
-    gram, product = sum(grams), sum(products)
-    errors = np.zeros(len(alphas))
-    for rows, own_gram, own_product in zip(parts, grams, products, strict=True):
-        n_own, sum_x, sum_y = rows.sum(), x[rows].sum(axis=0), y[rows].sum(axis=0)
-        n_train = len(x) - n_own
-        mean, centre = -sum_x / n_train, -sum_y / n_train  # of the rows that stay, since all together have mean 0
-        values, vectors = np.linalg.eigh(gram - own_gram - n_train * np.outer(mean, mean))
-        values, cross = np.maximum(values, 0.0), np.outer(sum_x, mean)
-        # Of the held-out rows around the others' means, in coordinates of the eigenvectors.
-        scatter = vectors.T @ (own_gram - cross - cross.T + n_own * np.outer(mean, mean)) @ vectors
-        within = vectors.T @ (product - own_product - n_train * np.outer(mean, centre))
-        about = vectors.T @ (own_product - np.outer(mean, sum_y) + np.outer(n_own * mean - sum_x, centre))
-        total = ((y[rows] - centre) ** 2).sum()
-        for place, alpha in enumerate(alphas):
-            weights = within / (values + alpha * n_train)[:, None]
-            errors[place] += total - 2 * (about * weights).sum() + ((scatter @ weights) * weights).sum()
-    alpha = alphas[np.argmin(errors)]
-    values, vectors = np.linalg.eigh(gram)
-    return alpha, vectors @ (vectors.T @ product / (np.maximum(values, 0.0) + alpha * len(x))[:, None])
+def _eigenvectors(cp):
+    """Mean of the rows, and eigenvalues and eigenvectors of their scatter around it."""
+    mean = cp.mean(axis=0)
+    values, vectors = np.linalg.eigh((cp - mean).T @ (cp - mean))
+    return mean, np.maximum(values, 0.0), vectors
 
 
 @dataclass(eq=False, repr=False)
@@ -388,9 +388,10 @@ class RegularisedCCA(LinearEncoder):
     r"""Regularised canonical correlation analysis, CP side.
 
     Directions :math:`a, b` that maximise :math:`a^\top C_{xy} b` with
-    :math:`a^\top (C_{xx} + \kappa I) a = b^\top (C_{yy} + \lambda I) b = 1`, on leading components of both modalities;
-    each coordinate is scaled by its canonical correlation, so that uncorrelated directions fade. Hotelling 1936 (doi
-    10.1093/biomet/28.3-4.321); ridge terms as in Vinod 1976 (doi 10.1016/0304-4076(76)90010-5).
+    :math:`a^\top (C_{xx} + \kappa I) a = b^\top (C_{yy} + \lambda I) b = 1`, on leading components of TX and of CP's
+    discriminants (of CP itself without replicates); each coordinate is scaled by its canonical correlation, so that
+    uncorrelated directions fade. Hotelling 1936 (doi 10.1093/biomet/28.3-4.321); ridge terms as in Vinod 1976 (doi
+    10.1016/0304-4076(76)90010-5).
 
     Parameters
     ----------
@@ -400,8 +401,6 @@ class RegularisedCCA(LinearEncoder):
         Leading components of each modality; at most a third of the number of training compounds.
     shrinkage
         Of the whitening: 0 gives all components unit variance, 1 keeps their variances up to one factor.
-    cp_basis
-        What the CP side starts from, as the function `cp_basis` takes it.
 
     Failure mode: with more components than compounds, correlations of 1 that mean nothing; hence few components and
     the ridge terms.
@@ -415,37 +414,39 @@ class RegularisedCCA(LinearEncoder):
     n_cp_components: int = 60
     n_tx_components: int = 60
     shrinkage: float = 0.3
-    cp_basis: str = "discriminants"
 
-    def _fit(self, cp, tx, groups, controls):
-        basis = cp_basis(cp, groups, self.cp_basis, self.n_cp_components)  # (n_features, n_basis)
-        codes = cp @ basis  # (n_wells, n_basis)
-        codes_mean, from_basis = whitened_components(codes, groups, self.n_cp_components, self.shrinkage)
+    def cp_side(self, cp, groups):
+        """Mean and whitened components of CP."""
+        return cp_components(cp, groups, "discriminants", self.n_cp_components, self.shrinkage)
+
+    def _fit_pairs(self, cp, tx, groups, cp_side):
+        self.mean_, cp_white = cp_side
         self.tx_mean_, tx_white = whitened_components(tx, groups, self.n_tx_components, self.shrinkage)
-        self.mean_ = cp.mean(axis=0)
-        cross = ((codes - codes_mean) @ from_basis).T @ ((tx - self.tx_mean_) @ tx_white) / (len(cp) - 1)
+        cross = ((cp - self.mean_) @ cp_white).T @ ((tx - self.tx_mean_) @ tx_white) / (len(cp) - 1)
         left, correlations, right = np.linalg.svd(cross, full_matrices=False)
         kept = slice(0, self.n_dimensions)
         self.correlations_ = correlations[kept]
-        self.projection_ = basis @ from_basis @ left[:, kept] * self.correlations_  # (n_features, n_dimensions)
+        self.projection_ = cp_white @ left[:, kept] * self.correlations_  # (n_features, n_dimensions)
         self.tx_projection_ = tx_white @ right[kept].T * self.correlations_  # (n_genes, n_dimensions)
 
 
-def cp_basis(cp: np.ndarray, groups: np.ndarray, name: str, n_components: int) -> np.ndarray:
-    """What the CP side of a TX method starts from, as a linear map (n_features, n_basis) of the CP features.
+def cp_components(
+    cp: np.ndarray, groups: np.ndarray, basis: str, n_wanted: int, shrinkage: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """`whitened_components` of CP, from where a TX method starts: its discriminants, or the features as they are.
 
     `discriminants`: as many of LDA on identity as asked for, in which replicate noise has unit variance, so that a
     method stands on what replicates teach already; a screen without replicates has none, and its features stay as they
     are. `pca`: the features as they are. Raises ScreenError for another name.
     """
-    if name not in CP_BASES:
-        raise ScreenError(f"cp_basis {name!r} is unknown: choose one of {', '.join(CP_BASES)}")
-    if name == "discriminants":
-        try:
-            return LdaIdentity(n_components).fit(cp, groups=groups).projection_
-        except ScreenError:  # no replicates
-            pass
-    return np.eye(cp.shape[1])
+    if basis not in CP_BASES:
+        raise ScreenError(f"cp_basis {basis!r} is unknown: choose one of {', '.join(CP_BASES)}")
+    start = np.eye(cp.shape[1])  # (n_features, n_basis)
+    if basis == "discriminants":
+        with suppress(ScreenError):  # no replicates
+            start = LdaIdentity(n_wanted).fit(cp, groups=groups).projection_
+    _, components = whitened_components(cp @ start, groups, n_wanted, shrinkage)
+    return cp.mean(axis=0), start @ components
 
 
 def leading_components(values: np.ndarray, n_wanted: int) -> PCA:
@@ -500,7 +501,8 @@ class ReplicateCCA(LinearEncoder):
     n_tx_components: int = 60
     shrinkage: float = 0.3
 
-    def _fit(self, cp, tx, groups, controls):
+    def cp_side(self, cp, groups):
+        """Mean of the wells, their whitening within compounds, and whitened covariance between compounds."""
         _, of_well, counts = np.unique(groups, return_inverse=True, return_counts=True)
         if np.median(counts) < 2:
             raise ScreenError("CCA with replicates needs replicates, and this screen has one profile a compound")
@@ -508,11 +510,14 @@ class ReplicateCCA(LinearEncoder):
         within = shrunk_covariance(within * len(cp) / (len(cp) - len(means)), shrinkage)
         values, vectors = np.linalg.eigh(within)
         whitening = vectors / np.sqrt(values)  # (n_features, n_features)
-        self.mean_ = cp.mean(axis=0)
-        whitened = (means - self.mean_) @ whitening
+        mean = cp.mean(axis=0)
+        whitened = (means - mean) @ whitening
         # Noise of the means is subtracted, so that only what compounds differ in is left.
         between = whitened.T @ whitened / len(means) - np.eye(len(values)) / counts.mean()
-        between = between / np.linalg.norm(between, 2)
+        return mean, whitening, between / np.linalg.norm(between, 2)
+
+    def _fit_pairs(self, cp, tx, groups, cp_side):
+        self.mean_, whitening, between = cp_side
         tx_mean, tx_white = whitened_components(tx, groups, self.n_tx_components, self.shrinkage)
         tx_codes = (tx - tx_mean) @ tx_white  # (n_wells, n_tx_components)
         cross = whitening.T @ ((cp - self.mean_).T @ tx_codes) / len(cp)  # (n_features, n_tx_components)
@@ -542,7 +547,7 @@ class NetworkEncoder(Encoder):
     n_cp_components, n_tx_components
         Leading principal components that the heads see; at most a third of the number of training compounds.
     cp_basis
-        What the CP components are taken of, as the function `cp_basis` takes it.
+        What the CP components are taken of, as the function `cp_components` takes it.
     whitening_shrinkage
         0 gives all components unit variance; 1 keeps their variances, up to one common factor.
     input_noise
@@ -592,19 +597,20 @@ class NetworkEncoder(Encoder):
     device: str = "auto"
     seed: int = 0
 
-    def _fit(self, cp, tx, groups, controls):
+    def cp_side(self, cp, groups):
+        """Whitened components of CP."""
+        return cp_components(cp, groups, self.cp_basis, self.n_cp_components, self.whitening_shrinkage)
 
-        from cpx_utils.networks import pick_device, train
+    def _fit_pairs(self, cp, tx, groups, cp_side):
+        from cpx_utils.networks import pick_device
 
         self.device_ = pick_device(self.device)
-        basis = cp_basis(cp, groups, self.cp_basis, self.n_cp_components)  # (n_features, n_basis)
-        _, from_basis = whitened_components(cp @ basis, groups, self.n_cp_components, self.whitening_shrinkage)
-        self.cp_mean_, self.cp_components_ = cp.mean(axis=0), basis @ from_basis  # (n_features, n_cp_components)
+        self.cp_mean_, self.cp_components_ = cp_side
         tx_parts = whitened_components(tx, groups, self.n_tx_components, self.whitening_shrinkage)
         self.tx_mean_, self.tx_components_ = tx_parts
         inputs = self._inputs("cp", cp), self._inputs("tx", tx)
-        wells = [np.flatnonzero(groups == name) for name in np.unique(groups)]
-        options = {name: getattr(self, name) for name in ("learning_rate", "weight_decay", "batch_size", "patience")}
+        _, of_well, counts = np.unique(groups, return_inverse=True, return_counts=True)
+        wells = np.split(np.argsort(of_well, kind="stable"), np.cumsum(counts)[:-1])  # rows of each compound
         n_held_out = min(round(self.validation_share * len(wells)), MAX_VALIDATION) if self.max_epochs else 0
         self.history_, self.best_epoch_ = [], self.most_epochs(len(wells))
         # A generator for each training, so that none depends on when another one stopped.
@@ -612,19 +618,26 @@ class NetworkEncoder(Encoder):
         for member, rng in enumerate(on_trial.spawn(self.n_members) if n_held_out >= 2 else []):
             order = rng.permutation(len(wells))
             held_out, training = ([wells[i] for i in some] for some in np.split(order, [n_held_out]))
-            n_epochs = self.most_epochs(len(training))
-            with self._seeded(rng):
-                network = self._network(*(x.shape[1] for x in inputs)).to(self.device_)
-                lines = train(network, self._loss, inputs, training, n_epochs, rng=rng, held_out=held_out, **options)
+            _, lines = self._trained(inputs, training, self.most_epochs(len(training)), rng, held_out)
             self.history_ += [{"member": member} | line for line in lines]
         if self.history_:
             self.best_epoch_ = _best_epoch(self.history_)
-        self.networks_ = []
-        for rng in at_last.spawn(self.n_members):
-            with self._seeded(rng):
-                network = self._network(*(x.shape[1] for x in inputs)).to(self.device_)
-                train(network, self._loss, inputs, wells, self.best_epoch_, rng=rng, **options)
-            self.networks_.append(network.eval())
+        members = at_last.spawn(self.n_members)
+        self.networks_ = [self._trained(inputs, wells, self.best_epoch_, rng)[0] for rng in members]
+
+    def _trained(self, inputs, wells, n_epochs, rng, held_out=()):
+        """A new network trained on the wells of compounds, and its loss by epoch; torch's random state stays."""
+        import torch
+
+        from cpx_utils.networks import train
+
+        torch.set_num_threads(1)  # small matrices: more threads wait for each other, and round differently
+        options = {name: getattr(self, name) for name in ("learning_rate", "weight_decay", "batch_size", "patience")}
+        with torch.random.fork_rng(devices=[] if self.device_ == "cpu" else None):
+            torch.manual_seed(int(rng.integers(2**31)))
+            network = self._network(*(values.shape[1] for values in inputs)).to(self.device_)
+            lines = train(network, self._loss, inputs, wells, n_epochs, rng=rng, held_out=held_out, **options)
+        return network, lines
 
     def _inputs(self, modality, profiles):
         """Components of profiles as the heads see them: (n, n_features) -> tensor (n, n_components)."""
@@ -632,15 +645,6 @@ class NetworkEncoder(Encoder):
 
         mean, components = getattr(self, f"{modality}_mean_"), getattr(self, f"{modality}_components_")
         return torch.as_tensor((profiles - mean) @ components, dtype=torch.float32, device=self.device_)
-
-    @contextmanager
-    def _seeded(self, rng):
-        """Seed torch's weights, noise and dropout within; the caller's state stays."""
-        import torch
-
-        with torch.random.fork_rng(devices=[] if self.device_ == "cpu" else None):
-            torch.manual_seed(int(rng.integers(2**31)))
-            yield
 
     def _noisy(self, network, values):
         """In training, values with noise; else the values."""
@@ -684,20 +688,20 @@ class NetworkEncoder(Encoder):
         super()._restore(arrays)
         # What was trained on a GPU must open on a laptop.
         self.device_ = pick_device("auto" if self.device == "cuda" else self.device)
-        states: dict[str, dict] = {}
-        for name, value in arrays.items():
-            if name.startswith("network."):
-                _, member, weight = name.split(".", 2)
-                states.setdefault(member, {})[weight] = torch.as_tensor(value)
-        largest = max(values.size for values in arrays.values())
-        widths = [*self.hidden, self.n_dimensions]
-        if len(states) != self.n_members or min(widths) < 1 or max(map(prod, pairwise([1, *widths]))) > largest:
-            raise ValueError("its networks are of other sizes than its parameters say")
+        weights = {name: torch.as_tensor(value) for name, value in arrays.items() if name.startswith("network.")}
+        sizes = self.cp_components_.shape[1], self.tx_components_.shape[1]
         self.networks_ = []
         for member in range(self.n_members):
-            network = self._network(self.cp_components_.shape[1], self.tx_components_.shape[1])
-            network.load_state_dict(states[str(member)])
+            with torch.device("meta"):  # takes no memory, however large the parameters say that it is
+                network = self._network(*sizes)
+            empty = network.state_dict()
+            state = {name: weights.pop(f"network.{member}.{name}", torch.empty(0)) for name in empty}
+            if any(state[name].shape != values.shape for name, values in empty.items()):
+                raise ValueError("its networks are of other sizes than its parameters say")
+            network.load_state_dict(state, assign=True)
             self.networks_.append(network.to(self.device_).eval())
+        if weights:
+            raise ValueError("it holds more networks than its parameters say")
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -718,8 +722,6 @@ class ContrastiveEncoder(NetworkEncoder):
     temperature
         :math:`\tau`, above 0; the lower, the sharper a profile must win against all others.
 
-    Notes
-    -----
     The other parameters and the attributes are those of `NetworkEncoder`. van den Oord 2018 (arXiv 1807.03748),
     Radford 2021 (arXiv 2103.00020).
 
@@ -802,8 +804,6 @@ class AutoencoderEncoder(NetworkEncoder):
     cp_weight
         :math:`\lambda`; the lower, the more the code serves TX.
 
-    Notes
-    -----
     The other parameters and the attributes are those of `NetworkEncoder`. Early stopping watches the error with TX
     absent. Ngiam 2011 (ICML), section 3.
 

@@ -1,6 +1,6 @@
 """The torch modules behind the contrastive encoder and the autoencoder, and the loop that trains them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -67,17 +67,17 @@ def train(
     network: nn.Module,
     loss: Loss,
     inputs: tuple[torch.Tensor, torch.Tensor],
-    wells: list[np.ndarray],
+    wells: Sequence[np.ndarray],
     n_epochs: int,
     *,
     learning_rate: float,
     weight_decay: float,
     batch_size: int,
     rng: np.random.Generator,
-    held_out: list[np.ndarray] | None = None,
+    held_out: Sequence[np.ndarray] = (),
     patience: int = 0,
 ) -> list[dict[str, float]]:
-    """Train a network in place: AdamW on batches of one random well of each compound, so none competes with itself.
+    """Train a network in place by `torch.optim.AdamW` (Loshchilov 2019, arXiv 1711.05101), and leave it in eval mode.
 
     Parameters
     ----------
@@ -88,14 +88,8 @@ def train(
     wells, held_out
         For each compound the rows of its wells: of those to train on, and of those to watch, of which the first is
         looked at.
-    n_epochs
-        An epoch shows every compound once.
-    learning_rate, weight_decay
-        Of `torch.optim.AdamW` (Loshchilov 2019, arXiv 1711.05101).
-    batch_size
-        Compounds in a batch, at most; batches of an epoch are equally large.
-    rng
-        Of the wells and the batches; torch's own generator makes noise and dropout.
+    n_epochs, learning_rate, weight_decay, batch_size, rng
+        As usual; batches are those of `epochs`. torch's own generator makes noise and dropout.
     patience
         Epochs without a new lowest loss on the held-out compounds that end the training.
 
@@ -107,17 +101,14 @@ def train(
     """
     cp, tx = inputs
     optimiser = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay)
-    watched = [[rows[0] for rows in some[: len(held_out)]] for some in (wells, held_out)] if held_out else []
-    flat, counts = np.concatenate(wells), np.array([len(rows) for rows in wells])  # (n_wells,), (n_compounds,)
-    starts = np.cumsum(counts) - counts
+    watched = [np.array([rows[0] for rows in some[: len(held_out)]], dtype=int) for some in (wells, held_out)]
     history: list[dict[str, float]] = []
     lowest, waited = np.inf, 0
-    for epoch in range(1, n_epochs + 1):
+    for epoch, batches in zip(range(1, n_epochs + 1), epochs(wells, batch_size, rng), strict=False):
         network.train()
-        chosen = rng.permutation(flat[starts + (rng.random(len(counts)) * counts).astype(int)])  # (n_compounds,)
-        for batch in np.array_split(chosen, -(-len(chosen) // batch_size)):
+        for rows in batches:
             optimiser.zero_grad()
-            loss(network, cp[batch], tx[batch]).backward()
+            loss(network, cp[rows], tx[rows]).backward()
             optimiser.step()
         if held_out:
             network.eval()
@@ -130,6 +121,18 @@ def train(
                 break
     network.eval()
     return history
+
+
+def epochs(wells: Sequence[np.ndarray], batch_size: int, rng: np.random.Generator) -> Iterator[list[np.ndarray]]:
+    """Batches of one epoch after another: one random well of each compound, so that none competes with itself.
+
+    `wells` holds the rows of each compound's wells. Batches hold at most `batch_size` rows, all about equally many.
+    """
+    flat, counts = np.concatenate(wells), np.array([len(rows) for rows in wells])  # (n_wells,), (n_compounds,)
+    starts = np.cumsum(counts) - counts
+    while True:
+        chosen = rng.permutation(flat[starts + (rng.random(len(counts)) * counts).astype(int)])  # (n_compounds,)
+        yield np.array_split(chosen, -(-len(chosen) // batch_size))
 
 
 def pick_device(name: str) -> str:

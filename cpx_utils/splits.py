@@ -29,27 +29,25 @@ def compound_folds(
     Parameters
     ----------
     compounds : DataFrame
-        ``Metadata_Compound`` (unique); ``SMILES`` for ``split="scaffold"``, ``MoA`` (list) for
-        ``split="moa"``.
+        ``Metadata_Compound`` (unique); ``SMILES`` for ``split="scaffold"``, ``MoA`` (list) for ``split="moa"``.
     groups : Series indexed by compound, optional
         Compounds of one group never part. Default: each compound is its own group.
     n_folds, n_repeats, seed : int
     split : {"random", "scaffold", "moa"}
-        ``random``: whole groups at random. ``scaffold``: compounds of one Bemis-Murcko scaffold (1996) stay
-        together; acyclic compounds and unreadable SMILES count as scaffolds of their own. ``moa``: compounds
-        that share a mechanism of action, directly or through others, stay together, so no MoA of a test
-        compound occurs in training; compounds without MoA are spread at random.
+        ``random``: whole groups at random. ``scaffold``: compounds of one Bemis-Murcko scaffold (1996) stay together;
+        acyclic compounds and unreadable SMILES count as scaffolds of their own. ``moa``: compounds that share a
+        mechanism of action, directly or through others, stay together, so no MoA of a test compound occurs in
+        training; compounds without MoA are spread at random.
 
     Returns
     -------
     DataFrame
-        ``Metadata_Compound, split, repeat, fold``: one row a compound and repeat; folds as equal in size as
-        whole groups allow.
+        ``Metadata_Compound, split, repeat, fold``: a row a compound and repeat; folds as equal as groups allow.
 
     Raises
     ------
     ScreenError
-        Unknown split, fewer groups than folds, or no scaffold or MoA information at all.
+        Fewer groups than folds, or no scaffold or MoA information at all.
     """
     if split not in SPLITS:
         raise ScreenError(f"split {split!r} is unknown: choose one of {', '.join(SPLITS)}")
@@ -59,13 +57,13 @@ def compound_folds(
     own = pd.Series(names) if groups is None else groups.reindex(names)
     if own.isna().any():
         raise ScreenError("groups must name one group for every compound of the compounds table")
-    links = [[[str(name)] for name in own]]
+    shared: list[list[str]] = [[] for _ in names]  # what must not be parted, beside groups
     if split == "scaffold":
-        links.append(_scaffolds(compounds))
-    if split == "moa":
-        links.append(_moa_sets(compounds))
-    unit = _connected_components(len(names), links)
-    n_units = int(unit.max()) + 1 if len(unit) else 0
+        shared = _scaffolds(compounds)
+    elif split == "moa":
+        shared = _moa_sets(compounds)
+    unit = _connected_components([[("group", str(one)), *labels] for one, labels in zip(own, shared, strict=True)])
+    n_units = len(np.unique(unit))
     if n_units < n_folds:
         raise ScreenError(
             f"split {split!r} has {n_units} separable groups of compounds but n_folds is {n_folds}:"
@@ -104,8 +102,7 @@ def folds_of_kinds(
     ScreenError
         When the first kind is not possible, no kind is given, or one is given twice or unknown.
     """
-    unknown = [kind for kind in kinds if kind not in SPLITS]
-    if unknown or not kinds or len(set(kinds)) < len(kinds):
+    if not kinds or set(kinds) - set(SPLITS) or len(set(kinds)) < len(kinds):
         raise ScreenError(f"split_kinds is {kinds}: name one or more of {', '.join(SPLITS)}, each once")
     tables, left_out = [], {}
     for number, kind in enumerate(kinds):
@@ -179,18 +176,16 @@ def _moa_sets(compounds: pd.DataFrame) -> list[list[str]]:
     return sets
 
 
-def _connected_components(n: int, links: list[list[list[str]]]) -> np.ndarray:
-    """Component number of each compound; compounds that share any label of any kind are connected."""
+def _connected_components(labels: list[list]) -> np.ndarray:
+    """Component number of each compound; compounds that share any label are connected."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    pairs = [
-        (row, (kind, label)) for kind, rows in enumerate(links) for row, labels in enumerate(rows) for label in labels
-    ]
-    rows = np.array([row for row, _ in pairs], dtype=int)
-    node, labels = pd.factorize(pd.Series([label for _, label in pairs], dtype=object))
-    graph = coo_matrix((np.ones(len(rows)), (rows, n + node)), shape=(n + len(labels),) * 2)
-    return np.unique(connected_components(graph, directed=False)[1][:n], return_inverse=True)[1]
+    of_compound = pd.Series(labels, dtype=object).explode()
+    label, distinct = pd.factorize(of_compound)
+    cells = of_compound.index.to_numpy(), len(labels) + label
+    graph = coo_matrix((np.ones(len(label)), cells), shape=(len(labels) + len(distinct),) * 2)
+    return np.unique(connected_components(graph, directed=False)[1][: len(labels)], return_inverse=True)[1]
 
 
 def _balanced_folds(unit: np.ndarray, n_folds: int, rng: np.random.Generator) -> np.ndarray:

@@ -41,28 +41,24 @@ def results(tiny_folds):
     return {method: run(method, tiny_folds) for method in METHODS}
 
 
-def spoiled_fold(tiny_tables, cp=False, tx=False):
-    """The same fold prepared again, with garbage in place of its test compounds' profiles."""
-    cp_table, tx_table, compounds, folds = tiny_tables
+def spoiled_fold(tiny_tables):
+    """The same fold prepared again, with garbage in place of its test compounds' profiles of both modalities."""
+    *tables, compounds, folds = tiny_tables
     test = folds.loc[folds["fold"] == FOLD, COMPOUND]
     rng = np.random.default_rng(77)
-
-    def garbage(table, spoil):
-        table = table.copy()
+    spoilt = []
+    for table in tables:
+        table, names = table.copy(), feature_columns(table)
         rows = table[COMPOUND].isin(test)
-        if spoil:
-            names = feature_columns(table)
-            wild = 50 * rng.standard_cauchy((rows.sum(), len(names))) + np.linspace(-9, 9, len(names))
-            table.loc[rows, names] = wild.astype(np.float32)
-        return table
-
-    tables = garbage(cp_table, cp), garbage(tx_table, tx), compounds, folds
-    return next(one for one in crossfit.prepare_folds(*tables) if one.fold == FOLD)
+        wild = 50 * rng.standard_cauchy((rows.sum(), len(names))) + np.linspace(-9, 9, len(names))
+        table.loc[rows, names] = wild.astype(np.float32)
+        spoilt.append(table)
+    return next(one for one in crossfit.prepare_folds(*spoilt, compounds, folds) if one.fold == FOLD)
 
 
 @pytest.fixture(scope="module")
 def spoiled(tiny_tables):
-    return {name: spoiled_fold(tiny_tables, cp="cp" in name, tx="tx" in name) for name in ("tx", "cp and tx")}
+    return spoiled_fold(tiny_tables)
 
 
 def same_rows(one, other, rows):
@@ -124,7 +120,7 @@ def test_doses_that_never_agree_are_said_in_one_line(tiny_tables):
 @pytest.mark.parametrize("method", METHODS)
 def test_garbage_in_test_compounds_changes_nothing_that_is_fitted(method, tiny_folds, spoiled, results):
     clean = results[method].encoders[f"random-0-{FOLD}"]._arrays()
-    dirty_result = run(method, [spoiled["cp and tx"]])
+    dirty_result = run(method, [spoiled])
     dirty = dirty_result.encoders[f"random-0-{FOLD}"]._arrays()
     assert clean.keys() == dirty.keys()
     for name in clean:
@@ -134,18 +130,11 @@ def test_garbage_in_test_compounds_changes_nothing_that_is_fitted(method, tiny_f
     same_rows(consensus, dirty_result.consensus, lambda table: table["role"] == "train")
     wells = one.wells[one.wells["fold"] == FOLD].reset_index(drop=True)
     same_rows(wells, dirty_result.wells, lambda table: table[CONTROL])
+    if method in NETWORKS:
+        history = one.history[one.history["fold"] == FOLD].reset_index(drop=True)
+        pd.testing.assert_frame_equal(history, dirty_result.history, check_exact=True)
     changed = [embedding_values(table[table["role"] == "test"]) for table in (consensus, dirty_result.consensus)]
     assert not np.allclose(*changed)  # the garbage did arrive where it may
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_tx_of_test_compounds_changes_no_embedding(method, tiny_folds, spoiled, results):
-    dirty = run(method, [spoiled["tx"]])
-    for name in ("wells", "consensus", "history"):
-        clean = getattr(results[method], name)
-        if len(clean):
-            clean = clean[clean["fold"] == FOLD].reset_index(drop=True)
-            pd.testing.assert_frame_equal(clean, getattr(dirty, name), check_exact=True)
 
 
 # ------------------------------------------------------------------------------------------------ controls
@@ -156,8 +145,7 @@ def labelled_tx(fold):
     return replace(fold, tx=np.arange(len(fold.tx), dtype=np.float32)[:, None] * np.ones((1, 3), np.float32))
 
 
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("fold_number", [0, 3])
+@pytest.mark.parametrize(("seed", "fold_number"), [(0, 0), (1, 3)])
 def test_deranged_pairs_give_each_compound_all_of_one_other(seed, fold_number, tiny_folds):
     fold = labelled_tx(tiny_folds[fold_number])
     given = crossfit.training_tx(fold, "deranged", seed)[:, 0].astype(int)
@@ -414,11 +402,12 @@ def test_the_transductive_regime_sees_the_cp_of_test_compounds_and_never_their_t
 
 
 def test_the_data_size_curve_ends_where_the_study_is(tiny_folds, tiny_screen, monkeypatch):
-    folds, compounds = tiny_folds[:3], tiny_screen.compounds
+    folds, compounds = tiny_folds[:2], tiny_screen.compounds
     encoders = {"rcca": RegularisedCCA(), "lda_identity": LdaIdentity()}
     by_fold = {name: {fold.name: one for fold in folds} for name, one in encoders.items()}
     names = compounds[COMPOUND].to_numpy()
     labels, _ = bioactivity.label_matrix(tiny_screen.activity, tiny_screen.tasks, names, min_active=8, min_inactive=8)
+    labels = labels.iloc[:, :2]
     options = {"n_bootstrap": 100}
     table = crossfit.data_size_curve(by_fold, folds, compounds, labels, shares=[0.25, 1.0], **options)
     assert set(table["endpoint"]) == set(crossfit.ENDPOINTS) and len(table) == 3 * 2 * 3
@@ -442,9 +431,9 @@ def test_the_data_size_curve_ends_where_the_study_is(tiny_folds, tiny_screen, mo
 
 def test_a_dask_cluster_gives_the_same_bytes(tiny_folds, tmp_path, monkeypatch):
     distributed = pytest.importorskip("distributed")
-    encoders = {name: make(name) for name in ("rcca", "contrastive", "cell_count")}
+    encoders = {name: make(name) for name in ("rcca", "contrastive")}
     options = {"progress": False}
-    settings = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    settings = {"n_workers": 1, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
     folds, made = tiny_folds[2:], {}
     with distributed.LocalCluster(**settings, local_directory=str(tmp_path)) as cluster:
         for place, address in (("here", ""), ("there", cluster.scheduler_address)):
@@ -468,7 +457,7 @@ def test_a_dask_cluster_gives_the_same_bytes(tiny_folds, tmp_path, monkeypatch):
 def test_a_scheduler_that_does_not_answer_is_said_in_one_line(tiny_folds, monkeypatch):
     pytest.importorskip("distributed")
     crossfit.cluster.cache_clear()
-    monkeypatch.setenv("CPX_SCHEDULER", "tcp://127.0.0.1:9")
-    with pytest.raises(ScreenError, match=r"no Dask scheduler answers at tcp://127.0.0.1:9 .* start one with") as error:
+    monkeypatch.setenv("CPX_SCHEDULER", "luck://127.0.0.1:9")
+    with pytest.raises(ScreenError, match=r"no Dask scheduler answers at luck://127.0.0.1:9 .* start") as error:
         run("raw_cp", tiny_folds[:1])
     assert "\n" not in str(error.value)

@@ -63,7 +63,6 @@ def test_scaffold_split_keeps_scaffolds_together_but_spreads_acyclic_compounds()
 @pytest.mark.parametrize(
     ("change", "arguments", "message"),
     [
-        ({}, {"split": "luck"}, "split 'luck' is unknown: choose one of random, scaffold, moa"),
         ({"SMILES": ""}, {"split": "scaffold"}, "split 'scaffold' needs SMILES, and this screen has none"),
         ({"MoA": [[]] * 90}, {"split": "moa"}, "split 'moa' needs mechanisms of action, and this screen has none"),
         (
