@@ -38,8 +38,8 @@ def leave_out_plates(screen: Screen, min_controls: int = 4, few_controls: str = 
 
     A modality without any negative control is left as it is: its profiles must be comparable already.
 
-    `min_controls` and `few_controls` are those of `normalise_plates`. Raises ScreenError where no plate of a modality has
-    enough controls, or `few_controls` is unknown.
+    `min_controls` and `few_controls` are those of `normalise_plates`. Raises ScreenError where no plate of a modality
+    has enough controls, or `few_controls` is unknown.
     """
     if few_controls not in FEW_CONTROLS:
         raise ScreenError(f"few_controls is {few_controls!r}; it is one of {', '.join(FEW_CONTROLS)}")

@@ -90,7 +90,7 @@ def test_a_stand_in_is_refused_and_with_unverified_marked(made):
     folder, _, screen = made("cdrp-u2os")
     with pytest.raises(ScreenError, match=r"its git blob id isn't 42fc284ed7bb"):
         datasets.read_screen("cdrp-u2os", mirror=str(folder / "mirror"), data_dir=str(folder))
-    sources = datasets.describe_sources(screen)
+    sources = pd.DataFrame(list(screen.sources))
     assert len(sources) == len(datasets.DATASETS["cdrp-u2os"].files) and not sources["verified"].any()
-    assert sources["sha256"].str.len().eq(12).all() and datasets.local_files(screen) == []
+    assert sources["sha256"].str.len().eq(64).all() and datasets.local_files(screen) == []
     assert "accepted with --unverified: data/Cell_Morphology_Profile_Complete.rda" in screen.notes[-1]
