@@ -219,8 +219,8 @@ def _download(file: RemoteFile, part: Path, address: str, plain_http: bool) -> s
 def _transfer(address: str, part: Path, plain_http: bool) -> bool:
     """Bring what is still missing of a file into `part`, and say whether bytes from earlier are in it.
 
-    What version these are of stands beside it in ``.part.version``: a strong ETag, or the date of the last change. The
-    server compares (If-Range), and sends the whole file where it has another one, or knows no ranges.
+    What version these are of stands beside it in ``.part.version``, the server's strong ETag. The server compares
+    (If-Range), and sends the whole file where it has another one, or knows no ranges.
     """
     import requests
     from tqdm import tqdm
@@ -241,10 +241,9 @@ def _transfer(address: str, part: Path, plain_http: bool) -> bool:
         resumed = response.status_code == 206
         if not resumed:
             offset, etag = 0, response.headers.get("ETag", "").strip()
-            validator = etag if etag[:1] == '"' else response.headers.get("Last-Modified", "")
             version.unlink(missing_ok=True)
-            if validator:
-                version.write_text(validator, encoding="utf-8")
+            if etag.startswith('"'):  # a weak one, W/"...", doesn't promise the same bytes
+                version.write_text(etag, encoding="utf-8")
         total = offset + int(response.headers.get("Content-Length", 0))
         # Some servers mark a .gz file as gzip'd content whatever is asked; requests would unpack it.
         response.raw.headers.pop("Content-Encoding", None)
@@ -422,17 +421,6 @@ def _read_simulated(dataset: Dataset, files: Callable[..., list[Path]], options:
     return simulate_screen(**{name: value for name, value in options.items() if name != "cp_table"})
 
 
-def clean_gene_symbol(name: str) -> str:
-    """HGNC symbol of a column name that passed through R: ``HLA.DMA`` gives ``HLA-DMA``; most names stay.
-
-    R's make.names wrote "." for "-" in HLA genes, mitochondrial MT- genes, the numbered NKX and KRTAP families, and
-    antisense (-AS1), intronic (-IT1) and overlapping (-OT1) transcripts. Any other dot belongs to the name (clone names
-    such as AC012345.1 end in a version).
-    """
-    hyphenated = r"^(HLA|MT|NKX\d|KRTAP\d+)\.(?=[A-Z0-9])|\.(?=(?:AS|IT|OT)\d+$)"
-    return re.sub(hyphenated, lambda match: match[0].replace(".", "-"), name)
-
-
 def read_r_profiles(path: str | Path) -> pd.DataFrame:
     """The one data frame in an R data file: float32 values, index compound ids, columns features.
 
@@ -462,7 +450,7 @@ def read_r_profiles(path: str | Path) -> pd.DataFrame:
 def _read_consensus(dataset: Dataset, files: Callable[..., list[Path]], options: dict) -> Screen:
     """CDRP consensus profiles as CMEA publishes them: two R data frames with BRD ids as row names."""
     cp, tx = (read_r_profiles(path) for path in files("cp", "tx"))
-    tx.columns = [clean_gene_symbol(name) for name in tx.columns]
+    tx.columns = tx.columns.str.replace("HLA.", "HLA-", regex=False)  # R writes a dot; no other symbol has a hyphen
     notes = ["One consensus profile a compound: there are no replicates, doses, plates or negative controls."]
     if list(cp.index) != list(tx.index):
         shared = cp.index.intersection(tx.index)

@@ -261,18 +261,14 @@ def consensus(wells: pd.DataFrame, values: np.ndarray, by: str = "treatment") ->
         Metadata_Compound and Metadata_Dose (NaN by compound), sorted; and the averages (n_groups, n_dimensions).
     """
     keep = ~wells[CONTROL].to_numpy(bool)
-    wells, values = wells[keep], values[keep]
-    treatment = treatments(wells)
-    frame = pd.DataFrame(values, index=pd.MultiIndex.from_arrays([wells[COMPOUND], treatment]))
-    averages = frame.groupby(level=[0, 1], sort=True).mean()
+    wells, values = wells[keep].reset_index(drop=True), values[keep]
+    grouping = [wells[COMPOUND], treatments(wells)]
+    averages = pd.DataFrame(values).groupby(grouping).mean()
+    doses = wells[DOSE].groupby(grouping).first().to_numpy()
     if by == "compound":
-        averages = averages.groupby(level=0, sort=True).mean()
-        metadata = pd.DataFrame({COMPOUND: averages.index, DOSE: np.nan})
-    else:
-        first = pd.Series(wells[DOSE].to_numpy(), index=treatment.to_numpy()).groupby(level=0).first()
-        compound, treatment = (averages.index.get_level_values(level) for level in (0, 1))
-        metadata = pd.DataFrame({COMPOUND: compound, DOSE: first.loc[treatment].to_numpy()})
-    return metadata.reset_index(drop=True), averages.to_numpy(np.float32)
+        averages, doses = averages.groupby(level=0).mean(), np.nan
+    metadata = pd.DataFrame({COMPOUND: averages.index.get_level_values(0), DOSE: doses})
+    return metadata, averages.to_numpy(np.float32)
 
 
 def pair_rows(cp_wells: pd.DataFrame, tx_treatments: pd.DataFrame) -> np.ndarray:

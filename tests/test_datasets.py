@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+import rdata
 
 from cpx_utils import datasets, profiles
 from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, ScreenError, feature_columns, paired_compounds
@@ -41,29 +42,10 @@ def test_registry_entries_are_complete(name):
             assert file.checksum.partition("-")[2] == (str(parts) if parts > 1 else "")
 
 
-GENES = {
-    "HLA.DMA": "HLA-DMA",
-    "MT.CO1": "MT-CO1",
-    "NKX2.5": "NKX2-5",
-    "KRTAP10.7": "KRTAP10-7",
-    "ABC.AS1": "ABC-AS1",
-    "AC012345.1": "AC012345.1",
-    "RP11.54O7": "RP11.54O7",
-    "TP53": "TP53",
-    "C1orf1.2": "C1orf1.2",
-}
-
-
-def test_gene_symbols_lose_only_the_dots_of_r():
-    assert {name: datasets.clean_gene_symbol(name) for name in GENES} == GENES
-
-
 def test_broken_r_files_are_named(tmp_path):
     (tmp_path / "x.rda").write_bytes(b"not R at all")
     with pytest.raises(ScreenError, match=r"x.rda: not a readable R data file"):
         datasets.read_r_profiles(tmp_path / "x.rda")
-    import rdata
-
     rdata.write_rda(tmp_path / "two.rda", {"a": pd.DataFrame({"x": [1.0]}), "b": pd.DataFrame({"x": [1.0]})})
     with pytest.raises(ScreenError, match=r"two.rda: holds 2 data frames; exactly one"):
         datasets.read_r_profiles(tmp_path / "two.rda")

@@ -102,27 +102,12 @@ def test_content_marked_as_gzipped_is_kept_as_it_is_sent(server, tmp_path):
     assert obtain(file, mirror=server.url, data_dir=tmp_path)[0].read_bytes() == packed
 
 
-DATE = "Wed, 01 Jan 2020 00:00:00 GMT"
-
-
-KNOWN = {
-    "strong ETag": ({"etag": '"v1"'}, '"v1"'),
-    "date": ({"headers": {"Last-Modified": DATE}}, DATE),
-    "weak ETag and date": (
-        {"etag": 'W/"v1"', "headers": {"Last-Modified": DATE}},
-        DATE,
-    ),  # a weak one mustn't be asked by
-}
-
-
-@pytest.mark.parametrize("kind", KNOWN)
-def test_a_broken_download_goes_on_where_it_broke(server, tmp_path, kind):
-    known, asked = KNOWN[kind]
-    server.replies[PATH] = [Reply(CONTENT, cut_after=cut * CHUNK, **known) for cut in (3, 2, 9)]
+def test_a_broken_download_goes_on_where_it_broke(server, tmp_path):
+    server.replies[PATH] = [Reply(CONTENT, cut_after=cut * CHUNK, etag='"v1"') for cut in (3, 2, 9)]
     assert obtain(remote(), mirror=server.url, data_dir=tmp_path)[0].read_bytes() == CONTENT
     assert server.ranges_asked() == ["", f"bytes={3 * CHUNK}-", f"bytes={5 * CHUNK}-"]
     assert sum(exchange["sent"] for exchange in server.exchanges) == len(CONTENT)  # nothing was sent twice
-    assert server.exchanges[1]["headers"]["If-Range"] == asked and files_below(tmp_path) == ["profiles.csv"]
+    assert server.exchanges[1]["headers"]["If-Range"] == '"v1"' and files_below(tmp_path) == ["profiles.csv"]
 
 
 def half_done(server, tmp_path, monkeypatch) -> Path:
@@ -141,10 +126,11 @@ def half_done(server, tmp_path, monkeypatch) -> Path:
     [
         (Reply(CONTENT, etag='"v1"'), [206]),  # a later call goes on
         (Reply(OTHER, etag='"v2"'), [200]),  # changed: If-Range makes the server send it whole
+        (Reply(CONTENT, etag='W/"v1"'), [200]),  # a weak one says nothing about the bytes
         (Reply(CONTENT, etag='"v1"', ranges=False), [200]),
         (Reply(CONTENT[: 2 * CHUNK], etag='"v1"'), [416, 200]),
     ],
-    ids=["the same", "changed", "no ranges", "shorter now"],
+    ids=["the same", "changed", "weak", "no ranges", "shorter now"],
 )
 def test_a_later_call_goes_on_where_it_can_and_else_starts_anew(server, tmp_path, monkeypatch, reply, statuses):
     half_done(server, tmp_path, monkeypatch)
