@@ -108,19 +108,12 @@ def annotate_mechanisms(structures: pd.DataFrame, hub: pd.DataFrame) -> pd.DataF
     table = structures[[COMPOUND, "InChIKey14", "SMILES"]].copy()
     names = list(zip(table[COMPOUND], table["InChIKey14"], strict=True))
     for column in ("MoA", "target"):
-        by_compound, by_block = (_united(hub, key, column) for key in (COMPOUND, "InChIKey14"))
-        found = [list(by_compound.get(compound) or by_block.get(block, ())) for compound, block in names]
+        values = hub.explode(column).dropna(subset=column)
+        by_compound = values.groupby(COMPOUND)[column].unique()
+        by_block = values[values["InChIKey14"] != ""].groupby("InChIKey14")[column].unique()
+        found = [list(by_compound.get(compound, by_block.get(block, ()))) for compound, block in names]
         table[column] = pd.Series(found, index=table.index, dtype=object)
     return table
-
-
-def _united(hub: pd.DataFrame, key: str, column: str) -> dict[str, dict[str, None]]:
-    """All values in a column of lists that rows of the same key hold, in order and without repeats."""
-    united: dict[str, dict[str, None]] = {}
-    for name, values in zip(hub[key], hub[column], strict=True):
-        if name:
-            united.setdefault(name, {}).update(dict.fromkeys(values))
-    return united
 
 
 def read_assays(collection: str, paths: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:

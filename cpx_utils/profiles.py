@@ -274,9 +274,8 @@ def require_valid(screen: Screen) -> Screen:
     """
     problems = check_screen(screen)
     if problems:
-        more = len(problems) - 1
-        tail = f" (and {more} more problem{'s' if more > 1 else ''})" if more else ""
-        raise ScreenError(f"{screen.name}: {problems[0]}{tail}")
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise ScreenError(f"{screen.name}: {problems[0]}{more}")
     measured = set(_treated(screen.cp)[COMPOUND]) | set(_treated(screen.tx)[COMPOUND])
     known, labelled = (table[COMPOUND].isin(measured) for table in (screen.compounds, screen.activity))
     used = screen.tasks["task"].isin(screen.activity.loc[labelled, "task"])

@@ -92,7 +92,7 @@ def test_each_damage_is_named_in_one_line(damage):
 def test_require_valid_raises_the_first_and_counts_the_rest():
     screen = make_screen()
     cp = set_cell(set_cell(screen.cp, 3, "Cells_2", np.inf), 4, DOSE, -1.0)
-    with pytest.raises(ScreenError, match=r"^tiny: CP: feature 'Cells_2'.*\(and 1 more problem\)$"):
+    with pytest.raises(ScreenError, match=r"^tiny: CP: feature 'Cells_2'.*\(and 1 more\)$"):
         profiles.require_valid(replace(screen, cp=cp))
 
 
