@@ -15,8 +15,6 @@ MIRROR = os.environ.get("CPX_MIRROR", "")
 needs_mirror = pytest.mark.skipif(not MIRROR, reason="CPX_MIRROR isn't set to a folder with the real tables")
 ASPIRIN, CAFFEINE = "CC(=O)Oc1ccccc1C(=O)O", "CN1C=NC2=C1C(=O)N(C(=O)N2C)C"
 ASPIRIN_BLOCK, CAFFEINE_BLOCK = "BSYNRYMUTXBXSQ", "RYYVLZVUVIJVGH"  # PubChem CIDs 2244 and 2519
-D_ALANINE, L_ALANINE, ALANINE = "C[C@H](C(=O)O)N", "C[C@@H](C(=O)O)N", "CC(C(=O)O)N"  # CIDs 71080, 5950 and 602
-D_KEY, L_KEY, FLAT_KEY = (f"QNAYBMKLOCPYGJ-{end}" for end in ("UWTATZPHSA-N", "REOHCLBHSA-N", "UHFFFAOYSA-N"))
 
 
 def mirrored(*roles: str) -> list[Path]:
@@ -65,31 +63,6 @@ def collection(rows: list[tuple], names: list[str]) -> tuple[pd.DataFrame, pd.Da
     index = [[row[0] for row in rows], [row[1] for row in rows]]
     tasks = pd.DataFrame({"task": names, "target": "", "family": "cell", "source": "test"})
     return pd.DataFrame([row[2:] for row in rows], columns=names, index=index, dtype=float), tasks
-
-
-def test_own_rows_decide_before_isomers_and_isomers_only_when_unanimous():
-    block, nothing = "QNAYBMKLOCPYGJ", np.nan
-    rows = [  # key, block; outcomes in own, agree, differ, twice, never
-        (D_KEY, block, 1, 0, 1, 0, nothing),
-        (D_KEY, block, nothing, nothing, nothing, 1, nothing),
-        (L_KEY, block, 0, 0, 0, nothing, nothing),
-        ("", block, nothing, 0, nothing, nothing, nothing),
-        ("", "", 1, 1, 1, 1, 1),
-    ]
-    labels, tasks = collection(rows, ["own", "agree", "differ", "twice", "never"])
-    structures = {"InChIKey14": [block] * 4 + [""], "SMILES": [D_ALANINE, L_ALANINE, ALANINE, "no molecule", ""]}
-    compounds = pd.DataFrame({COMPOUND: ["d", "l", "flat", "odd", "none"]} | structures)
-    activity, reached = annotation.outcomes(labels, tasks, compounds)
-    found = {name: dict(zip(rows["task"], rows["active"], strict=True)) for name, rows in activity.groupby(COMPOUND)}
-    assert found == {
-        "d": {"own": 1, "agree": 0, "differ": 1, "twice": 1},
-        "l": {"own": 0, "agree": 0, "differ": 0},  # both rows in twice are d's, and they disagree
-        "flat": {"agree": 0},  # no row of its own
-        "odd": {"agree": 0},  # no key: the block decides
-    }
-    assert activity["active"].dtype == np.int8 and list(reached.columns) == [*TASK_COLUMNS, "conflicts"]
-    # flat and odd get no label; in twice neither do they and l, and d's own rows hold both
-    assert reached.set_index("task")["conflicts"].to_dict() == {"own": 2, "agree": 0, "differ": 2, "twice": 4}
 
 
 def naive_outcomes(labels: pd.DataFrame, compounds: pd.DataFrame) -> tuple[list, Counter]:

@@ -59,7 +59,7 @@ def refusal(file: RemoteFile, **options) -> str:
 # --- checksums ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [1, 8 * MIB - 1, 8 * MIB, 8 * MIB + 1, 20 * MIB])
+@pytest.mark.parametrize("size", [1, 8 * MIB, 8 * MIB + 1])
 def test_s3_etags_equal_an_independent_computation(tmp_path, size):
     content = np.random.default_rng(size).bytes(size)
     path = tmp_path / "file"
@@ -70,7 +70,7 @@ def test_s3_etags_equal_an_independent_computation(tmp_path, size):
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git isn't installed, which gives the expected ids")
-@pytest.mark.parametrize("content", [b"", b"a", CONTENT, b"line\r\n" * 300_000])
+@pytest.mark.parametrize("content", [b"", b"a", CONTENT, b"line\r\n"])
 def test_git_blob_ids_are_gits_own(tmp_path, content):
     path = tmp_path / "file"
     path.write_bytes(content)
@@ -93,13 +93,6 @@ def test_a_good_file_is_downloaded_once_and_a_damaged_kept_one_again(server, tmp
     path.write_bytes(CONTENT[:100])
     assert obtain(remote(), mirror=server.url, data_dir=tmp_path)[0].read_bytes() == CONTENT
     assert len(server.exchanges) == 2 and files_below(tmp_path) == ["profiles.csv"]
-
-
-def test_content_marked_as_gzipped_is_kept_as_it_is_sent(server, tmp_path):
-    packed = gzip.compress(CONTENT)
-    server.replies[PATH + ".gz"] = Reply(packed, headers={"Content-Encoding": "gzip"})
-    file = remote(packed, "profiles.csv.gz")
-    assert obtain(file, mirror=server.url, data_dir=tmp_path)[0].read_bytes() == packed
 
 
 def test_a_broken_download_goes_on_where_it_broke(server, tmp_path):
@@ -189,7 +182,8 @@ BROKEN_GZIP = {
 @pytest.mark.parametrize("kind", BROKEN_GZIP)
 def test_a_broken_gzip_file_is_never_accepted(server, tmp_path, kind):
     file = remote(PACKED, "profiles.csv.gz")
-    server.replies[PATH + ".gz"] = [Reply(BROKEN_GZIP[kind]), Reply(PACKED)]
+    whole = Reply(PACKED, headers={"Content-Encoding": "gzip"})  # as some servers call a file that is one
+    server.replies[PATH + ".gz"] = [Reply(BROKEN_GZIP[kind]), whole]
     assert obtain(file, mirror=server.url, data_dir=tmp_path / "again", unverified=True)[1]
     server.replies[PATH + ".gz"] = Reply(BROKEN_GZIP[kind])
     line = refusal(file, mirror=server.url, data_dir=tmp_path / "data", unverified=True)
@@ -215,14 +209,7 @@ def test_another_release_is_refused_and_accepted_on_demand(server, tmp_path):
 # --- where from and where to --------------------------------------------------------------------------------
 
 
-def test_only_a_mirror_may_be_http(server, tmp_path):
-    """Redirects go the same way, since a session without a plain transport follows them."""
-    server.replies["/data/profiles.csv"] = Reply(CONTENT)
-    line = refusal(replace(remote(), address=server.url + "/data/profiles.csv"), data_dir=tmp_path)
-    assert "an address that isn't https; only a mirror may be http" in line and server.exchanges == []
-
-
-def test_a_redirect_from_https_to_http_is_not_followed(server, tmp_path, monkeypatch):
+def test_only_a_mirror_may_be_http_and_no_redirect_leads_there(server, tmp_path, monkeypatch):
     import requests
 
     def answer(adapter, request, **options):
@@ -233,7 +220,8 @@ def test_a_redirect_from_https_to_http_is_not_followed(server, tmp_path, monkeyp
         return response
 
     monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", answer)
-    assert "an address that isn't https" in refusal(remote(), data_dir=tmp_path)
+    for file in (remote(), replace(remote(), address=f"{server.url}/data/profiles.csv")):
+        assert "an address that isn't https; only a mirror may be http" in refusal(file, data_dir=tmp_path)
     assert server.exchanges == []
 
 

@@ -248,47 +248,29 @@ def test_pairs_agree_in_compound_and_dose():
     assert pair_rows(cp, tx.assign(**{DOSE: np.nan})).tolist() == naive_partner(cp, tx, False)
 
 
-def replicated_wells(n_compounds=30, n_replicates=3, n_features=12, noise=0.5, seed=0):
-    """Replicates of compounds on as many plates, and controls with an offset that grows with the plate."""
-    rng = np.random.default_rng(seed)
-    truth = rng.normal(size=(n_compounds, n_features))
-    tables = []
-    for plate in range(n_replicates):
-        treated = pd.DataFrame(truth + noise * rng.normal(size=truth.shape))
-        controls = pd.DataFrame(rng.normal(size=(8, n_features)))
-        controls[3] += 5.0 * plate
-        table = pd.concat([treated, controls], ignore_index=True).rename(columns="Cells_{}".format)
-        table.insert(0, PLATE, f"P{plate}")
-        table.insert(1, WELL, [f"W{row}" for row in range(len(table))])
-        table.insert(2, COMPOUND, [f"c{row:02d}" for row in range(n_compounds)] + ["DMSO"] * 8)
-        table.insert(3, DOSE, np.nan)
-        table.insert(4, CONTROL, np.arange(len(table)) >= n_compounds)
-        tables.append(table)
-    return pd.concat(tables, ignore_index=True)
-
-
-def test_replicate_correlations_equal_a_naive_loop():
-    table = replicated_wells()
+def test_replicate_correlations_equal_a_naive_loop(tiny_tables):
+    table = tiny_tables[0]
     found = replicate_correlations(table, seed=1, n_null=200)
     replicates = np.sort(found.loc[found["kind"] == "replicates", "correlation"])
     expected = []
-    for _, group in table[~table[CONTROL]].groupby(COMPOUND):
-        values = group.filter(like="Cells_").to_numpy()
-        expected.append(np.median([np.corrcoef(values[i], values[j])[0, 1] for i in range(3) for j in range(i)]))
-    np.testing.assert_allclose(replicates, np.sort(expected), atol=1e-12)
+    for _, group in table[~table[CONTROL]].groupby([COMPOUND, DOSE]):
+        correlation = np.corrcoef(group.drop(columns=METADATA_COLUMNS))
+        expected.append(np.median([correlation[i, j] for i in range(len(group)) for j in range(i)]))
+    np.testing.assert_allclose(replicates, np.sort(expected), atol=1e-6)
     null = found.loc[found["kind"] == "different treatments", "correlation"]
-    assert abs(null.median()) < 0.1 < np.median(replicates)
-    assert share_beyond_chance(found) > 0.9
+    assert null.median() < np.median(replicates)
+    assert share_beyond_chance(found) == (replicates > np.quantile(null, 0.9)).mean() > 0.2
 
 
-def test_one_profile_a_compound_has_no_replicates():
-    found = replicate_correlations(replicated_wells(n_replicates=1))
+def test_one_profile_a_compound_has_no_replicates(tiny_tables):
+    found = replicate_correlations(tiny_tables[0].drop_duplicates(COMPOUND))
     assert list(found.columns) == ["kind", "correlation"] and len(found) == 0
     assert np.isnan(share_beyond_chance(found))
 
 
 def test_the_most_plate_dependent_feature_is_found():
-    table = replicated_wells()
-    assert most_plate_dependent(table) == "Cells_3"
-    np.testing.assert_array_equal(control_values(table, "Cells_3")["value"], table.loc[table[CONTROL], "Cells_3"])
-    assert most_plate_dependent(table[~table[CONTROL]]) == "Cells_0"
+    table = plate_table(n_controls=(8, 8))
+    table.loc[table[CONTROL] & (table[PLATE] == "P1"), "Cells_f3"] += 1000
+    assert most_plate_dependent(table) == "Cells_f3"
+    np.testing.assert_array_equal(control_values(table, "Cells_f3")["value"], table.loc[table[CONTROL], "Cells_f3"])
+    assert most_plate_dependent(table[~table[CONTROL]]) == "Cells_f0"
