@@ -19,7 +19,7 @@ import pandas as pd
 
 from cpx_utils import simulation
 from cpx_utils.datasets import DATASETS
-from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, METADATA_COLUMNS, PLATE, WELL, feature_columns, inchikey_blocks
+from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, METADATA_COLUMNS, PLATE, WELL, feature_columns, inchikey
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def _compounds(dataset: str, moa: np.ndarray, rng: np.random.Generator) -> pd.Da
         parts += (simulation.NAMES["substituents"],)
         pool = [core.format(a=a, b=linker + b) for core, a, linker, b in product(*parts)]
         for smiles in rng.permutation(pool):
-            known.setdefault(inchikey_blocks([str(smiles)])[0], str(smiles))
+            known.setdefault(inchikey(str(smiles))[:14], str(smiles))
             if len(known) == n + 5:  # some are of no compound of the screen
                 break
         known.pop("", None)
@@ -287,8 +287,8 @@ def _write_annotation(
     wide.iloc[::2] = wide.iloc[::2].fillna(missing) if missing else wide.iloc[::2]  # -1 in some rows, else empty
     table = pd.concat([compounds[keyed], wide], axis=1)
     tables[role] = table.rename(columns={"SMILES": "smiles", "InChIKey14": "inchikey"})
-    for name, table in tables.items():
-        table.to_csv(paths[name], sep="\t" if name in ("hub", "broad_smiles") else ",", index=False)
+    for name in tables.keys() & paths.keys():
+        tables[name].to_csv(paths[name], sep="\t" if name in ("hub", "broad_smiles") else ",", index=False)
     return labels[labels["task"].isin(list(names))].assign(task=lambda rows: rows["task"].map(names))
 
 

@@ -11,15 +11,14 @@ What names of genes, proteins and assays tell of targets is data: families.toml,
 
 import re
 import tomllib
-from collections.abc import Callable, Collection, Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from cpx_utils import profiles
-from cpx_utils.profiles import ANNOTATED, BLOCK_LENGTH, COMPOUND, Screen, ScreenError, split_values
+from cpx_utils.profiles import BLOCK_LENGTH, COMPOUND, Screen, ScreenError, inchikey, split_values
 
 BROAD_ID_LENGTH = 13
 # Collections of assays, with the roles of the files that each is read from: outcomes, and names where there are such.
@@ -48,12 +47,6 @@ def read_table(path: str | Path, columns: Sequence[str], separator: str = ",", *
     return table
 
 
-@cache
-def full_key(smiles: str) -> str:
-    """InChIKey of a SMILES, ``""`` where it can't be read; remembered, for a screen's compounds are asked for again."""
-    return profiles.inchikeys([smiles])[0]
-
-
 def join_structures(compounds: Sequence[str], sources: Sequence[pd.DataFrame]) -> tuple[pd.DataFrame, int]:
     """Structure of each compound from the first source that has one.
 
@@ -61,15 +54,14 @@ def join_structures(compounds: Sequence[str], sources: Sequence[pd.DataFrame]) -
     trusted first. Returned are a table of these columns, in the order of `compounds`, both ``""`` where unknown, and
     for how many compounds two sources disagree in the InChIKey block.
     """
-    blocks: dict[str, dict[str, str]] = {str(compound): {} for compound in compounds}  # SMILES by block, in order
-    for source in sources:
-        rows = source[source[COMPOUND].isin(blocks)].drop_duplicates(COMPOUND)
-        for compound, smiles, known in zip(rows[COMPOUND], rows["SMILES"].fillna(""), rows["InChIKey14"], strict=True):
-            if block := known or full_key(smiles)[:BLOCK_LENGTH]:
-                blocks[compound].setdefault(block, smiles)
-    first = [(compound, *next(iter(found.items()), ("", ""))) for compound, found in blocks.items()]
-    table = pd.DataFrame(first, columns=[COMPOUND, "InChIKey14", "SMILES"], dtype="str")
-    return table, sum(len(found) > 1 for found in blocks.values())
+    known = pd.concat([source.drop_duplicates(COMPOUND) for source in sources])[[COMPOUND, "InChIKey14", "SMILES"]]
+    known = known[known[COMPOUND].isin(compounds)].fillna("")
+    keys = zip(known["InChIKey14"], known["SMILES"], strict=True)
+    known["InChIKey14"] = [block or inchikey(smiles)[:BLOCK_LENGTH] for block, smiles in keys]
+    known = known[known["InChIKey14"] != ""]
+    n_disagree = int((known.groupby(COMPOUND)["InChIKey14"].nunique() > 1).sum())
+    table = pd.DataFrame({COMPOUND: list(compounds)}, dtype="str")
+    return table.merge(known.drop_duplicates(COMPOUND).astype("str"), how="left").fillna(""), n_disagree
 
 
 def read_structures(files: Callable[..., list[Path]]) -> list[pd.DataFrame]:
@@ -116,31 +108,21 @@ def annotate_mechanisms(structures: pd.DataFrame, hub: pd.DataFrame) -> pd.DataF
     table = structures[[COMPOUND, "InChIKey14", "SMILES"]].copy()
     names = list(zip(table[COMPOUND], table["InChIKey14"], strict=True))
     for column in ("MoA", "target"):
-        by_compound, by_block = (_united(hub, key, column) for key in (COMPOUND, "InChIKey14"))
-        found = [list(by_compound.get(compound) or by_block.get(block, ())) for compound, block in names]
+        values = hub.explode(column).dropna(subset=column)
+        by_compound = values.groupby(COMPOUND)[column].unique()
+        by_block = values[values["InChIKey14"] != ""].groupby("InChIKey14")[column].unique()
+        found = [list(by_compound.get(compound, by_block.get(block, ()))) for compound, block in names]
         table[column] = pd.Series(found, index=table.index, dtype=object)
     return table
 
 
-def _united(hub: pd.DataFrame, key: str, column: str) -> dict[str, dict[str, None]]:
-    """All values in a column of lists that rows of the same key hold, in order and without repeats."""
-    united: dict[str, dict[str, None]] = {}
-    for name, values in zip(hub[key], hub[column], strict=True):
-        if name:
-            united.setdefault(name, {}).update(dict.fromkeys(values))
-    return united
-
-
-def read_assays(
-    collection: str, paths: Sequence[Path], without: Collection[str] = ()
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def read_assays(collection: str, paths: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """One collection of assays, a key of `COLLECTIONS`, from its files in their order.
 
     ``Moshkov 270`` (doi 10.1038/s41467-023-37570-1; 16,170 CDRP compounds) and ``broad6k``, 32 of its assays as
     InfoAlign (arXiv 2406.12056) publishes them, call an assay by its PUMA id followed by its name; the family is that
     of the protein in the name (`assay_target`), or else the assay's type (cell, biochem, bacterial, ...). InfoAlign's
-    ``ToxCast`` has 617 assays (`toxcast_target`), its ``ChEMBL`` 41 protein targets, called ``ChEMBL SYMBOL``. Tasks
-    that are named in `without` are left out.
+    ``ToxCast`` has 617 assays (`toxcast_target`), its ``ChEMBL`` 41 protein targets, called ``ChEMBL SYMBOL``.
 
     Returns
     -------
@@ -155,37 +137,36 @@ def read_assays(
     ScreenError
         If a column is missing, or an outcome is neither 0, 1, nor -1 or empty (not measured).
     """
-    path, described = paths[0], len(paths) > 1
-    keyed = ["smiles", "inchikey"] if collection in ("broad6k", "ChEMBL") else ["smiles"]
-    table = read_table(path, keyed, dtype=dict.fromkeys(_NO_ASSAYS, str))
+    table = read_table(paths[0], ["smiles"], dtype=dict.fromkeys(_NO_ASSAYS, str))
     columns = [column for column in table.columns if column not in _NO_ASSAYS]
-    if described:
-        columns = [column for column in columns if re.fullmatch(r"\d+_\d+", column)]
-        if not columns:
-            raise ScreenError(f"{path.name}: no assay columns; they are named by PUMA id, such as '220_692'")
-        names = read_table(paths[1], ["PUMA_ASSAY_ID", "ASSAY_NAME", "ASSAY_TYPE"], dtype=str).fillna("")
-        names = names.drop_duplicates("PUMA_ASSAY_ID").set_index("PUMA_ASSAY_ID").reindex(columns, fill_value="")
-        rows = []
-        for column, name, kind in names[["ASSAY_NAME", "ASSAY_TYPE"]].itertuples():
-            target, family = assay_target(name)
-            # an assay without a name of its own repeats its id
-            rows.append((column if name in ("", column) else f"{column} {name}", target, family or kind or "other"))
+    if len(paths) > 1:
+        rows = _named_assays(columns, paths[1])
     elif collection == "ToxCast":
         rows = [(column, *toxcast_target(column)) for column in columns]
     else:
         rows = [(f"{collection} {symbol}", symbol, target_family(symbol)) for symbol in columns]
+    tasks = pd.DataFrame([(*row, collection) for row in rows], columns=profiles.TASK_COLUMNS, dtype="str")
     values = table[columns].to_numpy(dtype=float, na_value=np.nan)
     values = np.where(values == -1, np.nan, values)
     for row, column in np.argwhere(np.isfinite(values) & ~np.isin(values, (0, 1)))[:1]:
         place = f"assay {columns[column]!r} has the value {values[row, column]:g} in data row {row + 1}"
-        raise ScreenError(f"{path.name}: {place}; outcomes are 0, 1 or empty")
-    keys = [full_key(smiles) for smiles in table["smiles"].fillna("")]
-    blocks = table["inchikey"].fillna("").tolist() if "inchikey" in table else [""] * len(table)
+        raise ScreenError(f"{paths[0].name}: {place}; outcomes are 0, 1 or empty")
+    keys = [inchikey(smiles) for smiles in table["smiles"].fillna("")]
+    blocks = table["inchikey"].fillna("") if "inchikey" in table else keys
     blocks = [(block or key)[:BLOCK_LENGTH] for block, key in zip(blocks, keys, strict=True)]
-    tasks = pd.DataFrame([(*row, collection) for row in rows], columns=profiles.TASK_COLUMNS, dtype="str")
-    tasks = tasks[~tasks["task"].isin(list(without))]
-    labels = pd.DataFrame(values[:, tasks.index], columns=tasks["task"], index=[keys, blocks])
-    return labels, tasks.reset_index(drop=True)
+    return pd.DataFrame(values, columns=tasks["task"], index=[keys, blocks]), tasks
+
+
+def _named_assays(columns: list[str], path: Path) -> list[tuple[str, str, str]]:
+    """Task, target and family of assays that are called by their PUMA ids, from the table of their names."""
+    names = read_table(path, ["PUMA_ASSAY_ID", "ASSAY_NAME", "ASSAY_TYPE"], dtype=str).fillna("")
+    names = names.drop_duplicates("PUMA_ASSAY_ID").set_index("PUMA_ASSAY_ID").reindex(columns, fill_value="")
+    rows = []
+    for column, name, kind in names[["ASSAY_NAME", "ASSAY_TYPE"]].itertuples():
+        target, family = assay_target(name)
+        # an assay without a name of its own repeats its id
+        rows.append((column if name in ("", column) else f"{column} {name}", target, family or kind or "other"))
+    return rows
 
 
 def outcomes(labels: pd.DataFrame, tasks: pd.DataFrame, compounds: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -204,7 +185,7 @@ def outcomes(labels: pd.DataFrame, tasks: pd.DataFrame, compounds: pd.DataFrame)
         The tasks that reach at least one compound, with a column conflicts: compounds that got no label in the task
         because their isomers disagree, or whose own rows held both 0 and 1 (these count as active).
     """
-    keys = [full_key(smiles) for smiles in compounds["SMILES"].fillna("")]
+    keys = [inchikey(smiles) for smiles in compounds["SMILES"].fillna("")]
     own_most, own_least = _extremes(labels, 0, keys)
     block_most, block_least = _extremes(labels, 1, compounds["InChIKey14"].fillna("").tolist())
     has_own = np.isfinite(own_most)
@@ -225,32 +206,10 @@ def _extremes(labels: pd.DataFrame, level: int, wanted: Sequence[str]) -> tuple[
     return most, least
 
 
-def hub_targets(compounds: pd.DataFrame, min_active: int = 5) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Annotated targets as tasks: every compound with any target is active on its own targets, inactive on others.
-
-    Nobody measured these labels. An inactive compound may well bind; it is only not known to. The tasks carry the
-    source `profiles.ANNOTATED`, by which `profiles.measured_only` leaves them out. A target of at least `min_active`
-    compounds is a task ``annotated SYMBOL`` of the family ``annotation: FAMILY``; tables as those of `outcomes`.
-    """
-    known = compounds.loc[compounds["target"].map(bool), [COMPOUND, "target"]]
-    counts = known["target"].map(set).explode().value_counts()
-    symbols = sorted(counts.index[counts >= min_active])
-    names = [f"annotated {symbol}" for symbol in symbols]
-    active = np.array([[symbol in targets for symbol in symbols] for targets in known["target"]], np.int8)
-    held, asked = known[COMPOUND].repeat(len(symbols)).to_numpy(), np.tile(np.array(names, dtype=object), len(known))
-    columns = {COMPOUND: held, "task": asked, "active": active.reshape(-1)}
-    activity = pd.DataFrame(columns, columns=profiles.ACTIVITY_COLUMNS)
-    families = [f"annotation: {target_family(symbol)}" for symbol in symbols]
-    tasks = {"task": names, "target": symbols, "family": families, "source": ANNOTATED}
-    return activity, pd.DataFrame(tasks, dtype="str").assign(conflicts=0)
-
-
 def annotate_compounds(
     compounds: Sequence[str],
     files: Callable[..., list[Path]],
-    *,
     own: Sequence[pd.DataFrame] = (),
-    collections: Sequence[str] = (*COLLECTIONS, ANNOTATED),
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, list[str]]:
     """Structures, MoA, targets and assay outcomes of Broad compounds (BRD ids), from the registry's annotation files.
 
@@ -261,8 +220,6 @@ def annotate_compounds(
         without: hub; broad_ids with broad_smiles, broad6k_structures (structures); those of `COLLECTIONS` (assays).
     own
         The screen's own structures, trusted most, as `join_structures` takes them.
-    collections
-        Keys of `COLLECTIONS`, and ``annotation`` (`hub_targets`). A task that an earlier one has too is left out.
 
     Returns
     -------
@@ -281,25 +238,16 @@ def annotate_compounds(
     ]
     if disagreements:
         notes.append(f"{disagreements} compounds have two structures in the sources; the first was taken.")
-    found, seen = [], set()
-    for name in collections:
-        if name == ANNOTATED:
-            activity, reached = hub_targets(table)
-            if len(reached):
-                held = f"annotated targets of {activity[COMPOUND].nunique()} compounds (Repurposing Hub)"
-                notes.append(f"{len(reached)} tasks are {held}: their labels were not measured.")
-        elif paths := files(*COLLECTIONS[name]):
-            labels, tasks = read_assays(name, paths, seen)
-            seen |= set(tasks["task"])
-            activity, reached = outcomes(labels, tasks, table)
+    found = []
+    for name, roles in COLLECTIONS.items():
+        if paths := files(*roles):
+            activity, tasks = outcomes(*read_assays(name, paths), table)
+            found.append((activity, tasks))
             notes.append(
-                f"{name}: {activity[COMPOUND].nunique()} compounds have {len(activity)} outcomes in {len(reached)} "
-                f"assays; {reached['conflicts'].sum()} compound-assay pairs are conflicts: without a label where only "
+                f"{name}: {activity[COMPOUND].nunique()} compounds have {len(activity)} outcomes in {len(tasks)} "
+                f"assays; {tasks['conflicts'].sum()} compound-assay pairs are conflicts: without a label where only "
                 "isomers were measured and disagree, active where rows of the compound itself hold both 0 and 1."
             )
-        else:
-            continue
-        found.append((activity, reached))
     if not found:
         return table, *profiles.no_outcomes(), notes
     return table, *(pd.concat(tables, ignore_index=True) for tables in zip(*found, strict=True)), notes
@@ -343,31 +291,14 @@ def target_family(symbol: str) -> str:
 
 
 def assay_target(name: str) -> tuple[str, str]:
-    """Protein target in the name of an assay, such as ``MLPCN GSK3alpha`` or ``PTK2Inhibition.Lumin.KinGlo``.
+    """Protein target and family that the name of an assay tells, by the table of families.toml.
 
-    The rules, in this order. What follows the readout (``.Lumin.CTG``) and the prefix ``MLPCN`` are no part of the
-    name. A name of one human protein (a short list in families.toml) decides. Names of processes and of other organisms
-    tell no target. A word is a symbol if it holds a digit or is all capitals, and a rule of families.toml matches it
-    without hyphens, in capitals and without ``Inhibition``, ``Inhibitor`` or ``invitro`` at its end. A name with two
-    proteins tells none. The words kinase and phosphodiesterase tell the family alone. Returned are the HGNC symbol,
-    ``""`` if the name tells no single protein, and one of `FAMILIES` but never other, ``""`` if nothing tells it.
+    Returned are the HGNC symbol, ``""`` if the name tells no single protein, and one of `FAMILIES` but never other,
+    ``""`` if the name tells none.
     """
-    name = re.split(r"\.(?=Absorb|Fluor|Lumin|Reporter|ImmFluor|QPCR)", name)[0].removeprefix("MLPCN").strip()
-    lower = f" {name.lower()} "
-    named = {symbol for text, symbol in _NAMES["proteins"].items() if f" {text} " in lower}
-    # what is measured is a process, not the protein; or the protein is another organism's: "T. cruzi"
-    silent = re.search(r"express|signal|regulation|pathogenesis|\b[A-Z]\. [a-z]+", name, re.IGNORECASE)
-    if not named and not silent:
-        words = [re.sub(r"(Inhibition|[Ii]nhibitors?|invitro)$", "", word) for word in re.split(r"[\s/]+", name)]
-        words = [word for word in words if re.search(r"\d", word) or (len(word) > 2 and word.isupper())]
-        symbols = [word.replace("-", "").upper() for word in words]
-        named = {symbol for symbol in symbols if target_family(symbol) != "other"}
-    if len(named) == 1:
-        symbol = named.pop()
-        family = target_family(symbol)
-        return symbol, "" if family == "other" else family
-    families = {family for word, family in _NAMES["class_words"].items() if word in lower.split()}
-    return "", families.pop() if len(families) == 1 and not named else ""
+    symbol = _NAMES["assays"].get(name, "")
+    family = target_family(symbol) if symbol else _NAMES["assay_families"].get(name, "other")
+    return symbol, "" if family == "other" else family
 
 
 def toxcast_target(assay: str) -> tuple[str, str]:

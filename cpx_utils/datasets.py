@@ -42,6 +42,7 @@ SIGNS = {
     "timed out": "no answer in time",
 }
 TIMEOUT = (15, 45)  # seconds to connect, and between bytes
+ABSENT, OTHER_RELEASE = "absent", "another release"  # flaws of a file; others are words about its damage
 S3_PART_BYTES = 8 << 20  # the default of Amazon's own tools; an ETag doesn't tell it
 CHECKS = {"sha256": "SHA-256", "git_blob_id": "git blob id", "s3_etag": "S3 ETag"}  # of screens.toml, in words
 # The two CP tables that the Rosetta screens come with, and their roles: selected features, or all of them.
@@ -143,76 +144,66 @@ def obtain(
     import filelock
 
     path, address = _place(file, mirror, data_dir)
-    if not address and not path.is_file():
-        raise ScreenError(f"{file.name}: not in the mirror {str(mirror)!r}; expected at {file.mirror_path}")
-    if address and not _usable(file, path, unverified):
+    accepted = ("", OTHER_RELEASE) if unverified else ("",)
+    flaw = _flaw(file, path)
+    if address and flaw not in accepted:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(path.with_name(path.name + ".lock")):
-                if not _usable(file, path, unverified):  # another process may have brought it meanwhile
+                flaw = _flaw(file, path)
+                if flaw not in accepted:  # else another process has brought it meanwhile
                     path.unlink(missing_ok=True)
-                    _download(file, path.with_name(path.name + ".part"), address, str(mirror).startswith("http://"))
-                    path.with_name(path.name + ".part").replace(path)
+                    part = path.with_name(path.name + ".part")
+                    flaw = _download(file, part, address, str(mirror).startswith("http://"))
+                    if flaw in accepted:
+                        part.replace(path)
+                    else:
+                        part.unlink()
         except OSError as error:
             place = f"{file.name}: can't be written below {data_folder(data_dir)} ({error.strerror or error})"
             raise ScreenError(f"{place}; make room, or choose another folder with --data-dir") from None
-    verified = _verified(file, path)
-    if verified or (unverified and not _damage(path)):
-        return path, verified
-    if not address and (damage := _damage(path)):
-        raise ScreenError(f"{file.name}: the copy {str(path)!r} is damaged ({damage}); replace it")
-    size = path.stat().st_size
-    if address:
-        path.unlink()
-    sizes = f"; {size} bytes, expected {file.bytes}" if file.bytes not in (0, size) else ""
+    if flaw in accepted:
+        return path, not flaw
+    if flaw == ABSENT:
+        raise ScreenError(f"{file.name}: not in the mirror {str(mirror)!r}; expected at {file.mirror_path}")
+    if flaw != OTHER_RELEASE:
+        raise ScreenError(f"{file.name}: the copy {str(path)!r} is damaged ({flaw}); replace it")
+    sizes = f"; {path.stat().st_size} bytes, expected {file.bytes or 'not known'}" if path.is_file() else ""
     raise ScreenError(
         f"{file.name}: its {file.checksum_kind} isn't {file.checksum[:12]}...{sizes} (from {address or path}), but it "
         "shows no damage, so this may be another release than the registry's: accept it with --unverified"
     )
 
 
-def _verified(file: RemoteFile, path: Path) -> bool:
-    return checksum(path, file.checksum_kind, file.checksum) == file.checksum
-
-
-def _usable(file: RemoteFile, path: Path, unverified: bool) -> bool:
-    return path.is_file() and (_verified(file, path) or (unverified and not _damage(path)))
-
-
-def _damage(path: Path, etag: str = "") -> str:
-    """What shows by itself that a file isn't as its maker wrote it, or its server has it; "" if nothing does."""
+def _flaw(file: RemoteFile, path: Path) -> str:
+    """What keeps a file from being the registry's: `ABSENT`, `OTHER_RELEASE`, or what shows damage; "" if nothing."""
+    if not path.is_file():
+        return ABSENT
+    if checksum(path, file.checksum_kind, file.checksum) == file.checksum:
+        return ""
     if not path.stat().st_size:
         return "it is empty"
-    form = re.fullmatch(r'"([0-9a-f]{32}(-\d+)?)"', etag)  # other ETags are no sums of bytes
-    found = checksum(path, "S3 ETag", form[1]) if form else ""
-    # an upload in another number of parts had parts of another size
-    if form and found != form[1] and found.partition("-")[2] == form[1].partition("-")[2]:
-        return "its bytes disagree with the server's own ETag"
-    if path.name.removesuffix(".part").endswith(".gz"):
+    if file.name.endswith(".gz"):
         try:
             with gzip.open(path, "rb") as handle:
                 while handle.read(1 << 20):
                     pass
         except (EOFError, OSError, zlib.error) as error:
             return f"it is no whole gzip file: {error}"
-    return ""
+    return OTHER_RELEASE
 
 
-def _download(file: RemoteFile, part: Path, address: str, plain_http: bool) -> None:
-    """Download a file whole and intact into `part`, though perhaps not the registry's release; its lock is held."""
+def _download(file: RemoteFile, part: Path, address: str, plain_http: bool) -> str:
+    """Download a file whole into `part` while its lock is held; return its flaw: "" or `OTHER_RELEASE`."""
     import requests
 
     for attempt in range(RETRIES + 1):
         try:
-            etag, resumed = _transfer(address, part, plain_http)
-            if _verified(file, part):
-                return
-            reason, hopeless = _damage(part, etag), False
-            if resumed:
-                reason = reason or "its pieces, taken at different times, don't make the registry's file"
-            if not reason:
-                return
-            part.unlink()
+            resumed = _transfer(address, part, plain_http)
+            reason, hopeless = _flaw(file, part), False
+            if not reason or (reason == OTHER_RELEASE and not resumed):
+                return reason
+            part.unlink()  # of pieces taken at different times, too, which may be of two releases
         except requests.RequestException as error:
             reason, hopeless = _reason(error)
         if hopeless or attempt == RETRIES:
@@ -225,12 +216,11 @@ def _download(file: RemoteFile, part: Path, address: str, plain_http: bool) -> N
     )
 
 
-def _transfer(address: str, part: Path, plain_http: bool) -> tuple[str, bool]:
-    """Bring what is still missing of a file into `part`, going on from what is there of the same version.
+def _transfer(address: str, part: Path, plain_http: bool) -> bool:
+    """Bring what is still missing of a file into `part`, and say whether bytes from earlier are in it.
 
-    What version that is stands beside it in ``.part.version``: a strong ETag, or the date of the last change. The
-    server compares (If-Range), and sends the whole file where it has another one, or knows no ranges. Returned are the
-    server's ETag of the file, and whether bytes from earlier are in it.
+    What version these are of stands beside it in ``.part.version``, the server's strong ETag. The server compares
+    (If-Range), and sends the whole file where it has another one, or knows no ranges.
     """
     import requests
     from tqdm import tqdm
@@ -249,13 +239,11 @@ def _transfer(address: str, part: Path, plain_http: bool) -> tuple[str, bool]:
         if response.status_code not in (200, 206):
             raise requests.HTTPError(response=response)
         resumed = response.status_code == 206
-        etag = response.headers.get("ETag", "").strip()
         if not resumed:
-            offset = 0
-            validator = etag if etag[:1] == '"' else response.headers.get("Last-Modified", "")
+            offset, etag = 0, response.headers.get("ETag", "").strip()
             version.unlink(missing_ok=True)
-            if validator:
-                version.write_text(validator, encoding="utf-8")
+            if etag.startswith('"'):  # a weak one, W/"...", doesn't promise the same bytes
+                version.write_text(etag, encoding="utf-8")
         total = offset + int(response.headers.get("Content-Length", 0))
         # Some servers mark a .gz file as gzip'd content whatever is asked; requests would unpack it.
         response.raw.headers.pop("Content-Encoding", None)
@@ -265,7 +253,7 @@ def _transfer(address: str, part: Path, plain_http: bool) -> tuple[str, bool]:
                 handle.write(chunk)
                 bar.update(len(chunk))
     version.unlink(missing_ok=True)
-    return etag, resumed
+    return resumed
 
 
 def _reason(error: Exception) -> tuple[str, bool]:
@@ -315,12 +303,8 @@ class Dataset:
     """One screen of the registry, as screens.toml describes it (there, what each field means)."""
 
     name: str
-    summary: str
-    licence: str
-    citation: str
     reader: str
     files: tuple[RemoteFile, ...]
-    shape: list[str]
     parameters: dict = field(default_factory=dict)
     columns: dict[str, dict[str, str]] = field(default_factory=dict)
     alleles: bool = False
@@ -331,11 +315,12 @@ def _registry() -> dict[str, Dataset]:
     datasets = {}
     for name, screen in content["screens"].items():
         entries = screen.pop("files", {}) | {role: content["shared"][role] for role in screen.pop("shared", ())}
-        files = []
+        own, files = {what: screen.pop(what) for what in ("licence", "citation")}, []
         for role, entry in entries.items():
             (kind,) = CHECKS.keys() & entry.keys()
-            terms = [entry.get(what, screen[what]) for what in ("licence", "citation")]
-            files.append(RemoteFile(role, entry["address"], entry[kind], CHECKS[kind], entry["bytes"], *terms))
+            terms = own | entry
+            check = (entry[kind], CHECKS[kind], entry["bytes"])
+            files.append(RemoteFile(role, entry["address"], *check, terms["licence"], terms["citation"]))
         datasets[name] = Dataset(name=name, files=tuple(files), **screen)
     return datasets
 
@@ -401,7 +386,9 @@ def read_screen(
     for role, file in by_role.items():
         if role in had:
             path, verified = had[role]
-            facts = {"sha256": sha256_file(path), "bytes": path.stat().st_size, "verified": verified}
+            known = verified and file.checksum_kind == "SHA-256"  # hashed already
+            sha256 = file.checksum if known else sha256_file(path)
+            facts = {"sha256": sha256, "bytes": path.stat().st_size, "verified": verified}
             terms = {"licence": file.licence, "citation": file.citation}
             sources.append({"file": file.name, "address": file.address} | facts | terms)
             doubtful += [] if verified else [file.name]
@@ -425,13 +412,6 @@ def local_files(screen: Screen) -> list[Path]:
     return [Path(source["address"]) for source in screen.sources if not source["address"].startswith("http")]
 
 
-def describe_sources(screen: Screen) -> pd.DataFrame:
-    """The files a screen was read from: file, bytes, verified, sha256 (first 12 digits), licence, citation, address."""
-    columns = ["file", "bytes", "verified", "sha256", "licence", "citation", "address"]
-    table = pd.DataFrame([dict(source) for source in screen.sources], columns=columns)
-    return table.assign(sha256=table["sha256"].astype(str).str[:12])
-
-
 # --------------------------------------------------------------------------------------------------- readers
 
 
@@ -439,17 +419,6 @@ def _read_simulated(dataset: Dataset, files: Callable[..., list[Path]], options:
     from cpx_utils.simulation import simulate_screen
 
     return simulate_screen(**{name: value for name, value in options.items() if name != "cp_table"})
-
-
-def clean_gene_symbol(name: str) -> str:
-    """HGNC symbol of a column name that passed through R: ``HLA.DMA`` gives ``HLA-DMA``; most names stay.
-
-    R's make.names wrote "." for "-" in HLA genes, mitochondrial MT- genes, the numbered NKX and KRTAP families, and
-    antisense (-AS1), intronic (-IT1) and overlapping (-OT1) transcripts. Any other dot belongs to the name (clone names
-    such as AC012345.1 end in a version).
-    """
-    hyphenated = r"^(HLA|MT|NKX\d|KRTAP\d+)\.(?=[A-Z0-9])|\.(?=(?:AS|IT|OT)\d+$)"
-    return re.sub(hyphenated, lambda match: match[0].replace(".", "-"), name)
 
 
 def read_r_profiles(path: str | Path) -> pd.DataFrame:
@@ -481,7 +450,7 @@ def read_r_profiles(path: str | Path) -> pd.DataFrame:
 def _read_consensus(dataset: Dataset, files: Callable[..., list[Path]], options: dict) -> Screen:
     """CDRP consensus profiles as CMEA publishes them: two R data frames with BRD ids as row names."""
     cp, tx = (read_r_profiles(path) for path in files("cp", "tx"))
-    tx.columns = [clean_gene_symbol(name) for name in tx.columns]
+    tx.columns = tx.columns.str.replace("HLA.", "HLA-", regex=False)  # R writes a dot; no other symbol has a hyphen
     notes = ["One consensus profile a compound: there are no replicates, doses, plates or negative controls."]
     if list(cp.index) != list(tx.index):
         shared = cp.index.intersection(tx.index)
@@ -537,8 +506,7 @@ def _read_rosetta(dataset: Dataset, files: Callable[..., list[Path]], options: d
     if dataset.alleles:
         notes.append("The treatments are overexpressed alleles, not compounds: no doses, structures, MoAs or assays.")
     own = pd.concat(smiles).query(f"SMILES != '' and not {CONTROL}").drop_duplicates(COMPOUND).assign(InChIKey14="")
-    collections = () if dataset.alleles else (*annotation.COLLECTIONS, annotation.ANNOTATED)
-    *known, more = annotation.annotate_compounds(sorted(cp_ids | tx_ids), files, own=[own], collections=collections)
+    *known, more = annotation.annotate_compounds(sorted(cp_ids | tx_ids), files, [own])
     return Screen(dataset.name, cp, tx, *known, (*notes, *more))
 
 
@@ -579,30 +547,23 @@ def _wells(metadata: pd.DataFrame, dataset: Dataset, kind: str, file: str, notes
     Rows without treatment, and those that repeat a plate's well, are left out and counted in `notes`.
     """
     columns, label = dataset.columns[kind], kind.upper()
-    absent = [column for column in columns.values() if column not in metadata]
-    if columns["treatment"] in absent:
-        there = f"which names the treatment; there are {some_names(metadata.columns)}"
-        raise ScreenError(f"{file}: column {columns['treatment']!r} is missing, {there}")
-    if absent:
-        notes.append(f"{label} table: no column {', '.join(absent)}; what it would tell is taken as not known.")
-    meanings = ("treatment", "plate", "well", "dose", "smiles")
-    key, plate, well, dose, smiles = (_words(metadata, columns.get(meaning, "")) for meaning in meanings)
+    for column in columns.values():
+        if column not in metadata:
+            raise ScreenError(f"{file}: column {column!r} is missing; there are {some_names(metadata.columns)}")
+    meanings = ("treatment", "plate", "well", "smiles")
+    key, plate, well, smiles = (_words(metadata, columns.get(meaning, "")) for meaning in meanings)
     parsed = key.str.extract(TREATMENT)
     name = key if dataset.alleles else parsed["id"].fillna(key)
     control_type = _words(metadata, "control_type", "Metadata_control_type").str.lower()
     perturbation = _words(metadata, "pert_type", "Metadata_pert_type").str.lower()
     control = name.str.lower().isin(["negcon", "dmso"]) | control_type.eq("negcon")
     control |= perturbation.eq("control") & control_type.eq("")  # a named positive control is none
-    in_key, in_column = (pd.to_numeric(words, errors="coerce").astype(float) for words in (parsed["dose"], dose))
-    in_key, in_column = (doses.where(np.isfinite(doses) & (doses > 0)) for doses in (in_key, in_column))
-    if 900 < (in_key / in_column).median() < 1100:  # the column is in millimolar, as its name may say
-        in_column = 1000 * in_column
-    doses = profiles.nominal_dose(in_key.fillna(in_column))
+    doses = profiles.nominal_dose(parsed["dose"].astype(float))
     broad = name.where(~name.str.match(r"BRD-[A-Z]\d{8}"), name.str[: annotation.BROAD_ID_LENGTH])
     compound = key if dataset.alleles else broad
     wells = pd.DataFrame({PLATE: plate, WELL: well})
     wells[COMPOUND] = compound.mask(control, "negcon" if dataset.alleles else "DMSO")
-    wells[DOSE] = np.where(control | dataset.alleles, np.nan, doses)
+    wells[DOSE] = np.where(control | dataset.alleles | ~(doses > 0), np.nan, doses)
     wells = wells.assign(**{CONTROL: control.to_numpy(bool), "smiles": smiles})
     nameless = wells[COMPOUND] == ""
     if nameless.any():
@@ -616,12 +577,15 @@ def _wells(metadata: pd.DataFrame, dataset: Dataset, kind: str, file: str, notes
 
 def _joint_doses(cp: pd.DataFrame, tx: pd.DataFrame, notes: list[str]) -> pd.Series:
     """Doses of the TX wells, each replaced by the dose of its compound in CP that nearly agrees, if there is one."""
-    order = [table.loc[table[DOSE].notna(), [COMPOUND, DOSE]].rename_axis("row").reset_index() for table in (cp, tx)]
-    in_cp, in_tx = (table.assign(log=np.log(table[DOSE])).sort_values("log") for table in order)
-    near = {"direction": "nearest", "tolerance": np.log(SAME_DOSE)}
-    met = pd.merge_asof(in_tx, in_cp, on="log", by=COMPOUND, suffixes=("", "_cp"), **near).dropna(subset=f"{DOSE}_cp")
-    doses = tx[DOSE].copy()
-    doses[met["row"]] = met[f"{DOSE}_cp"].to_numpy()
+    known = cp.dropna(subset=DOSE).groupby(COMPOUND)[DOSE].unique()
+
+    def joint(compound: str, dose: float) -> float:
+        for other in known.get(compound, ()):
+            if 1 / SAME_DOSE < dose / other < SAME_DOSE:
+                return other
+        return dose
+
+    doses = pd.Series([joint(*treatment) for treatment in zip(tx[COMPOUND], tx[DOSE], strict=True)])
     changed = int((doses != tx[DOSE])[doses.notna()].sum())
     if changed:
         notes.append(f"{changed} TX wells have a dose that differs by less than 5% from that of CP, which they got.")
@@ -629,22 +593,18 @@ def _joint_doses(cp: pd.DataFrame, tx: pd.DataFrame, notes: list[str]) -> pd.Ser
 
 
 def _gene_symbols(probes: Sequence[str], path: Path, notes: list[str]) -> list[str]:
-    """Gene symbols of probes; a second probe of a gene is called ``SYMBOL_2``, one without a symbol keeps its id."""
+    """Gene symbols of probes; one without a symbol of its own keeps its id."""
     try:
         table = pd.read_excel(path, dtype=str)[["probe_id", "symbol"]].dropna().drop_duplicates("probe_id")
     except Exception as error:  # openpyxl raises whatever its parser stumbles over
         line = f"{path.name}: can't be read as an Excel table with columns probe_id and symbol"
         raise ScreenError(f"{line} ({type(error).__name__})") from None
-    symbols = dict(zip(table["probe_id"].str.strip(), table["symbol"].str.strip(), strict=True))
-    ordered = pd.Series(sorted(probes))  # so that numbers don't depend on the order of the columns
-    found = ordered.map(symbols).fillna(ordered)
-    number = found.groupby(found).cumcount()
-    names = dict(zip(ordered, found.where(number == 0, found + "_" + (number + 1).astype(str)), strict=True))
-    if unknown := sum(probe not in symbols for probe in probes):
-        notes.append(f"TX: {unknown} probes have no gene symbol and keep their id.")
-    if several := int((number == 1).sum()):
-        notes.append(f"TX: {several} genes have several probes; further ones are numbered (SYMBOL_2).")
-    return [names[probe] for probe in probes]
+    symbols = table.set_index("probe_id")["symbol"].str.strip()
+    symbols = symbols[symbols.index.isin(probes)].drop_duplicates(keep=False)
+    if len(symbols) < len(probes):
+        kept = len(probes) - len(symbols)
+        notes.append(f"TX: {kept} probes have no gene symbol, or share it with another probe, and keep their id.")
+    return [symbols.get(probe, probe) for probe in probes]
 
 
 def _informative(features: pd.DataFrame, rows: pd.Index, label: str, notes: list[str]) -> pd.DataFrame:

@@ -32,7 +32,7 @@ from cpx_utils.profiles import (
     ScreenError,
     check_screen,
     check_table,
-    inchikey_blocks,
+    inchikey,
     no_outcomes,
     nominal_dose,
     one_line,
@@ -455,7 +455,7 @@ def _compound_table(table: Table, aliases: dict[str, str]) -> pd.DataFrame:
     table.blame(keys, odd, "an InChIKey starts with 14 capital letters")
     keyless = (keys == "") & (smiles != "")
     cells["inchikey"] = keys.str[:BLOCK_LENGTH]
-    cells.loc[keyless, "inchikey"] = inchikey_blocks(smiles[keyless])
+    cells.loc[keyless, "inchikey"] = [inchikey(text)[:BLOCK_LENGTH] for text in smiles[keyless]]
     unread = ids[keyless & (cells["inchikey"] == "")]
     if len(unread):
         table.notes.append(f"{len(unread)} SMILES of {table.shown} can't be read (first: {unread.iloc[0]}).")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.stats import median_abs_deviation
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from cpx_utils.profiles import (
@@ -37,16 +38,8 @@ def leave_out_plates(screen: Screen, min_controls: int = 4, few_controls: str = 
 
     A modality without any negative control is left as it is: its profiles must be comparable already.
 
-    Parameters
-    ----------
-    screen
-    min_controls, few_controls
-        As for `normalise_plates`.
-
-    Raises
-    ------
-    ScreenError
-        No plate of a modality has enough controls, or `few_controls` is unknown.
+    `min_controls` and `few_controls` are those of `normalise_plates`. Raises ScreenError where no plate of a modality
+    has enough controls, or `few_controls` is unknown.
     """
     if few_controls not in FEW_CONTROLS:
         raise ScreenError(f"few_controls is {few_controls!r}; it is one of {', '.join(FEW_CONTROLS)}")
@@ -99,55 +92,49 @@ def normalise_plates(
     a division by almost nothing would give values of a hundred million. Caicedo 2017, doi 10.1038/nmeth.4397, gives the
     method its reasons.
     """
-    from pycytominer import normalize
-
     features = feature_columns(table)
     index, table = table.index, table.reset_index(drop=True)  # plates of two files may number their wells alike
-    references = _reference_wells(table, min_controls, few_controls)
-    chosen = {plate: table.loc[is_reference, features] for plate, is_reference in references.items()}
-    spread = {plate: TO_DEVIATION * (wells - wells.median()).abs().median() for plate, wells in chosen.items()}
-    spread = pd.DataFrame(spread, index=features)
-    usual_spread = spread.where(spread > NO_SPREAD).median(axis=1)  # (n_features,)
+    has_controls = table[CONTROL].any()
+    references = {}  # the wells that each plate is normalised to
+    for plate, wells in table.groupby(PLATE):
+        controls = wells[wells[CONTROL].astype(bool)]
+        if len(controls) >= min_controls:
+            references[plate] = controls[features]
+        elif few_controls == "treated" and has_controls:
+            references[plate] = wells[features]
+    spreads = pd.DataFrame({plate: robust_spread(wells) for plate, wells in references.items()}, index=features)
+    usual = usual_spread(spreads.T).fillna(1.0)
     pieces, report = [table.iloc[:0]], []
     for plate, wells in table.groupby(PLATE, sort=True):
-        n_flat = 0
+        n_flat, largest = 0, np.nan
         if plate in references:
-            wells = wells.assign(is_reference=references[plate][wells.index])
-            centre = wells.loc[wells["is_reference"], features].median()
-            flat = spread.index[~(spread[plate] > np.maximum(HARDLY_VARIES * usual_spread, NO_SPREAD))]
-            normalised = normalize(
-                wells,
-                features=features,
-                meta_features=METADATA_COLUMNS,
-                samples="is_reference == True",
-                method="mad_robustize",
-                mad_robustize_epsilon=0,
-            ).set_axis(wells.index)
-            normalised[flat] = (wells[flat] - centre[flat]) / usual_spread[flat].fillna(1.0)
-            wells, n_flat = normalised, len(flat)
-        is_used = plate in references or not table[CONTROL].any()
-        if is_used:
+            spread = enough_spread(spreads[plate], usual)
+            n_flat = int((spread != spreads[plate]).sum())
+            wells[features] = (wells[features] - references[plate].median()) / spread
+        if plate in references or not has_controls:
             pieces.append(wells)
-        largest = wells[features].abs().max().max() if is_used else np.nan
-        n_controls = int(table.loc[wells.index, CONTROL].sum())
-        report.append((plate, len(wells), n_controls, plate in references, n_flat, largest))
+            largest = wells[features].abs().max().max()
+        report.append((plate, len(wells), int(wells[CONTROL].sum()), plate in references, n_flat, largest))
     normalised = pd.concat(pieces).sort_index()[METADATA_COLUMNS + features]
     normalised = normalised.astype(dict.fromkeys(features, np.float32))
     columns = ["plate", "n_wells", "n_controls", "normalised", "n_flat", "largest"]
     return normalised.set_axis(index[normalised.index]), pd.DataFrame(report, columns=columns)
 
 
-def _reference_wells(table: pd.DataFrame, min_controls: int, few_controls: str) -> dict[str, pd.Series]:
-    """For each plate that can be normalised, which wells of the table it is normalised to: boolean (n_wells,)."""
-    is_control = table[CONTROL].astype(bool)
-    references = {}
-    for plate, n_controls in is_control.groupby(table[PLATE]).sum().items():
-        is_here = table[PLATE] == plate
-        if n_controls >= min_controls:
-            references[plate] = is_here & is_control
-        elif few_controls == "treated" and is_control.any():
-            references[plate] = is_here
-    return references
+def robust_spread(wells: pd.DataFrame) -> pd.Series:
+    """Standard deviation of each feature, estimated by the median absolute deviation, which outliers hardly move."""
+    spread = median_abs_deviation(wells, scale=1 / TO_DEVIATION, nan_policy="omit")
+    return pd.Series(spread, index=wells.columns)
+
+
+def usual_spread(spreads: pd.DataFrame) -> pd.Series:
+    """A feature's median spread over plates (n_plates, n_features) where it varies at all; NaN where it never does."""
+    return spreads.where(spreads > NO_SPREAD).median()
+
+
+def enough_spread(spread: pd.Series | np.ndarray, usual: pd.Series | np.ndarray) -> np.ndarray:
+    """Spreads (n_features,) to divide by: a feature's usual one where its own is below a hundredth of that."""
+    return np.where(spread > np.maximum(HARDLY_VARIES * usual, NO_SPREAD), spread, usual)
 
 
 class FeaturePreparation(TransformerMixin, BaseEstimator):
@@ -241,10 +228,8 @@ class FeaturePreparation(TransformerMixin, BaseEstimator):
             stored = json.loads(Path(path).read_text(encoding="utf-8"))
             preparation = cls(**stored["parameters"])
             preparation.features_ = names = stored["features"]
-            if not names or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+            if not names or len(set(names)) < len(names):
                 raise ValueError("its features aren't a list of different names")
-            if not all(isinstance(value, int | float) for value in stored["parameters"].values()):
-                raise ValueError("its parameters aren't numbers")
             for name in ("median_", "mean_", "scale_"):
                 values = np.asarray(stored[name], dtype=np.float64)
                 if values.shape != (len(names),) or not np.isfinite(values).all():
@@ -276,18 +261,14 @@ def consensus(wells: pd.DataFrame, values: np.ndarray, by: str = "treatment") ->
         Metadata_Compound and Metadata_Dose (NaN by compound), sorted; and the averages (n_groups, n_dimensions).
     """
     keep = ~wells[CONTROL].to_numpy(bool)
-    wells, values = wells[keep], values[keep]
-    treatment = treatments(wells)
-    frame = pd.DataFrame(values, index=pd.MultiIndex.from_arrays([wells[COMPOUND], treatment]))
-    averages = frame.groupby(level=[0, 1], sort=True).mean()
+    wells, values = wells[keep].reset_index(drop=True), values[keep]
+    grouping = [wells[COMPOUND], treatments(wells)]
+    averages = pd.DataFrame(values).groupby(grouping).mean()
+    doses = wells[DOSE].groupby(grouping).first().to_numpy()
     if by == "compound":
-        averages = averages.groupby(level=0, sort=True).mean()
-        metadata = pd.DataFrame({COMPOUND: averages.index, DOSE: np.nan})
-    else:
-        first = pd.Series(wells[DOSE].to_numpy(), index=treatment.to_numpy()).groupby(level=0).first()
-        compound, treatment = (averages.index.get_level_values(level) for level in (0, 1))
-        metadata = pd.DataFrame({COMPOUND: compound, DOSE: first.loc[treatment].to_numpy()})
-    return metadata.reset_index(drop=True), averages.to_numpy(np.float32)
+        averages, doses = averages.groupby(level=0).mean(), np.nan
+    metadata = pd.DataFrame({COMPOUND: averages.index.get_level_values(0), DOSE: doses})
+    return metadata, averages.to_numpy(np.float32)
 
 
 def pair_rows(cp_wells: pd.DataFrame, tx_treatments: pd.DataFrame) -> np.ndarray:
@@ -352,16 +333,9 @@ def replicate_correlations(table: pd.DataFrame, seed: int = 0, n_null: int = 100
 
 
 def share_beyond_chance(correlations: pd.DataFrame) -> float:
-    """Share of treatments above the null's 90th percentile; NaN for a table without rows.
-
-    Parameters
-    ----------
-    correlations
-        From `replicate_correlations`. Chance is 0.1.
-    """
-    replicates, null = (
-        correlations.loc[correlations["kind"] == kind, "correlation"] for kind in ("replicates", "different treatments")
-    )
+    """Share of treatments above the null's 90th percentile in `replicate_correlations`; chance is 0.1, NaN: no rows."""
+    is_replicates = correlations["kind"] == "replicates"
+    replicates, null = correlations.loc[is_replicates, "correlation"], correlations.loc[~is_replicates, "correlation"]
     return float((replicates > null.quantile(0.9)).mean())
 
 
@@ -373,12 +347,9 @@ def _median_correlation(wells):
 
 
 def most_plate_dependent(table: pd.DataFrame) -> str:
-    """The feature whose negative controls differ most between plates, for their spread within plates.
+    """Name of the feature whose negative controls differ most between plates, for their spread within plates.
 
-    Returns
-    -------
-    str
-        Name of a feature; the first one where no plate has controls.
+    The first one where fewer than two plates have controls.
     """
     features = feature_columns(table)
     controls = table[table[CONTROL].to_numpy(bool)]

@@ -9,6 +9,7 @@ Whatever a screen lacks has one spelling: no plate or well is ``""``, no dose is
 
 from collections.abc import Iterable, Sized
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,6 @@ METADATA_COLUMNS = [PLATE, WELL, COMPOUND, DOSE, CONTROL]
 COMPOUND_COLUMNS = [COMPOUND, "InChIKey14", "SMILES", "MoA", "target"]
 ACTIVITY_COLUMNS = [COMPOUND, "task", "active"]
 TASK_COLUMNS = ["task", "target", "family", "source"]
-# Source of tasks whose labels are read off a compound's annotated targets; no assay was run for them.
-ANNOTATED = "annotation"
 BLOCK_LENGTH = 14  # of an InChIKey: the skeleton without stereochemistry and charge
 # What identifies a fitted representation in every table of the study; `seed` is the number of the draw.
 KEYS = ["split", "repeat", "fold", "seed", "method", "control"]
@@ -85,9 +84,8 @@ class Screen:
         Long: Metadata_Compound, task, active (int8, 0 or 1). A label that is missing has no row.
     tasks : pandas.DataFrame
         One row a task: task, target (``""`` if unknown), family (``"other"`` if unknown), source (the collection
-        it comes from, ``""`` if unknown; `ANNOTATED` marks labels that nobody measured). A column conflicts,
-        where there is one, counts the compounds that got no label because their isomers disagree, or whose own
-        rows held both 0 and 1.
+        it comes from, ``""`` if unknown). A column conflicts, where there is one, counts the compounds that got no
+        label because their isomers disagree, or whose own rows held both 0 and 1.
     notes : tuple of str
         Sentences a reader must know: rows dropped, files not verified, conflicts counted.
     sources : tuple of dict
@@ -149,21 +147,14 @@ def embedding_values(table: pd.DataFrame) -> np.ndarray:
     return values[:, ~np.isnan(values).all(axis=0)] if len(values) else values
 
 
-def inchikeys(smiles: Iterable[str]) -> list[str]:
-    """Full InChIKey of each SMILES as it stands, ``""`` where RDKit can't read the SMILES or it is empty."""
+@cache
+def inchikey(smiles: str) -> str:
+    """Full InChIKey of a SMILES as it stands, ``""`` where RDKit can't read it or it is empty; each is made once."""
     from rdkit import Chem, rdBase
 
-    keys = []
     with rdBase.BlockLogs():  # RDKit prints a line for each odd molecule
-        for text in smiles:
-            molecule = Chem.MolFromSmiles(text) if isinstance(text, str) and text else None
-            keys.append(Chem.MolToInchiKey(molecule) if molecule is not None else "")
-    return keys
-
-
-def inchikey_blocks(smiles: Iterable[str]) -> list[str]:
-    """First InChIKey block of each SMILES, ``""`` where RDKit can't read the SMILES or it is empty."""
-    return [key[:BLOCK_LENGTH] for key in inchikeys(smiles)]
+        molecule = Chem.MolFromSmiles(smiles) if smiles else None
+        return Chem.MolToInchiKey(molecule) if molecule is not None else ""
 
 
 def split_values(text: object) -> list[str]:
@@ -184,12 +175,7 @@ def compound_groups(compounds: pd.DataFrame) -> pd.Series:
     """Group of each compound: the unit that splits and resampling keep together.
 
     The group is the first block of the InChIKey, so that salts' parents and stereoisomers which share a
-    skeleton never straddle a split, or else the compound's own id.
-
-    Returns
-    -------
-    pandas.Series
-        Index Metadata_Compound, values the group's name.
+    skeleton never straddle a split, or else the compound's own id. Returned with Metadata_Compound as index.
     """
     ids = compounds[COMPOUND].astype(str)
     keys = compounds["InChIKey14"].fillna("").astype(str)
@@ -203,58 +189,32 @@ def paired_compounds(screen: Screen) -> list[str]:
     return sorted(str(compound) for compound in both)
 
 
-def measured_only(activity: pd.DataFrame, tasks: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Labels and tasks that were measured: without those whose source is `ANNOTATED`.
-
-    Both tables are as in `Screen`, and so are those returned, with the rows that stay.
-    """
-    kept = tasks[tasks["source"] != ANNOTATED]
-    return activity[activity["task"].isin(kept["task"])].reset_index(drop=True), kept.reset_index(drop=True)
-
-
 def wells_of(table: pd.DataFrame, compounds: list[str]) -> pd.DataFrame:
     """Wells of the given compounds, and all negative controls."""
     return table[table[COMPOUND].isin(compounds) | table[CONTROL].astype(bool)].reset_index(drop=True)
 
 
 def treatments(table: pd.DataFrame) -> pd.Series:
-    """Treatment of each well: ``compound``, or ``compound@dose`` with the nominal dose to 3 digits.
+    """Treatment of each well: ``compound``, or ``compound@dose`` with the nominal dose to 3 digits, as in the index.
 
-    Returns
-    -------
-    pandas.Series
-        Same index as `table`. Doses that differ beyond the third digit are one nominal dose, since the two
-        modalities often record them with different rounding.
+    Doses that differ beyond the third digit are one nominal dose: the two modalities often record one with different
+    rounding (3.33 and 3.3333 micromolar).
     """
-    compound_code, compounds = pd.factorize(table[COMPOUND], use_na_sentinel=False)
-    dose_code, doses = pd.factorize(table[DOSE].to_numpy(dtype=float), use_na_sentinel=False)
-    # Wells are many and treatments few: each is put in words once.
-    pair, pairs = pd.factorize(compound_code * len(doses) + dose_code)
     names = [
         str(compound) if np.isnan(dose) else f"{compound}@{dose:.3g}"
-        for compound, dose in zip(compounds.take(pairs // len(doses)), doses[pairs % len(doses)], strict=True)
+        for compound, dose in zip(table[COMPOUND], table[DOSE].astype(float), strict=True)
     ]
-    names = pd.Series(names, dtype="str").array.take(pair)
     return pd.Series(names, index=table.index, name="treatment", dtype="str")
 
 
-def nominal_dose(doses, digits: int = 3) -> np.ndarray:
-    """Doses rounded to `digits` significant digits, shape (n_wells,), NaN where there is none.
-
-    The two modalities of a screen often record one nominal dose with different rounding (3.33 and 3.3333
-    micromolar), so treatments are matched on the rounded value.
-    """
-    values = np.asarray(doses, dtype=float)
-    finite = np.isfinite(values) & (np.abs(values) > 1e-300)  # beyond that, powers of ten overflow
-    exponent = np.floor(np.log10(np.abs(np.where(finite, values, 1.0))))
-    scale = 10.0 ** (digits - 1 - exponent)
-    return np.where(finite, np.round(values * scale) / scale, values)
+def nominal_dose(doses: Iterable[float]) -> np.ndarray:
+    """Doses rounded to 3 significant digits, shape (n_wells,), NaN where there is none."""
+    return np.array([float(f"{dose:.3g}") for dose in doses])
 
 
 def _treated(table: pd.DataFrame) -> pd.DataFrame:
     """Metadata of the rows that are no negative controls; features stay behind, of which screens have gigabytes."""
-    metadata = [column for column in METADATA_COLUMNS if column in table.columns]
-    return table.loc[~table[CONTROL].astype(bool), metadata]
+    return table.loc[~table[CONTROL].astype(bool), METADATA_COLUMNS]
 
 
 # ----------------------------------------------------------------------------------------------- checking
@@ -275,16 +235,30 @@ def _problems(label: str, checks: Iterable[tuple[Sized, str]]) -> list[str]:
 def check_screen(screen: Screen) -> list[str]:
     """Everything that is wrong with a screen, one line a problem; an empty list if nothing is.
 
-    Checked: metadata columns, features (at least one, numeric, no duplicate names, none all NaN, none
-    infinite), empty compound ids, negative doses, wells given twice, ids that are both control and compound,
-    the compounds, activity and task tables, and that CP and TX share at least one compound.
+    Checked: each profile table (`check_table`), ids that are both control and compound, that CP and TX share a
+    compound, and that the tables about compounds say everything once and know each compound and task.
     """
     problems = check_table(screen.cp, "CP") + check_table(screen.tx, "TX")
-    columns = {"compounds": COMPOUND_COLUMNS, "activity": ACTIVITY_COLUMNS, "tasks": TASK_COLUMNS}
-    for label, needed in columns.items():
-        missing = [column for column in needed if column not in getattr(screen, label)]
-        problems += _problems(label, [(missing, f"column {{names}} is missing; it has {needed}")])
-    return problems or [*_identity_problems(screen), *_annotation_problems(screen)]
+    if problems:
+        return problems
+    wells = pd.concat([table[[COMPOUND, CONTROL]] for table in (screen.cp, screen.tx)])
+    treated, controls = (set(wells.loc[wells[CONTROL].astype(bool) == flag, COMPOUND]) for flag in (False, True))
+    both = sorted(treated & controls, key=str)
+    if both:
+        rule = "is a negative control in some wells and a treatment in others; mark a control's id everywhere"
+        problems.append(f"compound {some_names(both)} {rule}")
+    if not paired_compounds(screen):
+        cp, tx = (some_names(_treated(table)[COMPOUND].unique()) for table in (screen.cp, screen.tx))
+        apart = f"CP has {cp}, TX has {tx}; the compound columns must use the same ids"
+        problems.append(f"CP and TX have no compound in common: {apart}")
+    for label, keys in {"compounds": [COMPOUND], "activity": [COMPOUND, "task"], "tasks": ["task"]}.items():
+        table = getattr(screen, label)
+        twice = table.loc[table.duplicated(keys), keys[0]]
+        problems += _problems(label, [(twice, f"{{names}} is given more than once; one row a {' and '.join(keys)}")])
+    unlisted = sorted(treated - set(screen.compounds[COMPOUND]), key=str)
+    unknown = sorted(set(screen.activity["task"]) - set(screen.tasks["task"]), key=str)
+    problems += _problems("compounds", [(unlisted, "{names} is measured but not listed; one row a compound")])
+    return problems + _problems("tasks", [(unknown, "{names} occurs in the activity table but is not listed")])
 
 
 def require_valid(screen: Screen) -> Screen:
@@ -300,9 +274,8 @@ def require_valid(screen: Screen) -> Screen:
     """
     problems = check_screen(screen)
     if problems:
-        more = len(problems) - 1
-        tail = f" (and {more} more problem{'s' if more > 1 else ''})" if more else ""
-        raise ScreenError(f"{screen.name}: {problems[0]}{tail}")
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise ScreenError(f"{screen.name}: {problems[0]}{more}")
     measured = set(_treated(screen.cp)[COMPOUND]) | set(_treated(screen.tx)[COMPOUND])
     known, labelled = (table[COMPOUND].isin(measured) for table in (screen.compounds, screen.activity))
     used = screen.tasks["task"].isin(screen.activity.loc[labelled, "task"])
@@ -322,30 +295,22 @@ def require_valid(screen: Screen) -> Screen:
 
 
 def check_table(table: pd.DataFrame, label: str) -> list[str]:
-    """Everything that is wrong with one profile table, which messages call `label`; as `check_screen`."""
-    missing = [column for column in METADATA_COLUMNS if column not in table.columns]
-    names = [
-        (missing, f"column {{names}} is missing; a profile table has {METADATA_COLUMNS}"),
-        (table.columns[table.columns.duplicated()], "column name {names} occurs more than once; names must be unique"),
-        ([] if len(table) else [0], "the table has no rows; one row a well is needed"),
-        ([] if feature_columns(table) else [0], "no feature columns; every column but 'Metadata_...' is a feature"),
-    ]
-    problems = _problems(label, names)
-    if problems:
-        return problems
-    features = feature_columns(table)
-    words = [name for name in features if not pd.api.types.is_numeric_dtype(table[name])]
-    numbers = [name for name in features if name not in set(words)]
+    """What is wrong with the values of one profile table, which messages call `label`; as `check_screen`.
+
+    That its metadata columns are there and its features numbers is its reader's part.
+    """
+    repeated = table.columns[table.columns.duplicated()]
+    if len(repeated):
+        return _problems(label, [(repeated, "column name {names} occurs more than once; names must be unique")])
     # One by one: a whole screen in double precision would not fit everywhere.
-    empty = [name for name in numbers if table[name].isna().all()]
-    endless = [name for name in numbers if np.isinf(table[name].to_numpy(dtype=float)).any()]
+    empty = [name for name in feature_columns(table) if table[name].isna().all()]
+    endless = [name for name in feature_columns(table) if np.isinf(table[name]).any()]
     doses = table[DOSE].to_numpy(dtype=float)
     wrong = np.flatnonzero((doses < 0) | np.isinf(doses))
     places = table[[PLATE, WELL]].astype(str)
     twice = places[(places != "").all(axis=1) & places.duplicated()]
     nameless = table[COMPOUND].isna() | (table[COMPOUND].astype(str).str.strip() == "")
     checks = [
-        (words, "feature {names} is not numeric; rename text columns to 'Metadata_...'"),
         (empty, "feature {names} is missing (NaN) in every row; drop the column"),
         (endless, "feature {names} holds infinite values; leave them empty"),
         (
@@ -361,43 +326,6 @@ def check_table(table: pd.DataFrame, label: str) -> list[str]:
     return _problems(label, checks)
 
 
-def _identity_problems(screen: Screen) -> list[str]:
-    """Ids that are control and treatment at once, and no id that both modalities have."""
-    wells = pd.concat([table[[COMPOUND, CONTROL]] for table in (screen.cp, screen.tx)])
-    is_control = wells[CONTROL].astype(bool)
-    both = sorted(set(wells.loc[is_control, COMPOUND]) & set(wells.loc[~is_control, COMPOUND]), key=str)
-    rule = "is a negative control in some wells and a treatment in others; mark a control's id everywhere"
-    cp, tx = (some_names(_treated(table)[COMPOUND].unique()) for table in (screen.cp, screen.tx))
-    apart = f"no compound in common: CP has {cp}, TX has {tx}; the compound columns must use the same ids"
-    problems = [f"compound {some_names(both)} {rule}"] if both else []
-    return problems if paired_compounds(screen) else [*problems, f"CP and TX have {apart}"]
-
-
-def _annotation_problems(screen: Screen) -> list[str]:
-    compounds, activity, tasks = screen.compounds, screen.activity, screen.tasks
-    measured = set(_treated(screen.cp)[COMPOUND]) | set(_treated(screen.tx)[COMPOUND])
-    unlisted = sorted(measured - set(compounds[COMPOUND]), key=str)
-    no_lists = [name for name in ("MoA", "target") if not compounds[name].map(lambda one: isinstance(one, list)).all()]
-    wrong = activity.loc[~activity["active"].isin([0, 1]), "active"]
-    twice = activity.loc[activity.duplicated([COMPOUND, "task"]), COMPOUND]
-    unknown = sorted(set(activity["task"]) - set(tasks["task"]), key=str)
-    of_compounds = [
-        (compounds.loc[compounds[COMPOUND].duplicated(), COMPOUND], "{names} is listed more than once"),
-        (unlisted, "{names} is measured but not listed; one row a compound"),
-        (no_lists, "column {names} must hold lists of strings, [] where unknown"),
-    ]
-    of_activity = [
-        (wrong, "label {names} is neither 0 nor 1; a missing label has no row"),
-        (twice, "compound {names} has more than one label for a task"),
-    ]
-    of_tasks = [
-        (tasks.loc[tasks["task"].duplicated(), "task"], "{names} is listed more than once; one row a task"),
-        (unknown, "{names} occurs in the activity table but is not listed"),
-    ]
-    checks = {"compounds": of_compounds, "activity": of_activity, "tasks": of_tasks}
-    return [line for label, rows in checks.items() for line in _problems(label, rows)]
-
-
 # -------------------------------------------------------------------------------------------- testability
 
 
@@ -411,26 +339,16 @@ def count_compounds(screen: Screen) -> pd.DataFrame:
         "paired": len(paired),
         "with a structure": int((known["SMILES"] != "").sum()),
         "with an MoA": int((known["MoA"].map(len) > 0).sum()),
-        "in any assay": int(known[COMPOUND].isin(measured_only(screen.activity, screen.tasks)[0][COMPOUND]).sum()),
+        "in any assay": int(known[COMPOUND].isin(screen.activity[COMPOUND]).sum()),
     }
     return pd.DataFrame({"what": list(counts), "n": list(counts.values())})
 
 
 def testability(screen: Screen, min_active: int = 25, min_inactive: int = 25) -> pd.DataFrame:
-    """Which endpoints the screen can answer, and why not the others.
+    """Which of six endpoints the screen can answer, and why not the others: endpoint, testable, reason.
 
-    Parameters
-    ----------
-    screen : Screen
-    min_active, min_inactive : int
-        Labels of each kind a task needs among the paired compounds to be tested.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns endpoint, testable, reason; rows replicate_clustering, activity_calls, moa_clustering,
-        retrieval, bioactivity, target_families, always all six in this order. Only compounds with both CP
-        and TX count, since only those can be held out and compared, and only tasks that were measured.
+    Only compounds with both CP and TX count, since only those can be held out and compared, and only tasks with at
+    least `min_active` and `min_inactive` labels of such compounds.
     """
     paired = paired_compounds(screen)
     known = screen.compounds[screen.compounds[COMPOUND].isin(paired)]
@@ -446,7 +364,6 @@ def testability(screen: Screen, min_active: int = 25, min_inactive: int = 25) ->
     holders = known.assign(group=compound_groups(known).to_numpy()).explode("MoA").groupby("MoA")["group"].nunique()
     n_moas, n_annotated = int((holders >= 2).sum()), int((known["MoA"].map(len) > 0).sum())
     counts = task_counts(screen, min_active, min_inactive)
-    counts = counts[counts["source"] != ANNOTATED]
     tested = counts[counts["tested"]]
     assays = "the screen has no assay outcomes"
     if len(counts):
@@ -478,17 +395,10 @@ def testability(screen: Screen, min_active: int = 25, min_inactive: int = 25) ->
     return pd.DataFrame(rows, columns=["endpoint", "testable", "reason"])
 
 
-testability.__test__ = False  # pytest would else collect it by its name
-
-
 def task_counts(screen: Screen, min_active: int = 25, min_inactive: int = 25) -> pd.DataFrame:
-    """Labels of each task among the paired compounds.
+    """Labels of each task among the paired compounds, in the order of `screen.tasks`.
 
-    Returns
-    -------
-    pandas.DataFrame
-        One row a task in the order of `screen.tasks`: task, target, family, source, n_active, n_inactive,
-        tested (True where both counts reach the minimum).
+    Columns task, target, family, source, n_active, n_inactive, tested (True where both counts reach the minimum).
     """
     labels = screen.activity[screen.activity[COMPOUND].isin(paired_compounds(screen))]
     active = labels.groupby("task")["active"].agg(["sum", "count"])

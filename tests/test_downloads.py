@@ -59,7 +59,7 @@ def refusal(file: RemoteFile, **options) -> str:
 # --- checksums ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [1, 8 * MIB - 1, 8 * MIB, 8 * MIB + 1, 20 * MIB])
+@pytest.mark.parametrize("size", [1, 8 * MIB, 8 * MIB + 1])
 def test_s3_etags_equal_an_independent_computation(tmp_path, size):
     content = np.random.default_rng(size).bytes(size)
     path = tmp_path / "file"
@@ -70,7 +70,7 @@ def test_s3_etags_equal_an_independent_computation(tmp_path, size):
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git isn't installed, which gives the expected ids")
-@pytest.mark.parametrize("content", [b"", b"a", CONTENT, b"line\r\n" * 300_000])
+@pytest.mark.parametrize("content", [b"", b"a", CONTENT, b"line\r\n"])
 def test_git_blob_ids_are_gits_own(tmp_path, content):
     path = tmp_path / "file"
     path.write_bytes(content)
@@ -95,34 +95,12 @@ def test_a_good_file_is_downloaded_once_and_a_damaged_kept_one_again(server, tmp
     assert len(server.exchanges) == 2 and files_below(tmp_path) == ["profiles.csv"]
 
 
-def test_content_marked_as_gzipped_is_kept_as_it_is_sent(server, tmp_path):
-    packed = gzip.compress(CONTENT)
-    server.replies[PATH + ".gz"] = Reply(packed, headers={"Content-Encoding": "gzip"})
-    file = remote(packed, "profiles.csv.gz")
-    assert obtain(file, mirror=server.url, data_dir=tmp_path)[0].read_bytes() == packed
-
-
-DATE = "Wed, 01 Jan 2020 00:00:00 GMT"
-
-
-KNOWN = {
-    "strong ETag": ({"etag": '"v1"'}, '"v1"'),
-    "date": ({"headers": {"Last-Modified": DATE}}, DATE),
-    "weak ETag and date": (
-        {"etag": 'W/"v1"', "headers": {"Last-Modified": DATE}},
-        DATE,
-    ),  # a weak one mustn't be asked by
-}
-
-
-@pytest.mark.parametrize("kind", KNOWN)
-def test_a_broken_download_goes_on_where_it_broke(server, tmp_path, kind):
-    known, asked = KNOWN[kind]
-    server.replies[PATH] = [Reply(CONTENT, cut_after=cut * CHUNK, **known) for cut in (3, 2, 9)]
+def test_a_broken_download_goes_on_where_it_broke(server, tmp_path):
+    server.replies[PATH] = [Reply(CONTENT, cut_after=cut * CHUNK, etag='"v1"') for cut in (3, 2, 9)]
     assert obtain(remote(), mirror=server.url, data_dir=tmp_path)[0].read_bytes() == CONTENT
     assert server.ranges_asked() == ["", f"bytes={3 * CHUNK}-", f"bytes={5 * CHUNK}-"]
     assert sum(exchange["sent"] for exchange in server.exchanges) == len(CONTENT)  # nothing was sent twice
-    assert server.exchanges[1]["headers"]["If-Range"] == asked and files_below(tmp_path) == ["profiles.csv"]
+    assert server.exchanges[1]["headers"]["If-Range"] == '"v1"' and files_below(tmp_path) == ["profiles.csv"]
 
 
 def half_done(server, tmp_path, monkeypatch) -> Path:
@@ -141,10 +119,11 @@ def half_done(server, tmp_path, monkeypatch) -> Path:
     [
         (Reply(CONTENT, etag='"v1"'), [206]),  # a later call goes on
         (Reply(OTHER, etag='"v2"'), [200]),  # changed: If-Range makes the server send it whole
+        (Reply(CONTENT, etag='W/"v1"'), [200]),  # a weak one says nothing about the bytes
         (Reply(CONTENT, etag='"v1"', ranges=False), [200]),
         (Reply(CONTENT[: 2 * CHUNK], etag='"v1"'), [416, 200]),
     ],
-    ids=["the same", "changed", "no ranges", "shorter now"],
+    ids=["the same", "changed", "weak", "no ranges", "shorter now"],
 )
 def test_a_later_call_goes_on_where_it_can_and_else_starts_anew(server, tmp_path, monkeypatch, reply, statuses):
     half_done(server, tmp_path, monkeypatch)
@@ -191,25 +170,6 @@ def test_no_network_is_told_at_once(server, tmp_path, monkeypatch, mirror):
 # --- damage, or another release -----------------------------------------------------------------------------
 
 
-def spoilt(content: bytes) -> bytes:
-    return content[:5000] + bytes([content[5000] ^ 1]) + content[5001:]
-
-
-@pytest.mark.parametrize("etag", [etag_of(OTHER), multipart_etag(OTHER, 8 * MIB)])
-def test_bytes_that_disagree_with_the_servers_etag_are_fetched_again(server, tmp_path, etag):
-    """OTHER isn't the registry's, so only the server's ETag tells the damaged copy from the whole one."""
-    server.replies[PATH] = [Reply(spoilt(OTHER), etag=etag), Reply(OTHER, etag=etag)]
-    found = obtain(remote(), mirror=server.url, data_dir=tmp_path, unverified=True)
-    assert found[0].read_bytes() == OTHER and not found[1] and len(server.exchanges) == 2
-
-
-@pytest.mark.parametrize("etag", ['"v1"', f'W/"{"0" * 32}"', f'"{"0" * 64}"', f'"{"0" * 32}-77"', ""])
-def test_other_etags_say_nothing_about_the_bytes(server, tmp_path, etag):
-    server.replies[PATH] = Reply(OTHER, etag=etag)
-    assert obtain(remote(), mirror=server.url, data_dir=tmp_path, unverified=True)[0].read_bytes() == OTHER
-    assert len(server.exchanges) == 1
-
-
 PACKED = gzip.compress(CONTENT)
 BROKEN_GZIP = {
     "truncated": PACKED[:-20],
@@ -222,7 +182,8 @@ BROKEN_GZIP = {
 @pytest.mark.parametrize("kind", BROKEN_GZIP)
 def test_a_broken_gzip_file_is_never_accepted(server, tmp_path, kind):
     file = remote(PACKED, "profiles.csv.gz")
-    server.replies[PATH + ".gz"] = [Reply(BROKEN_GZIP[kind]), Reply(PACKED)]
+    whole = Reply(PACKED, headers={"Content-Encoding": "gzip"})  # as some servers call a file that is one
+    server.replies[PATH + ".gz"] = [Reply(BROKEN_GZIP[kind]), whole]
     assert obtain(file, mirror=server.url, data_dir=tmp_path / "again", unverified=True)[1]
     server.replies[PATH + ".gz"] = Reply(BROKEN_GZIP[kind])
     line = refusal(file, mirror=server.url, data_dir=tmp_path / "data", unverified=True)
@@ -236,8 +197,8 @@ def test_a_broken_gzip_file_is_never_accepted(server, tmp_path, kind):
 def test_another_release_is_refused_and_accepted_on_demand(server, tmp_path):
     server.replies[PATH] = Reply(OTHER[:5000], etag='"v1"')
     line = refusal(remote(), mirror=server.url, data_dir=tmp_path)
-    assert f"its SHA-256 isn't {remote().checksum[:12]}...; 5000 bytes, expected {len(CONTENT)}" in line
-    assert server.url in line and "accept it with --unverified" in line and files_below(tmp_path) == []
+    assert f"its SHA-256 isn't {remote().checksum[:12]}... (from {server.url}{PATH})" in line
+    assert "accept it with --unverified" in line and files_below(tmp_path) == []
     accepted = obtain(remote(), mirror=server.url, data_dir=tmp_path, unverified=True)
     assert not accepted[1] and accepted[0].read_bytes() == OTHER[:5000]
     refusal(remote(), mirror=server.url, data_dir=tmp_path)  # what --unverified kept isn't trusted without it
@@ -248,14 +209,7 @@ def test_another_release_is_refused_and_accepted_on_demand(server, tmp_path):
 # --- where from and where to --------------------------------------------------------------------------------
 
 
-def test_only_a_mirror_may_be_http(server, tmp_path):
-    """Redirects go the same way, since a session without a plain transport follows them."""
-    server.replies["/data/profiles.csv"] = Reply(CONTENT)
-    line = refusal(replace(remote(), address=server.url + "/data/profiles.csv"), data_dir=tmp_path)
-    assert "an address that isn't https; only a mirror may be http" in line and server.exchanges == []
-
-
-def test_a_redirect_from_https_to_http_is_not_followed(server, tmp_path, monkeypatch):
+def test_only_a_mirror_may_be_http_and_no_redirect_leads_there(server, tmp_path, monkeypatch):
     import requests
 
     def answer(adapter, request, **options):
@@ -266,7 +220,8 @@ def test_a_redirect_from_https_to_http_is_not_followed(server, tmp_path, monkeyp
         return response
 
     monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", answer)
-    assert "an address that isn't https" in refusal(remote(), data_dir=tmp_path)
+    for file in (remote(), replace(remote(), address=f"{server.url}/data/profiles.csv")):
+        assert "an address that isn't https; only a mirror may be http" in refusal(file, data_dir=tmp_path)
     assert server.exchanges == []
 
 
