@@ -24,7 +24,7 @@ from scipy.stats import hypergeom
 from cpx_utils.bioactivity import ManyTaskRidgeClassifier, label_matrix
 from cpx_utils.encoders import Encoder, load_encoder
 from cpx_utils.metrics import benjamini_hochberg, cosine_similarity, shared_labels
-from cpx_utils.own_screens import read_cell_painting, read_plate_description
+from cpx_utils.own_screens import read_cell_painting, read_description
 from cpx_utils.preprocessing import NO_SPREAD, TO_DEVIATION, FeaturePreparation, consensus, normalise_plates
 from cpx_utils.profiles import (
     COMPOUND,
@@ -65,7 +65,7 @@ def read_wells(
     path = user_path(path).resolve()
     files, described = [path], {"cp": {}}
     if path.suffix.lower() == ".toml":
-        described = read_plate_description(path)
+        described = read_description(path, sections=("cp", "columns"))
         path = (path.parent / user_path(described["cp"]["path"])).resolve()
         files.append(path)
     if not path.is_file():

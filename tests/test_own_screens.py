@@ -514,11 +514,11 @@ def test_one_table_of_new_wells_is_read_by_the_same_rules(folder):
     for change, line in (({"compound": "name"}, "column 'name'"), ({"dose": "dose"}, "did you mean 'dose_um'?")):
         with pytest.raises(ScreenError, match=re.escape(line)):
             read_cell_painting(folder / "cp.csv", columns | change)
-    described = own_screens.read_plate_description(folder / "screen.toml")
+    described = own_screens.read_description(folder / "screen.toml", sections=("cp", "columns"))
     assert described["cp"] == {"path": "cp.csv"} and sorted(described) == ["columns", "cp"]
     toml("[columns]", "[column]")(folder)
     with pytest.raises(ScreenError, match="did you mean 'columns'"):
-        own_screens.read_plate_description(folder / "screen.toml")
+        own_screens.read_description(folder / "screen.toml", sections=("cp", "columns"))
 
 
 # --- any bytes ----------------------------------------------------------------------------------------------
@@ -541,7 +541,7 @@ def sound_file(ending):
     return gzip.compress(SOUND.encode()) if ending == ".csv.gz" else SOUND.encode()
 
 
-@pytest.mark.parametrize("ending", own_screens.READERS)
+@pytest.mark.parametrize("ending", own_screens.FORMATS)
 @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_bytes_are_a_table_or_one_line(ending, data, tmp_path):
