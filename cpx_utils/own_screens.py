@@ -290,10 +290,10 @@ def _read_h5ad(path: Path, layer: str) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _h5ad_column(stored, file) -> np.ndarray:
-    """Values of a dataset; of a group the categories by their codes, or values with a mask (missing ones are None)."""
+    """Values of a dataset; of a group the categories by their codes, or values with a mask."""
     if stored.attrs.get("encoding-type") == "categorical":
         codes, categories = (_h5ad_column(stored[name], file) for name in ("codes", "categories"))
-        return np.where(codes < 0, None, categories.astype(object)[codes])
+        return np.asarray(pd.Categorical.from_codes(codes, categories), dtype=object)
     if str(stored.attrs.get("encoding-type")).startswith("nullable"):
         values, mask = (_h5ad_column(stored[name], file) for name in ("values", "mask"))
         return np.where(mask, None, values.astype(object))

@@ -28,7 +28,7 @@ from cpx_utils.pipeline import (
     why_stale,
 )
 from cpx_utils.profiles import ScreenError
-from cpx_utils.provenance import Workspace, read_json, sha256_file, write_json
+from cpx_utils.provenance import Workspace, read_json, record_path, sha256_file, write_json
 
 
 @pytest.fixture
@@ -197,7 +197,7 @@ def test_staleness_names_its_reason(tmp_path, stages, monkeypatch):
 
     def reason(now=current, check_reads=True):
         monkeypatch.setattr(pipeline, "fingerprint", lambda *_: json.loads(json.dumps(now)))
-        return why_stale(plan, stage, check_reads)
+        return why_stale(plan, stage, check_reads=check_reads)
 
     assert reason() == "not done yet"
     workspace = Workspace(stage.name, str(run_dir), str(figures_dir))
@@ -205,7 +205,7 @@ def test_staleness_names_its_reason(tmp_path, stages, monkeypatch):
     workspace.output_file("model.json").write_text("{}")
     workspace.finish()
     assert reason() == "last run by hand"
-    path, executed = plan.record(stage), run_dir / "notebooks" / "02_baselines.ipynb"
+    path, executed = record_path(run_dir, stage.name), run_dir / "notebooks" / "02_baselines.ipynb"
     executed.parent.mkdir()
     executed.write_text("{}")
     write_json(path, read_json(path) | {"run": {"fingerprint": current, "notebook": sha256_file(executed)}})
