@@ -42,6 +42,7 @@ from cpx_utils.provenance import (
     package_versions,
     project_root,
     read_json,
+    read_record,
     record_path,
     run_manifest,
     sha256_file,
@@ -304,7 +305,7 @@ def why_stale(plan: Plan, stage: Stage, digest: Callable[[Path], str] = sha256_f
     """
     if plan.options.force:
         return "--force"
-    record = stage_records(plan.run_dir).get(stage.name, {})
+    record = read_record(plan.run_dir, stage.name)
     if "run" not in record:
         # Run by hand, cells may have run twice, out of order or with other values than the file holds.
         return "last run by hand" if record else "not done yet"
@@ -386,7 +387,7 @@ def execute(plan: Plan, stage: Stage) -> float:
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it knows is told below
     start, values, current = time.time(), plan.parameters[stage.name], fingerprint(stage, plan.parameters[stage.name])
     # What its last run made goes first, and the record of that at last: without one, a stage counts as not done.
-    for name in stage_records(plan.run_dir).get(stage.name, {"writes": {}})["writes"]:
+    for name in read_record(plan.run_dir, stage.name).get("writes", {}):
         if not os.path.isabs(name):
             locate(name, plan.run_dir, plan.figures_dir).unlink(missing_ok=True)
     for path in (record_path(plan.run_dir, stage.name), plan.run_dir / "manifest.json"):
@@ -413,8 +414,8 @@ def execute(plan: Plan, stage: Stage) -> float:
         failure = error.evalue if error.ename == "ScreenError" else f"{error.ename}: {error.evalue}"
     except DeadKernelError:
         failure = "the kernel died, most often for want of memory"
-    record = stage_records(plan.run_dir).get(stage.name)
-    if record is None and not failure:
+    record = read_record(plan.run_dir, stage.name)
+    if not (record or failure):
         failure = "it ended without Workspace.finish(), so what it made isn't recorded"
     if failure:
         place = f"{stage.name} failed in cell [{sum(begun)}]"

@@ -102,23 +102,27 @@ def record_path(run_dir: str | Path, stage: str) -> Path:
     return Path(run_dir) / "stages" / f"{stage}.json"
 
 
-def stage_records(run_dir: str | Path) -> dict[str, dict]:
-    """Return the records of all finished stages of a run, by stage name in order; a damaged one counts as none.
+def read_record(run_dir: str | Path, stage: str) -> dict:
+    """Return the record of a finished stage of a run; ``{}`` where there is none or it is damaged.
 
     One that names a file outside of its folder is a ScreenError: whoever wrote it wants other files read or removed.
     """
-    records = {}
-    for path in sorted(record_path(run_dir, "*").parent.glob("*.json")):
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            names = [*record["reads"], *record["writes"]]
-            names += [FIGURE_PREFIX + figure["name"] for figure in record["figures"]]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            continue
-        for name in names:
-            locate(name, run_dir, run_dir)
-        records[path.stem] = record
-    return records
+    try:
+        record = json.loads(record_path(run_dir, stage).read_text(encoding="utf-8"))
+        names = [*record["reads"], *record["writes"]]
+        names += [FIGURE_PREFIX + figure["name"] for figure in record["figures"]]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    for name in names:
+        locate(name, run_dir, run_dir)
+    return record
+
+
+def stage_records(run_dir: str | Path) -> dict[str, dict]:
+    """Return the records of all finished stages of a run, by stage name in order."""
+    stages = sorted(path.stem for path in record_path(run_dir, "*").parent.glob("*.json"))
+    records = {stage: read_record(run_dir, stage) for stage in stages}
+    return {stage: record for stage, record in records.items() if record}
 
 
 def locate(name: str, run_dir: str | Path, figures_dir: str | Path) -> Path:
