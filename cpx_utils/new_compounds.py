@@ -24,14 +24,15 @@ from scipy.stats import hypergeom
 from cpx_utils.bioactivity import ManyTaskRidgeClassifier, label_matrix
 from cpx_utils.encoders import Encoder, load_encoder
 from cpx_utils.metrics import benjamini_hochberg, cosine_similarity, shared_labels
-from cpx_utils.own_screens import read_cell_painting, read_plate_description
+from cpx_utils.own_screens import read_cell_painting, read_description
 from cpx_utils.preprocessing import (
-    HARDLY_VARIES,
     NO_SPREAD,
     TO_DEVIATION,
     FeaturePreparation,
     consensus,
+    enough_spread,
     normalise_plates,
+    usual_spread,
 )
 from cpx_utils.profiles import (
     COMPOUND,
@@ -72,7 +73,7 @@ def read_wells(
     path = user_path(path).resolve()
     files, described = [path], {"cp": {}}
     if path.suffix.lower() == ".toml":
-        described = read_plate_description(path)
+        described = read_description(path, sections=("cp", "columns"))
         path = (path.parent / user_path(described["cp"]["path"])).resolve()
         files.append(path)
     if not path.is_file():
@@ -400,7 +401,7 @@ def _filled(values: pd.DataFrame, plates: np.ndarray) -> tuple[np.ndarray, np.nd
     centred = (values - values.groupby(plates).transform("median")).abs()
     spreads = TO_DEVIATION * centred.groupby(plates).median()
     # A feature that is flat on every plate says nothing: divided by infinity it is 0.
-    return values.to_numpy(), spreads.where(spreads > NO_SPREAD).median().fillna(np.inf).to_numpy()
+    return values.to_numpy(), usual_spread(spreads).fillna(np.inf).to_numpy()
 
 
 def _in_own_units(pool: np.ndarray, usual: np.ndarray) -> np.ndarray:
@@ -410,7 +411,7 @@ def _in_own_units(pool: np.ndarray, usual: np.ndarray) -> np.ndarray:
     """
     pool = pool - np.median(pool, axis=0)
     spread = TO_DEVIATION * np.median(np.abs(pool), axis=0)
-    return pool / np.where(spread > np.maximum(HARDLY_VARIES * usual, NO_SPREAD), spread, usual)
+    return pool / enough_spread(spread, usual)
 
 
 def _weights(sizes: Sequence[tuple[int, int]], n_null: int, rng: np.random.Generator) -> np.ndarray:

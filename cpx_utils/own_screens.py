@@ -17,6 +17,9 @@ from typing import Annotated
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+from pyarrow import csv as arrow
+from pyarrow import parquet
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cpx_utils.profiles import (
@@ -49,6 +52,8 @@ TRUE_WORDS = {"1", "1.0", "true", "t", "yes", "y", "negcon", "control", "negativ
 FALSE_WORDS = {"", "0", "0.0", "false", "f", "no", "n", "trt", "treatment", "treated", "compound", "poscon"}
 LABELS = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0}
 MISSING_WORDS = {"", "NA", "N/A", "n/a", "NaN", "nan", "NaT", "NULL", "null", "None", "none", "<NA>"}
+TABLES = ("cp", "tx", "compounds", "activity", "tasks")  # sections that name a table
+FORMATS = (".csv", ".csv.gz", ".parquet", ".h5ad")
 
 Text = Annotated[str, Field(min_length=1)]
 
@@ -115,7 +120,8 @@ def read_description(
     reserved : collection of str
         Names that belong to the registry, which a user's screen must not take.
     sections : collection of str
-        Fields of `Description` that matter; mistakes in others are left alone.
+        Fields of `Description` that matter; mistakes in others are left alone. ``("cp", "columns")`` are those of
+        Cell Painting alone.
 
     Returns
     -------
@@ -130,11 +136,6 @@ def read_description(
     described, wrong = _description(toml_path, reserved)
     _refuse(line for section in ("", *sections) for line in wrong.get(section, []))
     return {section: described[section] for section in sections if section in described}
-
-
-def read_plate_description(toml_path: str | Path) -> dict:
-    """Read what a TOML says of Cell Painting alone: [cp] and, where given, [columns]; as `read_description`."""
-    return read_description(toml_path, sections=("cp", "columns"))
 
 
 def _description(toml_path: str | Path, reserved: Collection[str] = ()) -> tuple[dict, dict[str, list[str]]]:
@@ -183,6 +184,7 @@ class Table:
     """A file's table with what is wrong with it, and what a reader must know of it."""
 
     shown: str  # how messages call the file
+    path: Path
     frame: pd.DataFrame
     features: list[str] | None  # that the file itself names; None for formats that can't tell
     problems: list[str] = field(default_factory=list)
@@ -208,18 +210,26 @@ class Table:
 
 
 def _read_table(path: Path, shown: str, texts: Collection[str] | None = None, layer: str = "") -> Table:
-    """Read a table of any format in `READERS`.
+    """Read a table of any of the `FORMATS`.
 
     `texts` are columns of a csv to read as text, so that ids such as ``007`` keep their zeros; None: all. `layer` is
     that of an h5ad to take the values from. Raises ScreenError for a file that is missing, damaged or empty.
     """
-    ending = next((ending for ending in READERS if path.name.lower().endswith(ending)), "")
+    ending = next((ending for ending in FORMATS if path.name.lower().endswith(ending)), "")
+    features = None
     try:
         if not path.is_file():
             raise ScreenError(f"no such file; paths are relative to the TOML file ({path.parent})")
         if not ending:
-            raise ScreenError(f"unknown format; tables are {', '.join(READERS)}")
-        frame, features = READERS[ending](path, texts, layer)
+            raise ScreenError(f"unknown format; tables are {', '.join(FORMATS)}")
+        if layer and ending != ".h5ad":
+            raise ScreenError(f"layer = {layer!r} is for h5ad files; leave it out")
+        if ending == ".h5ad":
+            frame, features = _read_h5ad(path, layer)
+        elif ending == ".parquet":
+            frame = parquet.ParquetFile(path).read().to_pandas(ignore_metadata=True)
+        else:
+            frame = _read_csv(path, texts)
         if len(frame) == 0:
             raise ScreenError("the table has a header but no rows; it needs at least one")
         repeated = frame.columns[frame.columns.duplicated()].unique()
@@ -231,14 +241,11 @@ def _read_table(path: Path, shown: str, texts: Collection[str] | None = None, la
         reason = str(error) or type(error).__name__
         remedy = "save it as UTF-8" if re.search("utf-?8", reason, re.IGNORECASE) else "write it again"
         raise ScreenError(f"{shown}: not a readable {ending} file ({reason}); {remedy}") from None
-    return Table(shown, frame, features)
+    return Table(shown, path, frame, features)
 
 
-def _read_csv(path: Path, texts: Collection[str] | None, layer: str) -> tuple[pd.DataFrame, None]:
+def _read_csv(path: Path, texts: Collection[str] | None) -> pd.DataFrame:
     """Read by pyarrow, which refuses rows that are too short or too long and names the first (the header is row 1)."""
-    import pyarrow as pa
-    from pyarrow import csv as arrow
-
     with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rt", encoding="utf-8-sig", newline="") as file:
         names = next((row for row in csv.reader(file) if row), [])
     if len(names) == 1 and re.search("[;\t]", names[0]):
@@ -250,16 +257,10 @@ def _read_csv(path: Path, texts: Collection[str] | None, layer: str) -> tuple[pd
     strange = [column.name for column in table.schema if pa.types.is_binary(column.type)]
     if strange:
         raise ScreenError(f"column {some_names(strange)} isn't UTF-8 text; save it as UTF-8")
-    return table.to_pandas(), None
+    return table.to_pandas()
 
 
-def _read_parquet(path: Path, texts: Collection[str] | None, layer: str) -> tuple[pd.DataFrame, None]:
-    from pyarrow import parquet
-
-    return parquet.ParquetFile(path).read().to_pandas(ignore_metadata=True), None
-
-
-def _read_h5ad(path: Path, texts: Collection[str] | None, layer: str) -> tuple[pd.DataFrame, list[str]]:
+def _read_h5ad(path: Path, layer: str) -> tuple[pd.DataFrame, list[str]]:
     """Observations as columns and variables as features, from anndata's documented layout.
 
     No release of anndata takes both pandas 3 and Python 3.11.
@@ -289,20 +290,16 @@ def _read_h5ad(path: Path, texts: Collection[str] | None, layer: str) -> tuple[p
 
 
 def _h5ad_column(stored, file) -> np.ndarray:
-    """Values of a dataset; of a group the categories by their codes, or values with a mask (missing ones are None)."""
+    """Values of a dataset; of a group the categories by their codes, or values with a mask."""
     if stored.attrs.get("encoding-type") == "categorical":
         codes, categories = (_h5ad_column(stored[name], file) for name in ("codes", "categories"))
-        return np.where(codes < 0, None, categories.astype(object)[codes])
+        return np.asarray(pd.Categorical.from_codes(codes, categories), dtype=object)
     if str(stored.attrs.get("encoding-type")).startswith("nullable"):
         values, mask = (_h5ad_column(stored[name], file) for name in ("values", "mask"))
         return np.where(mask, None, values.astype(object))
     if stored.external or stored.is_virtual or stored.file.filename != file.filename:
         raise ScreenError(f"{stored.name} lies in another file; write it again as one file")
     return stored.asstr()[:] if stored.dtype.kind == "O" else stored[:]
-
-
-# By the end of a file's name: reads the table, and the features where the format tells them from metadata.
-READERS = {".csv": _read_csv, ".csv.gz": _read_csv, ".parquet": _read_parquet, ".h5ad": _read_h5ad}
 
 
 def as_text(values: pd.Series) -> pd.Series:
@@ -333,7 +330,7 @@ def read_cell_painting(
     Parameters
     ----------
     path : path
-        A file of any format in `READERS`.
+        A file of any of the `FORMATS`.
     columns : dict, optional
         Role (a field of `Columns`) to column; the names of the study's own tables for those left out.
     features, layer : str
@@ -392,22 +389,22 @@ def _features(table: Table, label: str, roles: Columns, pattern: str, others: Co
     Without any of them (TX) features are the columns of numbers, but for those that number the rows or that the other
     table has too; a column of numbers with a few words in it is a mistake, not metadata.
     """
+    frame = table.frame
     known = {*METADATA_COLUMNS, *roles.model_dump().values()}
-    names = table.frame.columns if table.features is None else table.features
+    names = frame.columns if table.features is None else table.features
     names = sorted(name for name in names if name not in known and not name.startswith("Metadata_"))
     rule = pattern or (CP_FEATURES if label == "CP" and table.features is None else "")
     by_values = not rule and table.features is None
     try:
-        re.compile(rule)
+        matched = [name for name in names if re.search(rule, name)]
     except re.error as error:
         table.problems.append(f"{table.shown}: features = {rule!r} is no regular expression ({error}); mend it")
-        return pd.DataFrame(index=table.frame.index)
+        return pd.DataFrame(index=frame.index)
     chosen, worded = {}, {}
-    for name in names:
-        if not re.search(rule, name) or (by_values and (name in others or re.fullmatch(ROW_NUMBERS, name))):
-            continue
-        numbers, words = as_numbers(table.frame[name])
-        if by_values and (table.frame[name].dtype == bool or words.sum() > np.isfinite(numbers).sum()):
+    for name in matched:
+        numbers, words = as_numbers(frame[name])
+        is_metadata = name in others or re.fullmatch(ROW_NUMBERS, name) or frame[name].dtype == bool
+        if by_values and (is_metadata or words.sum() > np.isfinite(numbers).sum()):
             continue
         if words.any():
             worded[name] = words
@@ -415,7 +412,7 @@ def _features(table: Table, label: str, roles: Columns, pattern: str, others: Co
             chosen[name] = np.where(words, 0, numbers).astype(np.float32)
     for name in list(worded)[:1]:
         more = f" (and {len(worded) - 1} more features have such cells)" if len(worded) > 1 else ""
-        table.blame(table.frame[name], worded[name], f"features hold decimal numbers or empty cells{more}")
+        table.blame(frame[name], worded[name], f"features hold decimal numbers or empty cells{more}")
     rest = some_names(name for name in names if name not in chosen)
     if by_values and rest and chosen:
         table.notes.append(f"{label}: columns {rest} were taken as metadata.")
@@ -424,7 +421,7 @@ def _features(table: Table, label: str, roles: Columns, pattern: str, others: Co
         table.problems.append(
             f"{table.shown}: no column {what}; it has {rest or 'metadata alone'}; see features in [{label.lower()}]"
         )
-    return pd.DataFrame(chosen, table.frame.index)
+    return pd.DataFrame(chosen, frame.index)
 
 
 # --- compounds and assays -----------------------------------------------------------------------------------
@@ -446,8 +443,10 @@ def _cells(table: Table, aliases: dict[str, str], needed: list[str], others: lis
     return cells
 
 
-def _compound_table(table: Table, aliases: dict[str, str]) -> pd.DataFrame:
+def _compound_table(table: Table | None, aliases: dict[str, str]) -> pd.DataFrame:
     """MoA and targets as they stand, several joined by ``|``."""
+    if table is None:
+        return pd.DataFrame(columns=COMPOUND_COLUMNS, dtype="str")
     cells = _cells(table, aliases, ["compound"], ["inchikey", "smiles", "moa", "target"])
     ids, keys, smiles = cells["compound"], cells["inchikey"], cells["smiles"]
     table.blame(ids, ids.duplicated() & (ids != ""), "one row a compound, several MoAs or targets joined by '|'")
@@ -462,7 +461,9 @@ def _compound_table(table: Table, aliases: dict[str, str]) -> pd.DataFrame:
     return cells.set_axis(COMPOUND_COLUMNS, axis=1)
 
 
-def _activity_table(table: Table, aliases: dict[str, str]) -> pd.DataFrame:
+def _activity_table(table: Table | None, aliases: dict[str, str]) -> pd.DataFrame:
+    if table is None:
+        return no_outcomes()[0]
     cells = _cells(table, aliases, ["compound", "task"], ["active"])
     table.require("active", "1 or 0")
     words = cells["active"].str.lower()
@@ -532,51 +533,38 @@ def examine_own_screen(toml_path: str | Path, reserved: Collection[str] = ()) ->
         return None, problems
     toml, roles = user_path(toml_path).resolve(), Columns(**described.get("columns", {}))
     tables: dict[str, Table] = {}
-    used = [toml]
-    for section in ("cp", "tx", "compounds", "activity", "tasks"):
+    for section in TABLES:
         if section in described and section not in wrong:
             given = described[section]
             texts = (roles.compound, roles.plate, roles.well) if section in ("cp", "tx") else None
             try:
                 path = (toml.parent / user_path(given["path"])).resolve()
                 tables[section] = _read_table(path, given["path"], texts, given.get("layer", ""))
-                used.append(path)
             except ScreenError as error:
                 problems.append(str(error))
     wells = _profile_wells({name: tables[name] for name in ("cp", "tx") if name in tables}, described, roles)
-    treated, controls = (
-        set().union(*(table.loc[table[CONTROL] == flag, COMPOUND] for table in wells.values())) - {""}
-        for flag in (False, True)
-    )
-    compounds, (activity, _) = pd.DataFrame(columns=COMPOUND_COLUMNS, dtype="str"), no_outcomes()
     aliases = {name.lower(): "compound" for name in (roles.compound, COMPOUND)} | {"assay": "task"}
-    if "compounds" in tables:
-        compounds = _compound_table(tables["compounds"], aliases | {"inchikey14": "inchikey"})
-    if "activity" in tables:
-        activity = _activity_table(tables["activity"], aliases)
+    compounds = _compound_table(tables.get("compounds"), aliases | {"inchikey14": "inchikey"})
+    activity = _activity_table(tables.get("activity"), aliases)
     tasks = _task_table(tables.get("tasks"), activity)
-    for section, ids in (("compounds", compounds[COMPOUND]), ("activity", activity[COMPOUND])):
-        ids = sorted(set(ids) - {""})
-        if len(wells) == 2 and treated and ids and not (treated | controls) & set(ids):
-            names = f"it has {some_names(ids, 2)}, the profiles have {some_names(sorted(treated), 2)}"
-            table = tables[section]
-            table.problems.append(f"{table.shown}: none of its compounds has a profile; {names}; use the same ids")
+    if len(wells) == 2:
+        ids = pd.concat(list(wells.values())).groupby(CONTROL)[COMPOUND].agg(set)
+        treated, controls = (ids.get(flag, set()) - {""} for flag in (False, True))
+        for section, known in (("compounds", compounds), ("activity", activity)):
+            _require_profiles(tables.get(section), set(known[COMPOUND]) - {""}, treated, controls)
+        compounds = _all_compounds(compounds, treated, controls)
     problems += [line for table in tables.values() for line in table.problems]
     if len(wells) < 2:
         return None, problems
-    rest = pd.DataFrame({COMPOUND: sorted(treated - set(compounds[COMPOUND]))}, dtype="str")
-    compounds = pd.concat([compounds[~compounds[COMPOUND].isin(controls - treated)], rest]).fillna("")
-    for column in ("MoA", "target"):
-        compounds[column] = compounds[column].map(split_values).astype(object)
     screen = Screen(
         name=str(described.get("name")),
         cp=wells["cp"],
         tx=wells["tx"],
-        compounds=compounds.sort_values(COMPOUND, ignore_index=True),
+        compounds=compounds,
         activity=activity,
         tasks=tasks,
         notes=tuple(note for table in tables.values() for note in table.notes),
-        sources=tuple(_source(path) for path in used),
+        sources=tuple(_source(path) for path in (toml, *(table.path for table in tables.values()))),
     )
     # what is wrong within a table is told above, with its file and rows
     told = ("CP: ", "TX: ", "compounds: ", "activity: ", "tasks: ") if problems else ()
@@ -584,24 +572,22 @@ def examine_own_screen(toml_path: str | Path, reserved: Collection[str] = ()) ->
     return (None, problems) if problems else (require_valid(screen), [])
 
 
+def _require_profiles(table: Table | None, ids: set[str], treated: set[str], controls: set[str]) -> None:
+    """Add the line about a table none of whose compounds has a profile."""
+    if ids and treated and not (treated | controls) & ids:
+        names = f"it has {some_names(sorted(ids), 2)}, the profiles have {some_names(sorted(treated), 2)}"
+        table.problems.append(f"{table.shown}: none of its compounds has a profile; {names}; use the same ids")
+
+
+def _all_compounds(compounds: pd.DataFrame, treated: set[str], controls: set[str]) -> pd.DataFrame:
+    """What is known of the compounds with those of which nothing is, sorted; without the controls."""
+    rest = pd.DataFrame({COMPOUND: sorted(treated - set(compounds[COMPOUND]))}, dtype="str")
+    compounds = pd.concat([compounds[~compounds[COMPOUND].isin(controls - treated)], rest]).fillna("")
+    for column in ("MoA", "target"):
+        compounds[column] = compounds[column].map(split_values).astype(object)
+    return compounds.sort_values(COMPOUND, ignore_index=True)
+
+
 def _source(path: Path) -> dict:
     facts = {"file": path.name, "address": str(path), "sha256": sha256_file(path), "bytes": path.stat().st_size}
     return facts | {"verified": True, "licence": "the user's own", "citation": ""}
-
-
-def review_screen(screen: Screen, min_controls: int = 4) -> list[str]:
-    """What is no mistake and yet should be known before a screen is run, in sentences.
-
-    `min_controls` are the negative controls a plate needs to be normalised (`preprocessing.normalise_plates`).
-    """
-    lines, treated = [], {}
-    for label, table in {"CP": screen.cp, "TX": screen.tx}.items():
-        controls = table.groupby(PLATE)[CONTROL].sum()
-        few = f"{(controls < min_controls).sum()} of {len(controls)} plates"
-        if (controls < min_controls).any():
-            lines.append(f"{label}: {few} have fewer than the {min_controls} negative controls that normalising needs.")
-        treated[label] = set(table.loc[~table[CONTROL], COMPOUND])
-    alone = len(treated["CP"] ^ treated["TX"])
-    if alone:
-        lines.append(f"{alone} compounds have only one of CP and TX; no encoder is trained or tested on them.")
-    return lines

@@ -12,6 +12,7 @@ Mistakes in a call or in a screen are told in one line before anything runs, wit
 import argparse
 import ast
 import difflib
+import functools
 import hashlib
 import json
 import logging
@@ -23,12 +24,12 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 from pydantic import ConfigDict, TypeAdapter
@@ -41,6 +42,7 @@ from cpx_utils.provenance import (
     package_versions,
     project_root,
     read_json,
+    read_record,
     record_path,
     run_manifest,
     sha256_file,
@@ -58,19 +60,39 @@ PROFILES: dict[str, dict[str, Any]] = {
 }
 # Which stages must be done before a stage; 02, 03 and 04 don't need each other, nor does 08 need 05 to 07. A notebook
 # that someone added needs all before it.
-NEEDS = {"01": "", "02": "01", "03": "01", "04": "01", "05": "01 02 03 04", "06": "01 02 03 04"}
-NEEDS |= {"07": "01 02 03 04 05 06", "08": "01 02 03 04"}
+NEEDS = {
+    "01": "",
+    "02": "01",
+    "03": "01",
+    "04": "01",
+    "05": "01 02 03 04",
+    "06": "01 02 03 04",
+    "07": "01 02 03 04 05 06",
+    "08": "01 02 03 04",
+}
 # Parameters the runner sets itself, and the option a user sets them by. They say where things are, not what is done.
-PLUMBING = {"dataset": "--dataset", "run_dir": "--results", "figures_dir": "--figures"}
-PLUMBING |= {"data_dir": "--data-dir", "mirror": "--mirror", "unverified": "--unverified"}
+PLUMBING = {
+    "dataset": "--dataset",
+    "run_dir": "--results",
+    "figures_dir": "--figures",
+    "data_dir": "--data-dir",
+    "mirror": "--mirror",
+    "unverified": "--unverified",
+}
 # These don't make a stage stale: the files behind them are compared by their hashes.
 PATHS_ONLY = {"run_dir", "figures_dir", "data_dir", "mirror"}
-# Files that a user names by a parameter, relative to where the runner was called.
-FILES = {"new_profiles"}
-TYPES = {"int": int, "float": float, "str": str, "bool": bool}
-TYPES |= {"list[int]": list[int], "list[float]": list[float], "list[str]": list[str]}
-EXAMPLES = {"int": "3", "float": "0.1", "str": "random", "bool": "true"}
-EXAMPLES |= {"list[int]": "1,2,3", "list[float]": "0.1,1", "list[str]": "a,b"}
+# The parameter by which a user names a file, relative to where the runner was called.
+NEW_PROFILES = "new_profiles"
+# Types of parameters, each with an example as it is typed.
+TYPES: dict[str, tuple[type, str]] = {
+    "int": (int, "3"),
+    "float": (float, "0.1"),
+    "str": (str, "random"),
+    "bool": (bool, "true"),
+    "list[int]": (list[int], "1,2,3"),
+    "list[float]": (list[float], "0.1,1"),
+    "list[str]": (list[str], "a,b"),
+}
 # One thread a stage, whatever --jobs is: sums over threads round differently, so results would depend on the
 # machine's load, and side-by-side stages would fight for cores. torch follows OMP_NUM_THREADS.
 THREADS_PER_STAGE = 1
@@ -153,20 +175,21 @@ def checked_value(parameter: Parameter, value: Any) -> Any:
     or JSON for lists. A whole number serves as a float; nothing else changes its type. A ScreenError says in a line
     what the parameter wants, with an example, and what it got.
     """
+    kind, example = TYPES[parameter.kind]
     strict = ConfigDict(strict=True, allow_inf_nan=False)
-    adapter = TypeAdapter(TYPES[parameter.kind], config=strict)
+    adapter = TypeAdapter(kind, config=strict)
     try:
-        if parameter.kind == "str" or not isinstance(value, str):
+        if kind is str or not isinstance(value, str):
             checked = adapter.validate_python(value)
         elif value.strip().startswith("["):
             checked = adapter.validate_json(value)
-        else:
-            single = TypeAdapter(TYPES[re.sub(r"list\[|\]", "", parameter.kind)], config=strict)
+        elif parameter.kind.startswith("list"):
+            single = TypeAdapter(*get_args(kind), config=strict)
             checked = [single.validate_strings(item.strip()) for item in value.split(",") if item]
-            if not parameter.kind.startswith("list"):
-                [checked] = checked
-    except ValueError:  # pydantic's, or several values for one
-        wanted = f"{'an' if parameter.kind == 'int' else 'a'} {parameter.kind} such as {EXAMPLES[parameter.kind]}"
+        else:
+            checked = adapter.validate_strings(value.strip())
+    except ValueError:
+        wanted = f"{'an' if kind is int else 'a'} {parameter.kind} such as {example}"
         raise ScreenError(one_line(f"{parameter.name} wants {wanted}; {str(value)[:80]!r} isn't one")) from None
     for item in checked if isinstance(checked, list) else [checked]:
         if parameter.choices and item not in parameter.choices:
@@ -247,10 +270,6 @@ class Plan:
     figures_dir: Path
     options: argparse.Namespace
 
-    def record(self, stage: Stage) -> Path:
-        """Return where the record of a stage lies."""
-        return record_path(self.run_dir, stage.name)
-
 
 def watched_files(code: Iterable[str], package: Path = PACKAGE_FOLDER) -> dict[str, str]:
     """Return what cells use of cpx_utils, with SHA-256: modules they import, also through each other, and all data."""
@@ -278,28 +297,29 @@ def fingerprint(stage: Stage, parameters: dict[str, Any]) -> dict[str, dict[str,
     }
 
 
-def why_stale(plan: Plan, stage: Stage, check_reads: bool = True) -> str:
-    """Say in a few words why a stage must run, "" if it needn't; what it read counts if `check_reads`."""
+def why_stale(plan: Plan, stage: Stage, digest: Callable[[Path], str] = sha256_file, check_reads: bool = True) -> str:
+    """Say in a few words why a stage must run, "" if it needn't; what it read counts if `check_reads`.
+
+    `digest` gives a file's SHA-256: most files are written by one stage and read by several, so a caller that asks for
+    several may remember it.
+    """
     if plan.options.force:
         return "--force"
-    record = stage_records(plan.run_dir).get(stage.name, {})
+    record = read_record(plan.run_dir, stage.name)
     if "run" not in record:
         # Run by hand, cells may have run twice, out of order or with other values than the file holds.
         return "last run by hand" if record else "not done yet"
-    before, current = record["run"]["fingerprint"], fingerprint(stage, plan.parameters[stage.name])
-    if before.keys() != current.keys():
-        return "last run by another version of the runner"
-    for name, value in current["parameters"].items():
-        if before["parameters"].get(name) != value:
-            return f"{name} was {before['parameters'].get(name)!r}, is {value!r}"
-    for name in before["versions"] | current["versions"]:
-        if before["versions"].get(name) != current["versions"].get(name):
-            return f"{name} changed"
+    for kind, current in fingerprint(stage, plan.parameters[stage.name]).items():
+        before = record["run"]["fingerprint"].get(kind, {})
+        for name in before | current:
+            was, now = before.get(name), current.get(name)
+            if was != now:
+                return f"{name} was {was!r}, is {now!r}" if kind == "parameters" else f"{name} changed"
     recorded = record["writes"] | (record["reads"] if check_reads else {})
     recorded[f"notebooks/{stage.path.name}"] = record["run"]["notebook"]
-    for name, digest in recorded.items():
+    for name, expected in recorded.items():
         path = locate(name, plan.run_dir, plan.figures_dir)
-        if not path.is_file() or sha256_file(path) != digest:
+        if not path.is_file() or digest(path) != expected:
             return f"{name} {'changed' if path.is_file() else 'is missing'}"
     return ""
 
@@ -307,10 +327,11 @@ def why_stale(plan: Plan, stage: Stage, check_reads: bool = True) -> str:
 def print_forecast(plan: Plan) -> None:
     """Say of each selected stage whether it is fresh, stale and why, or to be checked after others."""
     stale: set[str] = set()
+    digest = functools.cache(sha256_file)
     for stage in plan.selected:
         # what it read may still be changed by these
         unsettled = [other.name[:2] for other in upstream(stage, plan.stages) if other.name in stale]
-        reason = why_stale(plan, stage, check_reads=not unsettled)
+        reason = why_stale(plan, stage, digest, check_reads=not unsettled)
         stale |= {stage.name} if reason else set()
         fresh = f"will be checked after {', '.join(unsettled)}" if unsettled else "fresh"
         say(f"{stage.name}: {f'stale: {reason}' if reason else fresh}")
@@ -366,10 +387,10 @@ def execute(plan: Plan, stage: Stage) -> float:
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it knows is told below
     start, values, current = time.time(), plan.parameters[stage.name], fingerprint(stage, plan.parameters[stage.name])
     # What its last run made goes first, and the record of that at last: without one, a stage counts as not done.
-    for name in stage_records(plan.run_dir).get(stage.name, {"writes": {}})["writes"]:
+    for name in read_record(plan.run_dir, stage.name).get("writes", {}):
         if not os.path.isabs(name):
             locate(name, plan.run_dir, plan.figures_dir).unlink(missing_ok=True)
-    for path in (plan.record(stage), plan.run_dir / "manifest.json"):
+    for path in (record_path(plan.run_dir, stage.name), plan.run_dir / "manifest.json"):
         path.unlink(missing_ok=True)
     defaults = {name: known.default for name, known in stage.parameters.items() if name not in PLUMBING}
     output, begun = plan.run_dir / "notebooks" / stage.path.name, []
@@ -393,15 +414,15 @@ def execute(plan: Plan, stage: Stage) -> float:
         failure = error.evalue if error.ename == "ScreenError" else f"{error.ename}: {error.evalue}"
     except DeadKernelError:
         failure = "the kernel died, most often for want of memory"
-    record = stage_records(plan.run_dir).get(stage.name)
-    if record is None and not failure:
+    record = read_record(plan.run_dir, stage.name)
+    if not (record or failure):
         failure = "it ended without Workspace.finish(), so what it made isn't recorded"
     if failure:
         place = f"{stage.name} failed in cell [{sum(begun)}]"
-        raise ScreenError(f"{place}: {one_line(failure)} (as far as it got: {short_path(output)})")
+        raise ScreenError(f"{place}: {one_line(failure)} (as far as it got: {output})")
     seconds = round(time.time() - start, 3)
     record["run"] = {"fingerprint": current, "notebook": sha256_file(output), "seconds": seconds}
-    write_json(plan.record(stage), record)
+    write_json(record_path(plan.run_dir, stage.name), record)
     return seconds
 
 
@@ -415,6 +436,7 @@ def run_stages(plan: Plan) -> dict[str, str]:
 
     outcome: dict[str, str] = {}
     running: dict[futures.Future, Stage] = {}
+    digest = functools.cache(sha256_file)
     places = {stage.name: f"[{place}/{len(plan.stages)}] {stage.name}" for place, stage in enumerate(plan.stages, 1)}
     with kernel_environment(plan.options.scheduler), futures.ThreadPoolExecutor(plan.options.jobs) as pool:
         try:
@@ -426,7 +448,7 @@ def run_stages(plan: Plan) -> dict[str, str]:
                     if {outcome[name] for name in needed} & {"failed", "blocked"}:
                         outcome[stage.name] = "blocked"
                         say(f"{stage.name} isn't run, since it needs one that failed", wrong=True)
-                    elif why_stale(plan, stage):
+                    elif why_stale(plan, stage, digest):
                         running[pool.submit(execute, plan, stage)] = stage
                     else:
                         outcome[stage.name] = "unchanged"
@@ -434,6 +456,7 @@ def run_stages(plan: Plan) -> dict[str, str]:
                 # A signal that another thread gets doesn't wake this one: without a timeout Ctrl-C could be lost here.
                 for future in futures.wait(running, timeout=1, return_when=futures.FIRST_COMPLETED).done:
                     stage, error = running.pop(future), future.exception()
+                    digest.cache_clear()  # it wrote files
                     outcome[stage.name] = "failed" if error else "ran"
                     say(f"{places[stage.name]} ... {'failed' if error else f'{future.result():.1f} s'}")
                     if error:
@@ -463,10 +486,10 @@ def run_lock(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except filelock.Timeout:
-        what = f"{short_path(folder)} is in use by another run"
+        what = f"{folder} is in use by another run"
         raise ScreenError(f"{what}; wait for its end, or give other folders with --results and --figures") from None
     except OSError as error:
-        raise ScreenError(f"nothing can be written in {short_path(folder)} ({error}); give another folder") from None
+        raise ScreenError(f"nothing can be written in {folder} ({error}); give another folder") from None
     try:
         for path in list(folder.rglob(f"{UNFINISHED}*")):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -476,34 +499,19 @@ def run_lock(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def require_inputs(plan: Plan) -> None:
-    """Raise ScreenError where a selected stage needs one that has neither run here nor is selected."""
-    done = {stage.name for stage in plan.selected}
-    done |= {*stage_records(plan.run_dir)} if os.path.isdir(plan.run_dir) else set()
-    for stage in plan.selected:
-        missing = [other.name for other in upstream(stage, plan.stages) if other.name not in done]
-        if missing:
-            raise ScreenError(
-                f"{stage.name} needs {missing[0]}, which has not run here; run it first: --from {missing[0][:2]}"
-            )
-
-
 def run_plan(plan: Plan) -> int:
     """Run a plan, write timings, manifest and report, and tell the claims; return the exit status."""
-    require_inputs(plan)
     started = time.time()
     with run_lock(plan.run_dir), run_lock(plan.figures_dir):
         diagrams = plan.stages[0].path.parent / "diagrams"
         if diagrams.is_dir():  # executed notebooks show them by relative paths
             shutil.copytree(diagrams, plan.run_dir / "notebooks" / "diagrams", dirs_exist_ok=True)
         states = list(run_stages(plan).values())
-        if not (plan.run_dir / "manifest.json").is_file():
-            write_summary(plan)
         if "failed" in states:
             return 1
-        from cpx_utils.report import write_report
-
-        write_report(plan.run_dir, plan.figures_dir)
+        report = plan.run_dir / "report" / "index.html"
+        if not ((plan.run_dir / "manifest.json").is_file() and report.is_file()):
+            write_summary(plan)
     ran, unchanged = states.count("ran"), states.count("unchanged")
     say(f"notebooks: {ran} ran, {unchanged} unchanged, {time.time() - started:.1f} s")
     path = plan.run_dir / "tables" / "claims.csv"
@@ -511,15 +519,21 @@ def run_plan(plan: Plan) -> int:
     for row in claims[claims["verdict"].notna()].itertuples():
         numbers = "" if pd.isna(row.effect) else f", {row.effect:+.3f} [{row.ci_low:+.3f}, {row.ci_high:+.3f}]"
         say(f"claim {row.claim}: {row.verdict} ({row.endpoint}: {row.method}{numbers})")
-    say(f"figures: {short_path(plan.figures_dir)}")
-    say(f"report: {short_path(plan.run_dir / 'report' / 'index.html')}")
+    say(f"figures: {plan.figures_dir}")
+    say(f"report: {report}")
     if plan.dataset == "simulated":
         say("The simulated screen shows that the study works; it says nothing about biology.")
     return 0
 
 
 def write_summary(plan: Plan) -> None:
-    """Write tables/timings.csv and manifest.json from the records of the stages; "total" is a stage's wall time."""
+    """Write tables/timings.csv, the report and manifest.json from the records of the stages.
+
+    In the timings, "total" is a stage's wall time. The manifest comes last: where it lies, all of this is done and no
+    stage has run since.
+    """
+    from cpx_utils.report import write_report
+
     rows = []
     for stage, record in stage_records(plan.run_dir).items():
         seconds = record.get("run", record)["seconds"]
@@ -530,7 +544,9 @@ def write_summary(plan: Plan) -> None:
     seeds = {values["seed"] for values in plan.parameters.values() if "seed" in values}
     call = {"dataset": plan.dataset, "profile": plan.options.profile, "unverified": plan.options.unverified}
     call |= {"seed": seeds.pop() if len(seeds) == 1 else None, "threads": THREADS_PER_STAGE}
-    write_json(plan.run_dir / "manifest.json", run_manifest(plan.run_dir, **call))
+    manifest = run_manifest(plan.run_dir, **call)
+    write_report(plan.run_dir, plan.figures_dir, manifest)
+    write_json(plan.run_dir / "manifest.json", manifest)
 
 
 def say(text: str, wrong: bool = False) -> None:
@@ -538,16 +554,14 @@ def say(text: str, wrong: bool = False) -> None:
     print(f"run_all: {text}" if wrong else text, file=sys.stderr if wrong else sys.stdout, flush=True)
 
 
-def short_path(path: Path) -> str:
-    """Return a path relative to the working directory where that is shorter."""
-    return min(os.path.relpath(path), str(path), key=len)
-
-
 # --- the call -----------------------------------------------------------------------------------------------
 
 
 class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints are ScreenErrors, so that every mistake is told in the same way."""
+
     def error(self, message: str) -> None:
+        """Raise what is wrong with the call."""
         raise ScreenError(f"{message}; --help lists the options")
 
 
@@ -621,11 +635,10 @@ def make_plan(options: argparse.Namespace, notebooks: Path) -> Plan:
     layers += [{} if options.seed is None else {"seed": options.seed}]
     parameters = resolve_parameters(stages, layers, options.parameter)
     for values in parameters.values():
-        for name in FILES & values.keys():
-            if values[name]:
-                values[name] = str(user_path(values[name]).resolve())
-                if not os.path.isfile(values[name]):
-                    raise ScreenError(f"{name} wants a file; {values[name]} isn't one")
+        if values.get(NEW_PROFILES):
+            values[NEW_PROFILES] = path = str(user_path(values[NEW_PROFILES]).resolve())
+            if not os.path.isfile(path):
+                raise ScreenError(f"{NEW_PROFILES} wants a file; {path} isn't one")
     selected = stages
     if options.only:
         chosen = {find_stage(stages, number).name for number in options.only}
@@ -660,7 +673,6 @@ def check(options: argparse.Namespace, notebooks: Path) -> int:
     The exit status is returned: 0 where nothing is wrong, 2 elsewhere.
     """
     from cpx_utils.datasets import examine_screen, is_user_screen
-    from cpx_utils.own_screens import review_screen
     from cpx_utils.profiles import testability
 
     own = is_user_screen(options.dataset)
@@ -682,7 +694,7 @@ def check(options: argparse.Namespace, notebooks: Path) -> int:
     for row in testability(screen, least, least).itertuples():
         reason = f" ({row.reason})" if row.reason else ""
         say(f"  {row.endpoint}: {'testable' if row.testable else 'not testable'}{reason}")
-    for note in (*screen.notes, *review_screen(screen)):
+    for note in screen.notes:
         say(f"  note: {note}")
     return 0
 

@@ -102,23 +102,27 @@ def record_path(run_dir: str | Path, stage: str) -> Path:
     return Path(run_dir) / "stages" / f"{stage}.json"
 
 
-def stage_records(run_dir: str | Path) -> dict[str, dict]:
-    """Return the records of all finished stages of a run, by stage name in order; a damaged one counts as none.
+def read_record(run_dir: str | Path, stage: str) -> dict:
+    """Return the record of a finished stage of a run; ``{}`` where there is none or it is damaged.
 
     One that names a file outside of its folder is a ScreenError: whoever wrote it wants other files read or removed.
     """
-    records = {}
-    for path in sorted(record_path(run_dir, "*").parent.glob("*.json")):
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            names = [*record["reads"], *record["writes"]]
-            names += [FIGURE_PREFIX + figure["name"] for figure in record["figures"]]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            continue
-        for name in names:
-            locate(name, run_dir, run_dir)
-        records[path.stem] = record
-    return records
+    try:
+        record = json.loads(record_path(run_dir, stage).read_text(encoding="utf-8"))
+        names = [*record["reads"], *record["writes"]]
+        names += [FIGURE_PREFIX + figure["name"] for figure in record["figures"]]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    for name in names:
+        locate(name, run_dir, run_dir)
+    return record
+
+
+def stage_records(run_dir: str | Path) -> dict[str, dict]:
+    """Return the records of all finished stages of a run, by stage name in order."""
+    stages = sorted(path.stem for path in record_path(run_dir, "*").parent.glob("*.json"))
+    records = {stage: read_record(run_dir, stage) for stage in stages}
+    return {stage: record for stage, record in records.items() if record}
 
 
 def locate(name: str, run_dir: str | Path, figures_dir: str | Path) -> Path:
@@ -218,34 +222,33 @@ class Workspace:
         ScreenError
             The file is missing, its writer didn't finish, or its bytes aren't what the writer recorded.
         """
-        path = self.run_dir / name
-        if name in self._writes:  # written by this very stage
-            return path
-        records = stage_records(self.run_dir).items()
-        writers = {
-            stage: one["writes"][name] for stage, one in records if stage != self.stage and name in one["writes"]
-        }
-        stage = next(iter(writers), "an earlier notebook")
-        if not writers or not path.is_file():
-            raise ScreenError(f"{self.stage} needs {name}, which {stage} makes: run that to its end first")
-        digest = sha256_file(path)
-        if digest not in writers.values():
-            raise ScreenError(
-                f"{name} isn't what {stage} wrote (changed or damaged since): run {stage} again, "
-                f"for instance with run_all.py --only {stage[:2]} --force"
-            )
-        self._reads[name] = digest
-        return path
+        if name not in self._writes:  # else this very stage wrote it
+            self._check([name], stage_records(self.run_dir))
+        return self.run_dir / name
 
     def input_folder(self, name: str) -> Path:
         """Return a folder that an earlier stage filled through `output_folder`, all its files checked."""
-        records = stage_records(self.run_dir).values()
-        files = [file for record in records for file in record["writes"] if file.startswith(name.rstrip("/") + "/")]
+        records = stage_records(self.run_dir)
+        files = [file for one in records.values() for file in one["writes"] if file.startswith(f"{name}/")]
         if not files:
             raise ScreenError(f"{self.stage} needs the folder {name}, which an earlier notebook makes: run that first")
-        for file in files:
-            self.input_file(file)
+        self._check(files, records)
         return self.run_dir / name
+
+    def _check(self, names: Iterable[str], records: dict[str, dict]) -> None:
+        """Compare files with what their writers recorded, and record them as read."""
+        others = {stage: record["writes"] for stage, record in records.items() if stage != self.stage}
+        for name in names:
+            writers = {stage: writes[name] for stage, writes in others.items() if name in writes}
+            stage, path = next(iter(writers), "an earlier notebook"), self.run_dir / name
+            if not writers or not path.is_file():
+                raise ScreenError(f"{self.stage} needs {name}, which {stage} makes: run that to its end first")
+            self._reads[name] = sha256_file(path)
+            if self._reads[name] not in writers.values():
+                raise ScreenError(
+                    f"{name} isn't what {stage} wrote (changed or damaged since): run {stage} again, "
+                    f"for instance with run_all.py --only {stage[:2]} --force"
+                )
 
     def record_input(self, path: str | Path) -> Path:
         """Record a file from outside the run (a user's screen, a download) as read; return it, absolute."""
@@ -400,12 +403,9 @@ def run_manifest(
     screen = read_json(run_dir / "screen.json") if (run_dir / "screen.json").is_file() else {}
     sources = screen.get("sources", [])
     call = ["git", "-C", str(Path(__file__).resolve().parent), "describe", "--always", "--abbrev=40", "--dirty"]
-    try:
-        commit = subprocess.run(
-            [*call, "--exclude", "*"], check=True, capture_output=True, text=True, timeout=20
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):  # no git, or no checkout
-        commit = ""
+    commit = ""
+    with contextlib.suppress(OSError):  # no git; where there is no checkout, it answers nothing
+        commit = subprocess.run([*call, "--exclude", "*"], capture_output=True, text=True).stdout.strip()
     return {
         "dataset": dataset,
         "profile": profile,

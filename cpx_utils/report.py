@@ -3,7 +3,7 @@
 `index.html` shows verdicts, what was learned, figures and where all of it comes from; each executed notebook is a page
 of its own, and so is the map of unseen compounds, the only one with JavaScript. Formulas become MathML, which browsers
 show by themselves. Each page forbids its browser to load anything from elsewhere. The templates lie in `pages/`.
-Slow libraries are imported where they are used, since a report that is up to date needs none of them.
+Slow libraries are imported where they are used.
 """
 
 import base64
@@ -12,7 +12,6 @@ import hashlib
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from cpx_utils.profiles import CLAIM_TEXTS, COMPOUND, UNITS, VERDICTS
 from cpx_utils.provenance import FIGURE_PREFIX, UNFINISHED, read_json, sha256_file, stage_records
 
 PAGES = Path(__file__).parent / "pages"
-STAMP = ".made_from"
 # What a page may load: pictures beside it or inside it, its own style, and scripts named by their hashes.
 POLICY = "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 COMPARISONS = ["claim", "endpoint", "method", "reference", "effect", "ci_low", "ci_high", "p_adjusted"]
@@ -47,8 +45,8 @@ ATTRIBUTES = {
 }
 
 
-def write_report(run_dir: str | Path, figures_dir: str | Path) -> Path:
-    """Write the report of a finished run, unless the one there was made from the same files and is whole.
+def write_report(run_dir: str | Path, figures_dir: str | Path, manifest: dict) -> Path:
+    """Write the report of a finished run.
 
     It is written aside and then put in the place of the old one, so that a reader finds one or the other. Its first
     page, `run_dir/report/index.html`, is returned.
@@ -56,38 +54,27 @@ def write_report(run_dir: str | Path, figures_dir: str | Path) -> Path:
     Parameters
     ----------
     run_dir
-        Folder of the run: stage records, manifest.json, executed notebooks; tables of claims and of the map, if any.
+        Folder of the run: stage records, executed notebooks; tables of claims, of timings and of the map, if any.
     figures_dir
         Folder of its pictures.
+    manifest
+        The run's, of `provenance.run_manifest`.
     """
     run_dir, figures_dir = Path(run_dir), Path(figures_dir)
     report = run_dir / "report"
-    # A stage's record stands for its tables, figures and notebook, and the manifest's time-bound parts follow from it.
-    sources = [Path(__file__), *PAGES.iterdir(), *run_dir.glob("stages/*.json"), *run_dir.glob("notebooks/*/*.svg")]
-    made_from = _digest([*sources, run_dir / "tables" / "claims.csv"])
-    stamp = report / STAMP
-    if stamp.is_file() and stamp.read_bytes() == f"{made_from}\n{_digest(report.rglob('*'))}\n".encode():
-        return report / "index.html"
     with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=run_dir) as folder:
-        aside, old = Path(folder, report.name), Path(folder, "old")
-        _write_pages(run_dir, figures_dir, aside)
-        (aside / STAMP).write_text(f"{made_from}\n{_digest(aside.rglob('*'))}\n", encoding="utf-8")
+        aside = Path(folder, report.name)
+        _write_pages(run_dir, figures_dir, manifest, aside)
         if report.exists():
-            report.replace(old)
+            report.replace(Path(folder, "old"))
         aside.replace(report)
     return report / "index.html"
 
 
-def _digest(paths: Iterable[Path]) -> str:
-    """Return one hash of the names and bytes of several files, the stamp apart."""
-    files = sorted((path.name, sha256_file(path)) for path in paths if path.is_file() and path.name != STAMP)
-    return hashlib.sha256(repr(files).encode()).hexdigest()
-
-
-def _write_pages(run_dir: Path, figures_dir: Path, report: Path) -> None:
+def _write_pages(run_dir: Path, figures_dir: Path, manifest: dict, report: Path) -> None:
     records = stage_records(run_dir)
     notebooks = _notebooks(run_dir, records)
-    content = _index_content(run_dir, records)
+    content = _index_content(run_dir, records, manifest)
     compounds = _map_content(run_dir)
     questions = {stage: question for stage, (question, _) in notebooks.items()}
     shared = {"questions": questions, "has_map": compounds is not None, "simulated": content["simulated"]}
@@ -151,14 +138,14 @@ def _emphasised(sentence: str) -> Markup:
     return Markup(re.sub(r"`(.+?)`", r"<code>\1</code>", bold))
 
 
-def _index_content(run_dir: Path, records: dict[str, dict]) -> dict:
+def _index_content(run_dir: Path, records: dict[str, dict], manifest: dict) -> dict:
     """Gather what the index shows besides figures."""
-    manifest = read_json(run_dir / "manifest.json")
     screen = read_json(run_dir / "screen.json") if (run_dir / "screen.json").is_file() else {}
     testability = run_dir / "tables" / "testability.csv"
     endpoints = pd.read_csv(testability) if testability.is_file() else pd.DataFrame({"testable": []}, dtype=bool)
-    timings = [(stage, part["seconds"], part["peak_mb"]) for stage, part in manifest["stages"].items()]
-    steps = [(stage, *step.values()) for stage, record in records.items() for step in record["steps"]]
+    timings = pd.read_csv(run_dir / "tables" / "timings.csv")
+    timings = timings.rename(columns={"stage": "notebook", "peak_mb": "peak MB"})
+    whole = timings["step"] == "total"
     return {
         "title": f"cpx on the {manifest['dataset']} screen",
         "manifest": manifest,
@@ -167,8 +154,8 @@ def _index_content(run_dir: Path, records: dict[str, dict]) -> dict:
         "learned": [(stage, record["learned"]) for stage, record in records.items() if record["learned"]],
         "notes": screen.get("notes", []),
         "sources": pd.DataFrame(screen.get("sources", []), columns=SOURCES),
-        "timings": pd.DataFrame(timings, columns=["notebook", "seconds", "peak MB"]),
-        "steps": pd.DataFrame(steps, columns=["notebook", "step", "seconds", "peak MB"]),
+        "timings": timings[whole].drop(columns="step"),
+        "steps": timings[~whole],
         **_claims(run_dir / "tables" / "claims.csv"),
     }
 
@@ -211,8 +198,7 @@ def _notebooks(run_dir: Path, records: dict[str, dict]) -> dict[str, tuple[str, 
     notebooks = {}
     for stage, record in records.items():
         path = run_dir / "notebooks" / f"{stage}.ipynb"
-        by_hand = "run" not in record and path.is_file()  # nobody recorded which notebook that was
-        if by_hand or _is_recorded(path, record.get("run", {}).get("notebook")):
+        if "run" in record and _is_recorded(path, record["run"]["notebook"]):  # else it ran by hand since
             notebook = nbformat.read(path, as_version=4)
             notebooks[stage] = notebook.cells[0].source.partition("\n")[0].lstrip("# ") or stage, notebook
     return notebooks

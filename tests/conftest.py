@@ -13,9 +13,19 @@ from threadpoolctl import threadpool_limits
 from cpx_utils import crossfit, preprocessing, simulation, splits
 from cpx_utils.profiles import compound_groups
 
+# Modules that take longest, longest first: a worker that came to one of them last would work on it alone.
+SLOWEST = ("test_real_screen", "test_missing_parts", "test_notebooks", "test_crossfit", "test_run_all",
+           "test_clustering", "test_encoders", "test_claims")  # fmt: skip
+
 # Many small matrices: more threads only wait for each other, and the runners of one machine share its cores.
 torch.set_num_threads(1)
 threadpool_limits(1)
+
+
+def pytest_collection_modifyitems(items):
+    """Put the slowest modules first; the order within each stays."""
+    places = {name: place for place, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: places.get(item.module.__name__, len(places)))
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cpx_utils.profiles import COMPOUND
-from cpx_utils.provenance import Workspace, run_manifest, write_json
+from cpx_utils.provenance import Workspace, read_json, record_path, run_manifest, sha256_file, write_json
 
 EVIL_NAMES = (
     "<script>alert(1)</script>",
@@ -32,8 +32,8 @@ PROSE = "A line inside is $s_{ij} / \\tau$ and one apart is\n\n$$\\mathcal{L} = 
 DIAGRAM = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9" height="9"/></svg>'
 
 
-def write_run(folder: Path) -> tuple[Path, Path]:
-    """Write three finished stages with figures, claims, a map and notebooks; return run and figures folder."""
+def write_run(folder: Path) -> tuple[Path, Path, dict]:
+    """Write three finished stages with figures, claims, a map and notebooks; return both folders and the manifest."""
     run_dir, figures_dir = folder / "run", folder / "figures"
     for stage in STAGES:
         workspace = Workspace(stage, str(run_dir), str(figures_dir))
@@ -44,10 +44,14 @@ def write_run(folder: Path) -> tuple[Path, Path]:
         {"01_prepare": _prepare, "05_cluster": _cluster, "07_weigh": _weigh}[stage](workspace)
         workspace.say(f"**Learned** {EVIL}")
         workspace.finish()
-        _notebook(run_dir / "notebooks" / f"{stage}.ipynb", stage)
+        notebook = _notebook(run_dir / "notebooks" / f"{stage}.ipynb", stage)
+        record = read_json(record_path(run_dir, stage))
+        called = {"notebook": sha256_file(notebook), "seconds": 1.0, "fingerprint": {"parameters": {"name": EVIL}}}
+        write_json(record_path(run_dir, stage), record | {"run": called})
+    timings = {"stage": "05_cluster", "step": ["total", "map"], "seconds": 1.5, "peak_mb": 99.0}
+    pd.DataFrame(timings).to_csv(run_dir / "tables" / "timings.csv", index=False)
     manifest = run_manifest(run_dir, dataset="simulated", profile=EVIL, seed=0, threads=1, unverified=False)
-    write_json(run_dir / "manifest.json", manifest)
-    return run_dir, figures_dir
+    return run_dir, figures_dir, manifest
 
 
 def map_points() -> pd.DataFrame:
@@ -86,12 +90,11 @@ def _prepare(workspace: Workspace) -> None:
 
 
 def _cluster(workspace: Workspace) -> None:
-    with workspace.step("map"):
-        workspace.write(map_points(), "tables/map.csv")
-        near = [(method, name, rank, COMPOUNDS[-rank], 1 - rank / 10) for method in METHODS for name in COMPOUNDS
-                for rank in (1, 2, 3, 4)]  # fmt: skip
-        columns = ["method", "compound", "rank", "neighbour", "cosine"]
-        workspace.write(pd.DataFrame(near, columns=columns), "tables/map_nearest.csv")
+    workspace.write(map_points(), "tables/map.csv")
+    near = [(method, name, rank, COMPOUNDS[-rank], 1 - rank / 10) for method in METHODS for name in COMPOUNDS
+            for rank in (1, 2, 3, 4)]  # fmt: skip
+    columns = ["method", "compound", "rank", "neighbour", "cosine"]
+    workspace.write(pd.DataFrame(near, columns=columns), "tables/map_nearest.csv")
 
 
 def _weigh(workspace: Workspace) -> None:
@@ -103,7 +106,7 @@ def _weigh(workspace: Workspace) -> None:
     workspace.write(claims, "tables/claims.csv")
 
 
-def _notebook(path: Path, stage: str) -> None:
+def _notebook(path: Path, stage: str) -> Path:
     wide = pd.DataFrame([[EVIL] * 12], columns=[f"column {i}" for i in range(12)])
     outputs = [
         nbformat.v4.new_output("display_data", data={"text/html": wide._repr_html_(), "text/plain": EVIL}),
@@ -117,3 +120,4 @@ def _notebook(path: Path, stage: str) -> None:
     (path.parent / "diagrams").mkdir(parents=True, exist_ok=True)
     (path.parent / "diagrams" / "a.svg").write_text(DIAGRAM)
     nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    return path

@@ -72,12 +72,8 @@ CODE = {
     "01_prepare": [PREPARE],
     "02_baselines": [ENCODE, BASELINE],
     "03_contrastive": [ENCODE, CONTRASTIVE],
-    "05_cluster": [CLUSTER, STYLED, STYLED.replace("again", "third"), CLAIM],
+    "05_cluster": [CLUSTER, STYLED, CLAIM],
 }
-PROSE = (
-    "Similarity is $s_{ij} / \\tau$, so\n\n$$\\mathcal{L} = -\\frac{1}{n} \\sum_i \\log p_{ii}$$\n\n"
-    "costs $5 and $6; `$x$` is code. ![far](https://example.org/far.png)"
-)
 
 
 def write_study(folder: Path) -> Path:
@@ -88,10 +84,10 @@ def write_study(folder: Path) -> Path:
     return folder
 
 
-def write_notebook(folder: Path, stage: str, parameters: str, code: list[str], prose: str = PROSE) -> Path:
+def write_notebook(folder: Path, stage: str, parameters: str, code: list[str]) -> Path:
     """Write one notebook of the study."""
     cells = [
-        nbformat.v4.new_markdown_cell(f"# Does {stage} work?\n\n{prose}"),
+        nbformat.v4.new_markdown_cell(f"# Does {stage} work?"),
         nbformat.v4.new_code_cell(COMMON + parameters, metadata={"tags": ["parameters"]}),
         *(nbformat.v4.new_code_cell(source) for source in [OPEN.format(stage=stage), *code]),
         nbformat.v4.new_code_cell("workspace.finish()"),

@@ -126,6 +126,8 @@ CASES = {
         ["split_kinds wants one of random, scaffold, moa", "sideways"],
     ),
     "a parameter without a value": (["-p", "temperature"], ["NAME=VALUE", "'temperature'"]),
+    "a parameter unlike any": (["-p", "qqqq=1"], ["no notebook has a parameter 'qqqq'; there are all_splits,"]),
+    "a parameter of no notebook": (["-p", "09.temperature=0.2"], ["there is no notebook '09'; there are 01_prepare"]),
     "another notebook's parameter": (["-p", "01.temperature=0.2"], ["01_prepare_profiles", "'temperature'"]),
     "a path by -p": (["-p", "run_dir=here"], ["run_dir is set by --results"]),
     "new profiles that aren't there": (["-p", "new_profiles=nowhere.csv"], ["new_profiles wants a file", "nowhere"]),
@@ -142,8 +144,8 @@ CASES = {
     "a word for jobs": (["--jobs", "many"], ["--jobs", "'many'"]),
     "a negative seed": (["--seed", "-1"], ["--seed one from 0"]),
     "an unknown option": (["--forse"], ["--forse", "--help"]),
+    "an option cut short": (["--profil", "smoke"], ["unrecognized arguments: --profil smoke; --help lists"]),
     "a stray word": (["smoke"], ["unrecognized arguments: smoke"]),
-    "a later notebook before the first": (["--only", "07"], ["07_weigh_claims", "01_prepare_profiles", "--from 01"]),
     # folders
     "a file for the results": (lambda folder: ["--results", written(folder / "r")], ["--results wants a folder"]),
     "a folder below a file for the figures": (
@@ -151,7 +153,7 @@ CASES = {
         ["--figures wants a folder", "/f is none"],
     ),
     "a file for the downloads": (lambda folder: ["--data-dir", written(folder / "d")], ["--data-dir wants a folder"]),
-    "a folder's name that is too long": (["--results", "r" * 300], ["nothing can be written in rrr", "too long"]),
+    "a folder's name that is too long": (["--results", "r" * 300], ["nothing can be written in /", "too long"]),
     # mirrors
     "a mirror that isn't there": (["--mirror", "nowhere"], ["--mirror wants a folder or a URL", "nowhere"]),
     "a mirror that is a file": (lambda folder: ["--mirror", written(folder / "m")], ["wants a folder or a URL"]),

@@ -62,9 +62,9 @@ def test_parameters_have_type_value_and_comment_and_are_used(notebook):
 # --- the tiny simulated screen ------------------------------------------------------------------------------
 
 TINY = [
-    *("max_epochs=15", "n_members=1", "n_derangements=2", "n_derangements_linear=2", "n_bootstrap=100"),
-    *("n_null=200", "data_shares=0.5", "screen_size=tiny", "map_methods=[]", "min_active=8"),
-    *("min_shown=6", "tx_min=0.4", "margin=-1", "split_kinds=random,scaffold"),
+    *("screen_size=tiny", "split_kinds=random,scaffold", "n_folds=2", "max_epochs=4", "n_derangements=2"),
+    *("n_derangements_linear=2", "n_bootstrap=50", "n_null=50", "data_shares=0.5", "map_methods=[]"),
+    *("min_active=8", "min_shown=6", "tx_min=0.4", "margin=-1"),
 ]
 
 

@@ -21,14 +21,13 @@ from cpx_utils.pipeline import (
     parse_call,
     read_parameters,
     read_stages,
-    resolve_parameters,
     run_lock,
     upstream,
     watched_files,
     why_stale,
 )
 from cpx_utils.profiles import ScreenError
-from cpx_utils.provenance import Workspace, read_json, sha256_file, write_json
+from cpx_utils.provenance import Workspace, read_json, record_path, sha256_file, write_json
 
 
 @pytest.fixture
@@ -145,17 +144,6 @@ def test_values_of_another_type_are_refused_in_one_line(line, value, message):
     assert "\n" not in str(error.value)
 
 
-def test_layers_override_each_other_and_a_parameter_is_set_everywhere_or_in_one_notebook(stages):
-    resolved = resolve_parameters(stages, [{"seed": 1, "size": 2, "unknown": 0}, {"seed": 2}], ["size=3"])
-    assert {values["seed"] for values in resolved.values()} == {2}
-    assert resolved["01_prepare"]["size"] == 3 and "size" not in resolved["02_baselines"]
-    everywhere = resolve_parameters(stages, [], ["problem=crash"])
-    assert everywhere["02_baselines"]["problem"] == everywhere["03_contrastive"]["problem"] == "crash"
-    for where in ("03", "3", "03_contrastive"):
-        one = resolve_parameters(stages, [], [f"{where}.problem=crash"])
-        assert (one["02_baselines"]["problem"], one["03_contrastive"]["problem"]) == ("none", "crash")
-
-
 # --- what is stale ------------------------------------------------------------------------------------------
 
 
@@ -197,7 +185,7 @@ def test_staleness_names_its_reason(tmp_path, stages, monkeypatch):
 
     def reason(now=current, check_reads=True):
         monkeypatch.setattr(pipeline, "fingerprint", lambda *_: json.loads(json.dumps(now)))
-        return why_stale(plan, stage, check_reads)
+        return why_stale(plan, stage, check_reads=check_reads)
 
     assert reason() == "not done yet"
     workspace = Workspace(stage.name, str(run_dir), str(figures_dir))
@@ -205,7 +193,7 @@ def test_staleness_names_its_reason(tmp_path, stages, monkeypatch):
     workspace.output_file("model.json").write_text("{}")
     workspace.finish()
     assert reason() == "last run by hand"
-    path, executed = plan.record(stage), run_dir / "notebooks" / "02_baselines.ipynb"
+    path, executed = record_path(run_dir, stage.name), run_dir / "notebooks" / "02_baselines.ipynb"
     executed.parent.mkdir()
     executed.write_text("{}")
     write_json(path, read_json(path) | {"run": {"fingerprint": current, "notebook": sha256_file(executed)}})
@@ -232,38 +220,6 @@ def test_staleness_names_its_reason(tmp_path, stages, monkeypatch):
 
 
 # --- the command line ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["-p", "temprature=0.2"], "no notebook has a parameter 'temprature'; did you mean 'temperature'?"),
-        (["-p", "qqqq=1"], "there are factor, fast, methods, problem, seed, size, temperature"),
-        (["-p", "03.temperature=0.2"], "03_contrastive has no parameter 'temperature'"),
-        (["-p", "09.temperature=0.2"], "there is no notebook '09'; there are 01_prepare"),
-        (["-p", "temperature"], "-p wants NAME=VALUE"),
-        (["-p", "run_dir=x"], "run_dir is set by --results, not by -p"),
-        (["-p", "temperature=hot"], "temperature wants a float such as 0.1; 'hot' isn't one"),
-        (["--dataset", "cmea"], "cmea-u2os"),
-        (["--dataset", "nowhere.toml"], "nowhere.toml"),
-        (["--profile", "smok"], "invalid choice: 'smok'"),
-        (["--profil", "smoke"], "unrecognized arguments: --profil smoke; --help lists the options"),
-        (["--sweep", "x.toml"], "unrecognized arguments: --sweep"),
-        (["--jobs", "0"], "--jobs wants a whole number from 1"),
-        (["--seed", "-1"], "--seed one from 0"),
-        (["--seed", "x"], "argument --seed: invalid int value: 'x'"),
-        (["--only", "07"], "there is no notebook '07'"),
-        (["--only", "01", "--from", "02"], "not allowed with argument"),
-        (["--mirror", "nowhere"], "--mirror wants a folder or a URL; nowhere is neither"),
-        (["--scheduler", "tcp://127.0.0.1:9"], "no Dask scheduler answers at tcp://127.0.0.1:9"),
-    ],
-)
-def test_a_wrong_call_is_one_line_and_status_2_and_runs_nothing(study, tmp_path, capsys, arguments, message):
-    assert call(study, tmp_path, *arguments) == 2
-    printed = capsys.readouterr()
-    assert printed.out == "" and printed.err.count("\n") == 1
-    assert printed.err.startswith("run_all: ") and message in printed.err
-    assert not (tmp_path / "results").exists() and not (tmp_path / "figures").exists()
 
 
 def test_dry_run_and_list_run_nothing(study, tmp_path, capsys):

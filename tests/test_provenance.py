@@ -12,7 +12,6 @@ from cpx_utils.profiles import ScreenError
 from cpx_utils.provenance import (
     Workspace,
     atomic_path,
-    locate,
     package_versions,
     peak_memory_mb,
     read_json,
@@ -141,7 +140,7 @@ def test_folders_and_files_are_recorded_whole_and_emptied_first(tmp_path):
     assert reads == {"models/contrastive/deep/weights", "screen.json"}
     (final / "deep" / "weights").write_text("4")
     with pytest.raises(ScreenError, match="isn't what 03_train wrote"):
-        reader.input_folder("models/contrastive/")
+        reader.input_folder("models/contrastive")
     with pytest.raises(ScreenError, match="needs the folder models/none"):
         reader.input_folder("models/none")
     (writer.output_folder("models/contrastive") / "other").write_text("5")
@@ -233,14 +232,3 @@ def test_a_stage_leaves_a_whole_record_and_the_manifest_tells_it(tmp_path, table
     assert manifest["packages"]["numpy"] == np.__version__ == package_versions()["numpy"]
     assert manifest["git"] == {} or len(manifest["git"]["commit"]) == 40
     assert 20 < peak_memory_mb() < 1e5
-
-
-@pytest.mark.parametrize("name", ["../a.csv", "tables/../../a.csv", "figures:../a.png", "figures:/a.png"])
-def test_hostile_names_in_records_are_refused(tmp_path, name):
-    with pytest.raises(ScreenError, match="lies outside of"):
-        locate(name, "run", "pictures")
-    record = {"reads": {}, "writes": {name: "0"}, "figures": []}
-    write_json(tmp_path / "stages" / "01_prepare.json", record)
-    with pytest.raises(ScreenError, match="lies outside of"):
-        stage_records(tmp_path)
-    assert locate("figures:05_map.png", "run", "pictures").as_posix() == "pictures/05_map.png"
