@@ -26,6 +26,7 @@ from cpx_utils.profiles import (
     DOSE,
     KEYS,
     METADATA_COLUMNS,
+    PLATE,
     ScreenError,
     compound_groups,
     embedding_table,
@@ -33,8 +34,7 @@ from cpx_utils.profiles import (
     feature_columns,
 )
 
-REGIMES = ("strict", "transductive")
-CONTROLS = ("true_pairs", "deranged", "rows_shuffled", "random_codes", "untrained")
+CONTROLS = ("true_pairs", "deranged", "rows_shuffled", "random_codes", "untrained", "deranged_in_plate")
 CENTRED = 1e-4  # largest mean of a feature on its own training wells; rounding leaves 1e-7
 DRAWS_ELSEWHERE = 3  # most draws of a control on other kinds of split than the first, which carries the verdicts
 ENDPOINTS = {"replicate_map": "compound", "moa_map": "compound", "roc_auc": "task"}  # of the curve, by their unit
@@ -51,16 +51,17 @@ class PreparedFold:
     cp_wells, cp, tx_treatments, tx
         Metadata and prepared profiles: CP (n_wells, n_cp_features) of all wells, controls too, and the TX consensus of
         each treatment (n_treatments, n_genes).
-    is_training, is_test, tx_is_training : array of bool
-        Wells of training compounds that have a TX partner, wells of test compounds, treatments of training compounds.
+    is_training, cp_is_training, is_test, tx_is_training : array of bool
+        Wells of training compounds that have a TX partner, and all of theirs; wells of test compounds; treatments of
+        training compounds.
     partner : array of int (n_wells,)
         Row of `tx` that belongs to each well, -1 for none.
     groups, tx_groups : array
         Compound group of each well and of each treatment (first InChIKey block, else the id).
+    maps
+        Plate map of each well (`splits.plate_maps`).
     preparation
         The fitted CP preparation, for saving beside the encoders.
-    regime
-        `strict`: nothing is fitted on test compounds. `transductive`: what needs no TX is fitted on their CP too.
     """
 
     split: str
@@ -71,13 +72,14 @@ class PreparedFold:
     tx_treatments: pd.DataFrame
     tx: np.ndarray
     is_training: np.ndarray
+    cp_is_training: np.ndarray
     is_test: np.ndarray
     partner: np.ndarray
     tx_is_training: np.ndarray
     groups: np.ndarray
     tx_groups: np.ndarray
+    maps: np.ndarray
     preparation: FeaturePreparation
-    regime: str = "strict"
 
     @property
     def name(self) -> str:
@@ -92,7 +94,6 @@ def prepare_folds(
     folds: pd.DataFrame,
     *,
     with_all: bool = False,
-    regime: str = "strict",
     **preparation: float,
 ) -> Iterator[PreparedFold]:
     """Yield each fold of the study, features prepared on its training compounds.
@@ -105,10 +106,6 @@ def prepare_folds(
         Compounds, and the fold of each in each repeat (`cpx_utils.splits.compound_folds`).
     with_all
         Whether to yield at last a fold -1 that trains on all compounds, for the encoders that meet new screens.
-    regime
-        `strict`, the study's own: test compounds are absent from everything that is fitted. `transductive`: their CP
-        (never TX or labels) takes part in what needs no TX. A screen that waits for all its plates could do so; a new
-        plate next year could not.
     **preparation
         Parameters of `FeaturePreparation` for CP. TX is standardised gene by gene and otherwise left as it is.
 
@@ -118,8 +115,6 @@ def prepare_folds(
         Folds part what belongs together (`splits.require_apart`), groups join different structures, features aren't
         centred on the training wells, or no training well has a TX partner.
     """
-    if regime not in REGIMES:
-        raise ScreenError(f"regime {regime!r} is unknown: choose one of {', '.join(REGIMES)}")
     splits.require_apart(folds, compounds)
     group_of = compound_groups(compounds)
     _require_compounds_as_groups(group_of, compounds)
@@ -127,12 +122,10 @@ def prepare_folds(
     for (split, repeat), rows in cases:
         fold_of = rows.set_index(COMPOUND)["fold"]
         for fold in sorted(fold_of.unique()):
-            yield _prepare(cp, tx, group_of, fold_of, (split, int(repeat), int(fold)), preparation, regime)
+            yield _prepare(cp, tx, group_of, fold_of, (split, int(repeat), int(fold)), preparation)
     if with_all:
         (split, repeat), rows = cases[0]
-        yield _prepare(
-            cp, tx, group_of, rows.set_index(COMPOUND)["fold"], (split, int(repeat), -1), preparation, regime
-        )
+        yield _prepare(cp, tx, group_of, rows.set_index(COMPOUND)["fold"], (split, int(repeat), -1), preparation)
 
 
 def fold_sizes(folds: list[PreparedFold]) -> pd.DataFrame:
@@ -147,13 +140,12 @@ def fold_sizes(folds: list[PreparedFold]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(sizes, orient="index", columns=names).rename_axis("fold").reset_index()
 
 
-def _prepare(cp, tx, group_of, fold_of, key, parameters, regime):
+def _prepare(cp, tx, group_of, fold_of, key, parameters):
     fold = key[2]
     treated = ~cp[CONTROL].to_numpy(bool)
     cp_fold = cp[COMPOUND].map(fold_of)
     in_training = treated & cp_fold.notna().to_numpy() & (cp_fold != fold).to_numpy()
-    seen = in_training if regime == "strict" else treated & cp_fold.notna().to_numpy()
-    preparation = FeaturePreparation(**parameters).fit(cp.loc[seen, feature_columns(cp)])
+    preparation = FeaturePreparation(**parameters).fit(cp.loc[in_training, feature_columns(cp)])
 
     tx = tx[~tx[CONTROL].to_numpy(bool)]
     tx_fold = tx[COMPOUND].map(fold_of)
@@ -161,8 +153,7 @@ def _prepare(cp, tx, group_of, fold_of, key, parameters, regime):
     genes = feature_columns(tx)
     tx_preparation = FeaturePreparation(max_correlation=1, tame_tails=False).fit(tx.loc[tx_training, genes])
     cp_values, tx_wells = preparation.transform(cp[feature_columns(cp)]), tx_preparation.transform(tx[genes])
-    if regime == "strict":
-        _require_own_means(cp_values, in_training, "CP", key)
+    _require_own_means(cp_values, in_training, "CP", key)
     _require_own_means(tx_wells, tx_training, "TX", key)
     tx_treatments, tx_values = consensus(tx[METADATA_COLUMNS], tx_wells)
 
@@ -180,13 +171,14 @@ def _prepare(cp, tx, group_of, fold_of, key, parameters, regime):
         tx_treatments=tx_treatments,
         tx=tx_values,
         is_training=in_training & (partner >= 0),
+        cp_is_training=in_training,
         is_test=treated & (cp_fold == fold).to_numpy(),
         partner=partner,
         tx_is_training=tx_fold.notna().to_numpy() & (tx_fold != fold).to_numpy(),
         groups=cp[COMPOUND].map(group_of).fillna(cp[COMPOUND]).to_numpy(object),
         tx_groups=tx_treatments[COMPOUND].map(group_of).fillna(tx_treatments[COMPOUND]).to_numpy(object),
+        maps=splits.plate_maps(cp[PLATE].to_numpy(), cp[COMPOUND].to_numpy(), treated),
         preparation=preparation,
-        regime=regime,
     )
 
 
@@ -219,16 +211,22 @@ def training_tx(prepared: PreparedFold, control: str, seed: int) -> np.ndarray:
 
     `true_pairs`; `deranged` (each compound gets all TX profiles of one other training compound, dose by dose, and none
     its own: what pairing teaches when TX knows nothing); `rows_shuffled` (rows permuted, replicates torn apart);
-    `random_codes` (a random vector a compound); `untrained` (true pairs, for a network at initialisation). `seed`
-    numbers the draw.
+    `random_codes` (a random vector a compound); `untrained` (true pairs, for a network at initialisation);
+    `deranged_in_plate` (deranged among compounds of one plate map: true pairs share plates, and deranged ones across
+    maps don't, so a method that knows plates by both views beats those without knowing a compound). `seed` numbers the
+    draw.
     """
     partner = prepared.partner[prepared.is_training]
     rng = np.random.default_rng([seed, prepared.repeat, prepared.fold + 1, CONTROLS.index(control)])
-    if control == "deranged":
+    if control in ("deranged", "deranged_in_plate"):
         training = np.flatnonzero(prepared.tx_is_training)
         groups, doses = prepared.tx_groups[training].astype(str), prepared.tx_treatments[DOSE].to_numpy()[training]
+        maps = None
+        if control == "deranged_in_plate":
+            map_of = dict(zip(prepared.groups.astype(str), prepared.maps, strict=True))
+            maps = np.array([map_of.get(name, -1) for name in groups])
         moved = np.arange(len(prepared.tx))
-        moved[training] = training[splits.deranged_rows(groups, doses, rng)]
+        moved[training] = training[splits.deranged_rows(groups, doses, rng, maps)]
         return prepared.tx[moved[partner]]
     if control == "rows_shuffled":
         return prepared.tx[partner[rng.permutation(len(partner))]]
@@ -251,17 +249,24 @@ def fit_encoder(
         if "max_epochs" not in encoder.get_params():
             raise ScreenError(f"{type(encoder).__name__} takes no training steps that could be left out")
         encoder.set_params(max_epochs=0)
-    tx = training_tx(prepared, control, seed) if encoder.uses_tx else None
-    rows = prepared.is_training
-    if prepared.regime == "transductive" and not encoder.uses_tx:
-        rows = rows | prepared.is_test
+    rows = _training_rows(encoder, prepared)
+    tx = None
+    if encoder.uses_tx:
+        tx = np.full((len(rows), prepared.tx.shape[1]), np.nan, dtype=np.float32)
+        tx[prepared.is_training] = training_tx(prepared, control, seed)
+        tx = tx[rows]
     controls = prepared.cp[prepared.cp_wells[CONTROL].to_numpy(bool)]
-    return encoder.fit(prepared.cp[rows], tx, prepared.groups[rows], controls, cp_side)
+    return encoder.fit(prepared.cp[rows], tx, prepared.groups[rows], controls, cp_side, prepared.maps[rows])
+
+
+def _training_rows(encoder, prepared):
+    """Wells that a method learns from: those with TX, or all of the training compounds where it needs no TX."""
+    return prepared.is_training if encoder.uses_tx and not encoder.takes_unpaired else prepared.cp_is_training
 
 
 def cp_side(encoder: Encoder, prepared: PreparedFold) -> Any:
     """What all fits of a method with TX on a fold have in common (`Encoder.cp_side`), since controls change TX only."""
-    rows = prepared.is_training
+    rows = _training_rows(encoder, prepared)
     return encoder.cp_side(prepared.cp[rows].astype(np.float64), prepared.groups[rows]) if encoder.uses_tx else None
 
 
@@ -369,8 +374,12 @@ def _draws(encoder, controls, prepared, first_split):
     if prepared.fold < 0:
         return [("true_pairs", 0)]
     most = DRAWS_ELSEWHERE if prepared.split != first_split else max(controls.values())
-    can = [control for control in controls if control != "untrained" or "max_epochs" in encoder.get_params()]
-    return [(control, draw) for control in can for draw in range(min(controls[control], most))]
+    can = set(controls)
+    if "max_epochs" not in encoder.get_params():
+        can.discard("untrained")
+    if len(np.unique(prepared.maps[prepared.is_training])) < 2:
+        can.discard("deranged_in_plate")
+    return [(control, draw) for control in controls if control in can for draw in range(min(controls[control], most))]
 
 
 @cache
@@ -481,14 +490,17 @@ def method_table(
     return pd.DataFrame(rows, columns=["method", "kind", "dimensions", "left_out"])
 
 
-def oracle_consensus(folds: list[PreparedFold], with_cp: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """What TX itself would give, were it measured for new compounds too: a ceiling, never a competitor.
+def oracle_consensus(
+    folds: list[PreparedFold], with_cp: pd.DataFrame, encoders: Mapping[str, Encoder] | None = None
+) -> dict[str, pd.DataFrame]:
+    """What TX itself would give, were it measured for new compounds too: no ceiling, and never a competitor.
 
     Consensus tables `tx` (prepared TX profiles) and `cp_tx` (beside those of `with_cp`, the consensus table of a CP
-    method, each scaled to the same total variance; for the first fold's kind of split alone: it is wide, and only
-    shown).
+    method, each scaled to the same total variance); or, with the `encoders` of folds, by name, only `tx_encoded`: TX
+    profiles as their TX head embeds them. All but `tx` for the first fold's kind of split alone, since they are shown
+    only.
     """
-    tables: dict[str, list] = {"tx": [], "cp_tx": []}
+    tables: dict[str, list] = {}
     for prepared in folds:
         if prepared.fold < 0:
             continue
@@ -497,15 +509,40 @@ def oracle_consensus(folds: list[PreparedFold], with_cp: pd.DataFrame) -> dict[s
         mine = mine.set_index(COMPOUND)
         both = metadata[COMPOUND].isin(mine.index).to_numpy()
         metadata, tx, mine = metadata[both].reset_index(drop=True), tx[both], mine.loc[metadata[COMPOUND][both]]
-        cp = embedding_values(mine)
-        training = (mine["role"] == "train").to_numpy()
-        stacked = np.hstack([block / np.sqrt(block[training].var(axis=0).sum()) for block in (cp, tx)])
-        role = pd.Series(mine["role"].to_numpy(), name="role")
-        widest = {"cp_tx": stacked} if prepared.split == folds[0].split else {}
-        for method, values in ({"tx": tx} | widest).items():
+        made = {"tx": tx} if encoders is None else {}
+        if prepared.split == folds[0].split and encoders is None:
+            blocks, training = (embedding_values(mine), tx), (mine["role"] == "train").to_numpy()
+            made["cp_tx"] = np.hstack([block / np.sqrt(block[training].var(axis=0).sum()) for block in blocks])
+        elif prepared.split == folds[0].split:
+            made["tx_encoded"] = encoders[prepared.name].transform_tx(tx)
+        for method, values in made.items():
             key = dict(zip(KEYS, (prepared.split, prepared.repeat, prepared.fold, 0, method, ""), strict=True))
-            tables[method].append(_keyed(pd.concat([metadata[[COMPOUND]], role, embedding_table(values)], axis=1), key))
+            table = metadata[[COMPOUND]].assign(role=mine["role"].to_numpy())
+            tables.setdefault(method, []).append(_keyed(pd.concat([table, embedding_table(values)], axis=1), key))
     return {method: pd.concat(parts, ignore_index=True) for method, parts in tables.items()}
+
+
+def chemistry_consensus(with_cp: pd.DataFrame, compounds: pd.DataFrame) -> pd.DataFrame:
+    """What structures alone tell, without any cells: ECFP4 fingerprints (Rogers 2010, doi 10.1021/ci100050t).
+
+    A consensus table of the method `chemistry` with the rows of another method's, `with_cp`; 1,024 bits. Compounds
+    without a readable SMILES have no row.
+    """
+    from rdkit import RDLogger
+    from rdkit.Chem import MolFromSmiles
+    from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
+
+    RDLogger.DisableLog("rdApp.*")
+    generator = GetMorganGenerator(radius=2, fpSize=1024)
+    molecules = (
+        compounds.set_index(COMPOUND)["SMILES"].fillna("").map(lambda text: MolFromSmiles(text) if text else None)
+    )
+    bits = {name: generator.GetFingerprintAsNumPy(one) for name, one in molecules.dropna().items()}
+    table = with_cp[with_cp[COMPOUND].isin(bits)].reset_index(drop=True).assign(method="chemistry")
+    if not len(table):
+        return pd.DataFrame()
+    values = np.array([bits[name] for name in table[COMPOUND]], dtype=np.float32)
+    return pd.concat([table[[COMPOUND, "role", *KEYS]], embedding_table(values)], axis=1)
 
 
 def save_encoders(result: CrossfitResult, folds: list[PreparedFold], folder) -> None:
@@ -520,10 +557,10 @@ def save_encoders(result: CrossfitResult, folds: list[PreparedFold], folder) -> 
 
 
 def fewer_pairs(prepared: PreparedFold, share: float, seed: int) -> PreparedFold:
-    """The fold with a random share of its training compounds, above 0 and up to 1, at least two.
+    """The fold with TX for a random share of its training compounds, above 0 and up to 1, at least two.
 
-    The same wells; `is_training` and `tx_is_training` are True for fewer. Larger shares of a seed hold the smaller
-    ones.
+    The same wells, and all training compounds keep their CP; `is_training` and `tx_is_training` are True for fewer.
+    Larger shares of a seed hold the smaller ones.
     """
     if not 0 < share <= 1:
         raise ScreenError(f"a share of the training compounds lies above 0 and up to 1, not at {share:g}")
@@ -550,7 +587,8 @@ def data_size_curve(
 ) -> pd.DataFrame:
     """Replicate mAP, MoA mAP and mean ROC-AUC of unseen compounds by the number of training pairs.
 
-    Encoders are fitted on a share of a fold's training compounds; test compounds, features and assay labels stay.
+    Encoders are fitted with the TX of a share of a fold's training compounds; their CP, test compounds, features and
+    assay labels stay, so methods without TX stay level.
 
     Parameters
     ----------
@@ -579,7 +617,8 @@ def data_size_curve(
         n_compounds = np.mean([len(np.unique(one.groups[one.is_training].astype(str))) for one in smaller])
         sizes[share] = round(float(n_compounds))
         for method, by_fold in encoders.items():
-            if share == 1 and whole is not None:
+            needs_tx = next(iter(by_fold.values())).uses_tx
+            if whole is not None and (share == 1 or not needs_tx):
                 made = [(whole["wells"][method], whole["consensus"][method])]
             else:
                 controls, options = {"true_pairs": 1, "deranged": 1}, {"first_seed": seed, "progress": False}

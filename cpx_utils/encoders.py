@@ -27,6 +27,15 @@ from cpx_utils.profiles import ScreenError
 
 CELL_COUNT = r"Number_Object_Number|(^|_)Cells?_?Count(_|$)|(^|_)Count(_|$)"  # how CellProfiler tables call it
 CP_BASES = ("pca", "discriminants")
+# The contrastive form that starts from what replicates teach (the method contrastive_replicates): it needs little else.
+ON_DISCRIMINANTS = {
+    "cp_basis": "discriminants",
+    "hidden": (),
+    "n_cp_components": 50,
+    "whitening_shrinkage": 0.5,
+    "input_noise": 1.0,
+    "learning_rate": 0.02,
+}
 ROWS_AT_ONCE = 4096
 MIN_CONTROLS = 50  # negative controls; fewer say little of how features vary together
 MAX_FEATURES = 1_000_000  # of a saved encoder: a number beyond that is damage
@@ -38,11 +47,12 @@ class Encoder(TransformerMixin, BaseEstimator):
     """What all representations share: checks, saving and the promise to embed CP alone.
 
     A subclass brings `_transform(cp)`, and if it learns anything `_fit(cp, groups, controls)`, or with TX `cp_side(cp,
-    groups)` and `_fit_pairs(cp, tx, groups, cp_side)`. It names its learned arrays in `learned`, so that saving needs
-    no code of its own.
+    groups)` and `_fit_pairs(cp, tx, groups, cp_side, maps)`. It names its learned arrays in `learned`, so that saving
+    needs no code of its own.
     """
 
     uses_tx = False
+    takes_unpaired = False  # whether it also learns from wells without TX, whose rows of `tx` are NaN
     cross_modal = False  # whether `transform_tx` puts TX profiles into the same space, for retrieval
     learned: ClassVar[tuple[str, ...]] = ()
 
@@ -53,6 +63,7 @@ class Encoder(TransformerMixin, BaseEstimator):
         groups: np.ndarray | None = None,
         controls: np.ndarray | None = None,
         cp_side: Any = None,
+        maps: np.ndarray | None = None,
     ) -> "Encoder":
         """Fit on training wells.
 
@@ -68,6 +79,8 @@ class Encoder(TransformerMixin, BaseEstimator):
             Prepared CP profiles of negative controls (n_controls, n_cp_features), for sphering; may be empty.
         cp_side
             What the method `cp_side` makes of the same CP and groups, where that is known already.
+        maps
+            Plate map of each row (n_wells,), for networks whose batches stay within maps.
 
         Raises
         ------
@@ -86,7 +99,7 @@ class Encoder(TransformerMixin, BaseEstimator):
         if len(tx) != len(cp):
             raise ScreenError(f"{len(cp)} CP rows and {len(tx)} TX rows are no pairs; both need the same rows")
         side = self.cp_side(cp, groups) if cp_side is None else cp_side
-        self._fit_pairs(cp, np.asarray(tx, dtype=np.float64), groups, side)
+        self._fit_pairs(cp, np.asarray(tx, dtype=np.float64), groups, side, maps)
         return self
 
     def cp_side(self, cp: np.ndarray, groups: np.ndarray) -> Any:
@@ -349,7 +362,7 @@ class RidgeTX(LinearEncoder):
             parts.append((training, held_out, mean, values, vectors, codes.T @ codes))
         return parts, _eigenvectors(cp)
 
-    def _fit_pairs(self, cp, tx, groups, cp_side):
+    def _fit_pairs(self, cp, tx, groups, cp_side, maps):
         pca = leading_components(tx, self.n_tx_components)
         self.tx_mean_, self.tx_projection_ = pca.mean_, pca.components_.T  # (n_genes,), (n_genes, n_components)
         targets = pca.transform(tx)  # (n_wells, n_components), of mean 0
@@ -419,7 +432,7 @@ class RegularisedCCA(LinearEncoder):
         """Mean and whitened components of CP."""
         return cp_components(cp, groups, "discriminants", self.n_cp_components, self.shrinkage)
 
-    def _fit_pairs(self, cp, tx, groups, cp_side):
+    def _fit_pairs(self, cp, tx, groups, cp_side, maps):
         self.mean_, cp_white = cp_side
         self.tx_mean_, tx_white = whitened_components(tx, groups, self.n_tx_components, self.shrinkage)
         cross = ((cp - self.mean_) @ cp_white).T @ ((tx - self.tx_mean_) @ tx_white) / (len(cp) - 1)
@@ -468,82 +481,20 @@ def whitened_components(values, groups, n_wanted, shrinkage) -> tuple[np.ndarray
     return pca.mean_, pca.components_.T / np.sqrt((1 - shrinkage) * variance + shrinkage * variance.mean())
 
 
-@dataclass(eq=False, repr=False)
-class ReplicateCCA(LinearEncoder):
-    r"""Directions on which the wells of a compound agree with each other and with their TX profiles.
+@dataclass(eq=False, repr=False, kw_only=True)
+class NetworkEncoder(Encoder):
+    """What the networks share: leading components as input, training, early stopping, saving.
 
-    With CP whitened by the covariance within compounds, :math:`B` the covariance between compounds and :math:`C` the
-    cross-covariance of wells with whitened TX, the embedding spans the leading eigenvectors of
-
-    .. math:: w\, B / \lVert B \rVert + (1 - w)\, C C^\top / \lVert C C^\top \rVert
-
-    At :math:`w = 1` it is LDA on identity, at :math:`w = 0` a CCA that knows the replicate noise. In between, TX helps
-    to tell weak signal from noise. Fisher 1936; Kettenring 1971 (doi 10.1093/biomet/58.3.433) for correlation among
-    more than two sets.
+    A step sees one well of each compound, so no compound competes with itself. Training stops when the loss on held-out
+    training compounds no longer improves; then a network is trained again on all training compounds for as many epochs,
+    since with few compounds every one counts.
 
     Parameters
     ----------
     n_dimensions
-        Eigenvectors kept.
-    replicate_weight
-        :math:`w`.
-    n_tx_components, shrinkage
-        Leading TX components, and how their variances are shrunk together, as in `RegularisedCCA`.
-
-    Failure mode: a TX that has nothing to do with CP draws directions away from the replicates; deranged pairs fall
-    below LDA on identity. Without replicates it cannot be fitted.
-    """
-
-    uses_tx = True
-
-    n_dimensions: int = 20
-    replicate_weight: float = 0.3
-    n_tx_components: int = 60
-    shrinkage: float = 0.3
-
-    def cp_side(self, cp, groups):
-        """Mean of the wells, their whitening within compounds, and whitened covariance between compounds."""
-        _, of_well, counts = np.unique(groups, return_inverse=True, return_counts=True)
-        if np.median(counts) < 2:
-            raise ScreenError("CCA with replicates needs replicates, and this screen has one profile a compound")
-        means, within, shrinkage = _within_compounds(cp, of_well)
-        within = shrunk_covariance(within * len(cp) / (len(cp) - len(means)), shrinkage)
-        values, vectors = np.linalg.eigh(within)
-        whitening = vectors / np.sqrt(values)  # (n_features, n_features)
-        mean = cp.mean(axis=0)
-        whitened = (means - mean) @ whitening
-        # Noise of the means is subtracted, so that only what compounds differ in is left.
-        between = whitened.T @ whitened / len(means) - np.eye(len(values)) / counts.mean()
-        return mean, whitening, between / np.linalg.norm(between, 2)
-
-    def _fit_pairs(self, cp, tx, groups, cp_side):
-        self.mean_, whitening, between = cp_side
-        tx_mean, tx_white = whitened_components(tx, groups, self.n_tx_components, self.shrinkage)
-        tx_codes = (tx - tx_mean) @ tx_white  # (n_wells, n_tx_components)
-        cross = whitening.T @ ((cp - self.mean_).T @ tx_codes) / len(cp)  # (n_features, n_tx_components)
-        weight = self.replicate_weight
-        joint = weight * between + (1 - weight) * cross @ cross.T / np.linalg.norm(cross, 2) ** 2
-        last = len(joint) - 1
-        leading = eigh(joint, subset_by_index=[max(last + 1 - self.n_dimensions, 0), last])[1][:, ::-1]
-        self.projection_ = whitening @ leading
-
-
-@dataclass(eq=False, repr=False, kw_only=True)
-class NetworkEncoder(Encoder):
-    """What both networks share: leading components as input, training, early stopping, saving.
-
-    A step sees one well of each compound, so no compound competes with itself. Training stops when the loss on held-out
-    training compounds no longer improves; then networks are trained again on all training compounds for as many epochs,
-    since with few compounds every one counts. Several members, each with weights, noise and held-out compounds of its
-    own, agree on that number and put their codes side by side: a few dozen held-out compounds alone would choose it by
-    chance.
-
-    Parameters
-    ----------
-    n_members, n_dimensions
-        Networks of the ensemble, trained one after the other, and the length of one member's code.
+        Length of the code.
     hidden
-        Widths of hidden layers; none makes the heads linear, which serves small screens best.
+        Widths of hidden layers; none makes the heads linear.
     n_cp_components, n_tx_components
         Leading principal components that the heads see; at most a third of the number of training compounds.
     cp_basis
@@ -560,6 +511,8 @@ class NetworkEncoder(Encoder):
         compounds. With `max_epochs` 0 weights stay as they were drawn.
     validation_share
         Share of the training compounds held out for that, 300 of them at most; 0 trains for `max_epochs`.
+    batches_within_maps
+        Whether a batch holds compounds of one plate map alone: then telling plates apart wins nothing.
     device
         `auto` (a GPU if there is one), `cpu` or `cuda`.
     seed
@@ -568,32 +521,33 @@ class NetworkEncoder(Encoder):
     Attributes
     ----------
     history_ : list of dict
-        `member`, `epoch`, `training` and `validation` loss: of the held-out compounds, and of as many others.
+        `epoch`, `training` and `validation` loss: of the held-out compounds, and of as many others.
     best_epoch_ : int
-        The number of epochs chosen.
+        The number of epochs chosen: the lowest validation loss, smoothed over five epochs.
     """
 
     uses_tx = True
     cross_modal = True
     learned = ("cp_mean_", "cp_components_", "tx_mean_", "tx_components_")
     heads = ("cp", "tx")  # the parts of a network that make codes of CP and of TX
+    n_views = 1  # wells of a compound in a batch
 
-    n_members: int = 1
     n_dimensions: int = 32
-    hidden: tuple[int, ...] = ()
-    n_cp_components: int = 50
+    hidden: tuple[int, ...] = (256,)
+    n_cp_components: int = 100
     n_tx_components: int = 60
-    cp_basis: str = "discriminants"
-    whitening_shrinkage: float = 0.5
-    input_noise: float = 1.0
-    dropout: float = 0.0
+    cp_basis: str = "pca"
+    whitening_shrinkage: float = 0.0
+    input_noise: float = 0.5
+    dropout: float = 0.2
     weight_decay: float = 0.01
-    learning_rate: float = 0.02
+    learning_rate: float = 0.005
     batch_size: int = 256
-    max_epochs: int = 400
+    max_epochs: int = 200
     max_steps: int = 1000
-    patience: int = 40
+    patience: int = 20
     validation_share: float = 0.15
+    batches_within_maps: bool = False
     device: str = "auto"
     seed: int = 0
 
@@ -601,31 +555,32 @@ class NetworkEncoder(Encoder):
         """Whitened components of CP."""
         return cp_components(cp, groups, self.cp_basis, self.n_cp_components, self.whitening_shrinkage)
 
-    def _fit_pairs(self, cp, tx, groups, cp_side):
+    def _fit_pairs(self, cp, tx, groups, cp_side, maps):
         from cpx_utils.networks import pick_device
 
         self.device_ = pick_device(self.device)
         self.cp_mean_, self.cp_components_ = cp_side
-        tx_parts = whitened_components(tx, groups, self.n_tx_components, self.whitening_shrinkage)
+        paired = ~np.isnan(tx).any(axis=1)
+        tx_parts = whitened_components(tx[paired], groups[paired], self.n_tx_components, self.whitening_shrinkage)
         self.tx_mean_, self.tx_components_ = tx_parts
         inputs = self._inputs("cp", cp), self._inputs("tx", tx)
         _, of_well, counts = np.unique(groups, return_inverse=True, return_counts=True)
         wells = np.split(np.argsort(of_well, kind="stable"), np.cumsum(counts)[:-1])  # rows of each compound
+        maps = maps if self.batches_within_maps else None
         n_held_out = min(round(self.validation_share * len(wells)), MAX_VALIDATION) if self.max_epochs else 0
         self.history_, self.best_epoch_ = [], self.most_epochs(len(wells))
-        # A generator for each training, so that none depends on when another one stopped.
+        # A generator for each training, so that neither depends on when the other one stopped.
         on_trial, at_last = np.random.default_rng(self.seed).spawn(2)
-        for member, rng in enumerate(on_trial.spawn(self.n_members) if n_held_out >= 2 else []):
-            order = rng.permutation(len(wells))
+        if n_held_out >= 2:
+            order = on_trial.permutation(len(wells))
             held_out, training = ([wells[i] for i in some] for some in np.split(order, [n_held_out]))
-            _, lines = self._trained(inputs, training, self.most_epochs(len(training)), rng, held_out)
-            self.history_ += [{"member": member} | line for line in lines]
-        if self.history_:
-            self.best_epoch_ = _best_epoch(self.history_)
-        members = at_last.spawn(self.n_members)
-        self.networks_ = [self._trained(inputs, wells, self.best_epoch_, rng)[0] for rng in members]
+            n_epochs = self.most_epochs(len(training))
+            _, self.history_ = self._trained(inputs, training, n_epochs, on_trial, maps, held_out)
+            losses = pd.Series([line["validation"] for line in self.history_])
+            self.best_epoch_ = int(losses.rolling(5, center=True, min_periods=1).mean().idxmin()) + 1
+        self.network_, _ = self._trained(inputs, wells, self.best_epoch_, at_last, maps)
 
-    def _trained(self, inputs, wells, n_epochs, rng, held_out=()):
+    def _trained(self, inputs, wells, n_epochs, rng, maps, held_out=()):
         """A new network trained on the wells of compounds, and its loss by epoch; torch's random state stays."""
         import torch
 
@@ -633,10 +588,11 @@ class NetworkEncoder(Encoder):
 
         torch.set_num_threads(1)  # small matrices: more threads wait for each other, and round differently
         options = {name: getattr(self, name) for name in ("learning_rate", "weight_decay", "batch_size", "patience")}
+        options |= {"n_views": self.n_views, "maps": maps, "held_out": held_out}
         with torch.random.fork_rng(devices=[] if self.device_ == "cpu" else None):
             torch.manual_seed(int(rng.integers(2**31)))
             network = self._network(*(values.shape[1] for values in inputs)).to(self.device_)
-            lines = train(network, self._loss, inputs, wells, n_epochs, rng=rng, held_out=held_out, **options)
+            lines = train(network, self._loss, inputs, wells, n_epochs, rng=rng, **options)
         return network, lines
 
     def _inputs(self, modality, profiles):
@@ -657,28 +613,22 @@ class NetworkEncoder(Encoder):
         return min(self.max_epochs, max(1, self.max_steps // -(-n_compounds // self.batch_size)))
 
     def _encode(self, part, inputs):
-        """Unit-length codes of every member's head `part`, side by side: (n, n_members * n_dimensions)."""
+        """Unit-length codes of the network's head `part`: (n, n_dimensions)."""
         import torch
 
         with torch.no_grad():
-            codes = [getattr(network, part)(inputs) for network in self.networks_]
-            codes = [torch.nn.functional.normalize(code, dim=1) for code in codes]
-        return torch.cat(codes, dim=1).cpu().numpy()
+            return torch.nn.functional.normalize(getattr(self.network_, part)(inputs), dim=1).cpu().numpy()
 
     def _transform(self, cp):
         return self._encode(self.heads[0], self._inputs("cp", cp))
 
     def transform_tx(self, tx: np.ndarray) -> np.ndarray:
-        """Codes of TX profiles alone: (n, n_genes) -> float32 (n, n_members * n_dimensions)."""
+        """Codes of TX profiles alone: (n, n_genes) -> float32 (n, n_dimensions)."""
         return self._encode(self.heads[1], self._inputs("tx", tx))
 
     def _arrays(self):
-        state = {
-            f"network.{member}.{name}": value.cpu().numpy()
-            for member, network in enumerate(self.networks_)
-            for name, value in network.state_dict().items()
-        }
-        return super()._arrays() | state
+        state = self.network_.state_dict().items()
+        return super()._arrays() | {f"network.{name}": value.cpu().numpy() for name, value in state}
 
     def _restore(self, arrays):
         import torch
@@ -688,20 +638,15 @@ class NetworkEncoder(Encoder):
         super()._restore(arrays)
         # What was trained on a GPU must open on a laptop.
         self.device_ = pick_device("auto" if self.device == "cuda" else self.device)
-        weights = {name: torch.as_tensor(value) for name, value in arrays.items() if name.startswith("network.")}
-        sizes = self.cp_components_.shape[1], self.tx_components_.shape[1]
-        self.networks_ = []
-        for member in range(self.n_members):
-            with torch.device("meta"):  # takes no memory, however large the parameters say that it is
-                network = self._network(*sizes)
-            empty = network.state_dict()
-            state = {name: weights.pop(f"network.{member}.{name}", torch.empty(0)) for name in empty}
-            if any(state[name].shape != values.shape for name, values in empty.items()):
-                raise ValueError("its networks are of other sizes than its parameters say")
-            network.load_state_dict(state, assign=True)
-            self.networks_.append(network.to(self.device_).eval())
-        if weights:
-            raise ValueError("it holds more networks than its parameters say")
+        weights = {name: value for name, value in arrays.items() if name.startswith("network.")}
+        weights = {name.removeprefix("network."): torch.as_tensor(value) for name, value in weights.items()}
+        with torch.device("meta"):  # takes no memory, however large the parameters say that it is
+            network = self._network(self.cp_components_.shape[1], self.tx_components_.shape[1])
+        expected = {name: value.shape for name, value in network.state_dict().items()}
+        if expected != {name: value.shape for name, value in weights.items()}:
+            raise ValueError("its network is of another size than its parameters say")
+        network.load_state_dict(weights, assign=True)
+        self.network_ = network.to(self.device_).eval()
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -789,6 +734,49 @@ class SoftContrastiveEncoder(ContrastiveEncoder):
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
+class JointContrastiveEncoder(ContrastiveEncoder):
+    r"""CP agrees with TX on pairs, and replicates of a compound agree with each other, in one loss.
+
+    .. math:: L = L(f(x), g(y)) + w\, L(f(x), f(x'))
+
+    with :math:`x'` another well of the same compound, in the same form of loss: supervised contrastive learning
+    (Khosla 2020, arXiv 2004.11362) with one positive. Compounds without TX (rows of NaN) take part in the second term.
+    It starts from discriminants of compound identity, whose heads are linear (`ON_DISCRIMINANTS`).
+
+    Parameters
+    ----------
+    replicate_weight
+        :math:`w`; the higher, the more replicates and the fewer mechanisms come together.
+
+    Notes
+    -----
+    The other parameters and the attributes are those of `ContrastiveEncoder`.
+
+    Failure mode: replicates share more than their compound, such as a well position; what they share is learned.
+    """
+
+    n_views = 2
+    takes_unpaired = True
+
+    replicate_weight: float = 0.2
+    hidden: tuple[int, ...] = ON_DISCRIMINANTS["hidden"]
+    cp_basis: str = ON_DISCRIMINANTS["cp_basis"]
+    n_cp_components: int = ON_DISCRIMINANTS["n_cp_components"]
+    whitening_shrinkage: float = ON_DISCRIMINANTS["whitening_shrinkage"]
+    input_noise: float = ON_DISCRIMINANTS["input_noise"]
+    learning_rate: float = ON_DISCRIMINANTS["learning_rate"]
+
+    def _loss(self, network, cp, tx, other_cp):
+        loss, is_paired = self._loss_function(), ~tx[:, 0].isnan()
+        own, other = (network.cp(self._noisy(network, wells)) for wells in (cp, other_cp))
+        replicates = self.replicate_weight * loss(own, other, self.temperature)
+        if not is_paired.any():
+            return replicates
+        codes = network.tx(self._noisy(network, tx[is_paired]))
+        return replicates + loss(own[is_paired], codes, self.temperature)
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
 class AutoencoderEncoder(NetworkEncoder):
     r"""A bimodal autoencoder: one shared code from CP, from TX or from both, which must rebuild both.
 
@@ -814,8 +802,8 @@ class AutoencoderEncoder(NetworkEncoder):
     heads = ("encode_cp", "encode_tx")
 
     tx_dropout: float = 0.5
-    cp_weight: float = 0.3
-    learning_rate: float = 0.005
+    cp_weight: float = 0.05
+    n_cp_components: int = 50
 
     def _network(self, n_cp, n_tx):
         from cpx_utils.networks import BimodalAutoencoder
@@ -835,15 +823,6 @@ class AutoencoderEncoder(NetworkEncoder):
         return self.cp_weight * reconstruction(cp_out, cp) + reconstruction(tx_out, tx)
 
 
-def _best_epoch(history):
-    """Epoch with the lowest validation loss, averaged over members and smoothed over five epochs.
-
-    A member that stopped early counts with its last loss, so that the mean isn't of the patient ones alone.
-    """
-    curves = pd.DataFrame(history).pivot(index="epoch", columns="member", values="validation").ffill()
-    return int(curves.mean(axis=1).rolling(5, center=True, min_periods=1).mean().idxmin())
-
-
 METHODS: dict[str, type[Encoder]] = {
     "raw_cp": RawCP,
     "sphered_cp": SpheredCP,
@@ -852,8 +831,8 @@ METHODS: dict[str, type[Encoder]] = {
     "lda_identity": LdaIdentity,
     "ridge_tx": RidgeTX,
     "rcca": RegularisedCCA,
-    "rcca_replicates": ReplicateCCA,
     "autoencoder": AutoencoderEncoder,
     "contrastive": ContrastiveEncoder,
     "contrastive_soft": SoftContrastiveEncoder,
+    "contrastive_joint": JointContrastiveEncoder,
 }

@@ -76,13 +76,16 @@ def train(
     rng: np.random.Generator,
     held_out: Sequence[np.ndarray] = (),
     patience: int = 0,
+    n_views: int = 1,
+    maps: np.ndarray | None = None,
 ) -> list[dict[str, float]]:
     """Train a network in place by `torch.optim.AdamW` (Loshchilov 2019, arXiv 1711.05101), and leave it in eval mode.
 
     Parameters
     ----------
     network, loss
-        `loss(network, cp, tx)` gives the loss of a batch; in training mode it may spoil its inputs by noise.
+        `loss(network, cp, tx)` gives the loss of a batch; in training mode it may spoil its inputs by noise. With more
+        than one view it also gets the CP of further wells of the same compounds.
     inputs
         CP (n_wells, n_cp) and TX (n_wells, n_tx), row by row pairs.
     wells, held_out
@@ -92,6 +95,8 @@ def train(
         As usual; batches are those of `epochs`. torch's own generator makes noise and dropout.
     patience
         Epochs without a new lowest loss on the held-out compounds that end the training.
+    n_views, maps
+        Wells of a compound in a batch, and the plate map of each row, where batches stay within maps.
 
     Returns
     -------
@@ -101,19 +106,20 @@ def train(
     """
     cp, tx = inputs
     optimiser = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay)
-    watched = [np.array([rows[0] for rows in some[: len(held_out)]], dtype=int) for some in (wells, held_out)]
+    ends = [0, -1][:n_views]  # of a compound's wells the first is watched, and with a second view the last
+    watched = [np.array([rows[ends] for rows in some[: len(held_out)]]) for some in (wells, held_out)]
     history: list[dict[str, float]] = []
     lowest, waited = np.inf, 0
-    for epoch, batches in zip(range(1, n_epochs + 1), epochs(wells, batch_size, rng), strict=False):
+    for epoch, batches in zip(range(1, n_epochs + 1), epochs(wells, batch_size, rng, n_views, maps), strict=False):
         network.train()
         for rows in batches:
             optimiser.zero_grad()
-            loss(network, cp[rows], tx[rows]).backward()
+            loss(network, *batch_of(cp, tx, rows)).backward()
             optimiser.step()
         if held_out:
             network.eval()
             with torch.no_grad():
-                training, validation = (loss(network, cp[rows], tx[rows]).item() for rows in watched)
+                training, validation = (loss(network, *batch_of(cp, tx, rows)).item() for rows in watched)
             history.append({"epoch": epoch, "training": training, "validation": validation})
             waited = 0 if validation < lowest else waited + 1
             lowest = min(lowest, validation)
@@ -123,16 +129,34 @@ def train(
     return history
 
 
-def epochs(wells: Sequence[np.ndarray], batch_size: int, rng: np.random.Generator) -> Iterator[list[np.ndarray]]:
-    """Batches of one epoch after another: one random well of each compound, so that none competes with itself.
+def batch_of(cp: torch.Tensor, tx: torch.Tensor, rows: np.ndarray) -> list[torch.Tensor]:
+    """CP and TX of a batch's first wells, then the CP of each further view; `rows` is (n_compounds, n_views)."""
+    first, *others = rows.T
+    return [cp[first], tx[first], *(cp[other] for other in others)]
 
-    `wells` holds the rows of each compound's wells. Batches hold at most `batch_size` rows, all about equally many.
+
+def epochs(
+    wells: Sequence[np.ndarray],
+    batch_size: int,
+    rng: np.random.Generator,
+    n_views: int = 1,
+    maps: np.ndarray | None = None,
+) -> Iterator[list[np.ndarray]]:
+    """Batches (n_compounds, n_views) of one epoch after another: `n_views` random wells of each compound.
+
+    One row a compound, so that none competes with itself. `wells` holds the rows of each compound's wells. Batches hold
+    at most `batch_size` compounds, all about equally many; with `maps`, the plate map of each row, those of a batch are
+    on one map.
     """
     flat, counts = np.concatenate(wells), np.array([len(rows) for rows in wells])  # (n_wells,), (n_compounds,)
     starts = np.cumsum(counts) - counts
     while True:
-        chosen = rng.permutation(flat[starts + (rng.random(len(counts)) * counts).astype(int)])  # (n_compounds,)
-        yield np.array_split(chosen, -(-len(chosen) // batch_size))
+        place = (rng.random((len(counts), n_views)) * counts[:, None]).astype(int)
+        chosen = rng.permutation(flat[starts[:, None] + place])  # (n_compounds, n_views)
+        groups = [chosen]
+        if maps is not None:
+            groups = [chosen[maps[chosen[:, 0]] == name] for name in rng.permutation(np.unique(maps[chosen[:, 0]]))]
+        yield [batch for rows in groups for batch in np.array_split(rows, -(-len(rows) // batch_size))]
 
 
 def pick_device(name: str) -> str:

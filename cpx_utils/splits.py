@@ -249,7 +249,25 @@ def derange_groups(groups: np.ndarray, rng: np.random.Generator, strata: np.ndar
     return partner
 
 
-def deranged_rows(compounds: np.ndarray, doses: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
+def plate_maps(plates: np.ndarray, compounds: np.ndarray, treated: np.ndarray) -> np.ndarray:
+    """Number of the plate map that each well lies on: (n_wells,).
+
+    Plates that share a treated compound are replicates, or doses, of one map. A screen whose compounds are spread over
+    all plates, or that knows no plates, has one map.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    plate = np.unique(plates.astype(str), return_inverse=True)[1]
+    compound = np.unique(compounds.astype(str), return_inverse=True)[1] + plate.max(initial=0) + 1
+    n = compound.max(initial=0) + 1
+    links = coo_array((np.ones(treated.sum()), (plate[treated], compound[treated])), shape=(n, n))
+    return connected_components(links, directed=False)[1][plate]
+
+
+def deranged_rows(
+    compounds: np.ndarray, doses: np.ndarray | None, rng: np.random.Generator, maps: np.ndarray | None = None
+) -> np.ndarray:
     """For each row the row whose TX profile it gets when TX is deranged between compounds.
 
     All rows of a compound go to one other compound, dose by dose, so that replicates stay together: what a
@@ -263,6 +281,8 @@ def deranged_rows(compounds: np.ndarray, doses: np.ndarray | None, rng: np.rando
     doses : array (n_rows,), optional
         Dose of each row (micromolar); NaN counts as one dose.
     rng : numpy.random.Generator
+    maps : array (n_rows,), optional
+        Plate map of each row's compound, within which partners are drawn.
 
     Returns
     -------
@@ -283,7 +303,10 @@ def deranged_rows(compounds: np.ndarray, doses: np.ndarray | None, rng: np.rando
     for block in np.split(order, starts[1:]):
         rows_of[code[block[0]]].append(block)
     dose_sets = np.array(["|".join(f"{values[block[0]]:.6g}" for block in blocks) for blocks in rows_of])
-    partner = derange_groups(code, rng, strata=dose_sets[code])
+    strata = dose_sets[code]
+    if maps is not None:
+        strata = np.char.add(np.char.add(maps.astype(str), "|"), strata)
+    partner = derange_groups(code, rng, strata=strata)
     out = np.empty(len(code), dtype=int)
     for one, blocks in enumerate(rows_of):
         donor = rows_of[partner[one]]
