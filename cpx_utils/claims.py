@@ -569,14 +569,14 @@ def weigh_claims(
     Returns
     -------
     DataFrame
-        Columns :data:`CLAIM_COLUMNS`. One row a claim, method and reference: the CP-only methods, and the method itself
-        under its controls. ``effect`` is method minus reference, ``detectable`` what would be found with 80% power. The
-        row against raw CP of a method that carries verdicts comes first, with what was ruled and why; its
-        ``p_adjusted`` is the claim's p after Holm over the testable claims. Other rows: Benjamini-Hochberg within the
-        claim. Of claim 4 the effect is that of the `min_families`-th best family (:func:`at_least`), and the values are
-        means over families. Single families have rows of their own, endpoint ``family_auc:<family>``,
-        Benjamini-Hochberg over families, ``shrunk`` their effect drawn towards the mean of all families by what is
-        noise in it; those of too few tasks have no p.
+        Columns :data:`CLAIM_COLUMNS`. One row a claim, method and reference: CP-only methods (``role`` is reference
+        for those of `references`), and the method itself under its controls. ``effect`` is method minus reference,
+        ``detectable`` what would be found with 80% power. The row against raw CP of a method that carries verdicts
+        comes first, with what was ruled and why; its ``p_adjusted`` is the claim's p after Holm over the testable
+        claims. Other rows: Benjamini-Hochberg within the claim. Of claim 4 the effect is that of the
+        `min_families`-th best family (:func:`at_least`), and the values are means over families. Single families have
+        rows of their own, endpoint ``family_auc:<family>``, Benjamini-Hochberg over families, ``shrunk`` their effect
+        drawn towards the mean of all families by what is noise in it; those of too few tasks have no p.
     """
     from statsmodels.stats.multitest import multipletests
 
@@ -585,6 +585,7 @@ def weigh_claims(
     tables, families, rulings = {}, [], {}
     for claim, endpoint in endpoints.items():
         table = _comparisons(claim, endpoint, min_families)
+        table["role"] = table["role"].where(~table["reference"].isin(wanted[claim]), "reference")
         tables[claim] = table.assign(p_adjusted=benjamini_hochberg(table["p_value"]))
         families += _family_comparisons(claim, endpoint)
         for method in methods:

@@ -55,21 +55,22 @@ CONTROL_LABELS = {
     "rows_shuffled": "rows shuffled",
     "random_codes": "random codes",
     "untrained": "untrained network",
+    "deranged_in_plate": "deranged within plate maps",
 }
 TRUE = ("", "true_pairs")  # no pairs at all, or the true ones
-CONTROL_MARKERS = {"deranged": "o", "rows_shuffled": "s", "random_codes": "^", "untrained": "v"}
+CONTROL_MARKERS = {
+    "deranged": "o",
+    "rows_shuffled": "s",
+    "random_codes": "^",
+    "untrained": "v",
+    "deranged_in_plate": "D",
+}
 # Methods that a reader adds take one of these, the same one every time.
 SPARE_COLOURS = ("#332288", "#999933", "#882255", "#44AA99")
 CATEGORY_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#332288", "#999933")
 CATEGORY_LOOKS = list(zip(CATEGORY_COLOURS, "os^DvPX<", strict=True))
 MODALITY_COLOURS = {"CP": "#00785A", "TX": "#AA4499"}
-VERDICT_COLOURS = {
-    "supported": "#00785A",
-    "explained without TX": "#B35900",
-    "not supported": "#A50F15",
-    "inconclusive": "#555555",
-    "not testable": "#777777",
-}
+VERDICT_COLOURS = {"supported": "#00785A", "does not hold": "#A50F15", "holds, TX not needed": "#B35900"}  # else grey
 ENDPOINT_LABELS = {
     "tx_strong_tasks": "tasks where TX excels and CP does not",
     "replicate_map": "replicates together",
@@ -77,7 +78,6 @@ ENDPOINT_LABELS = {
     "family_auc": "bioactivity by target family",
 }
 SIZE_ENDPOINTS = {"replicate_map": "replicate mAP", "moa_map": "MoA mAP", "roc_auc": "mean ROC-AUC of tasks"}
-REFERENCE_LABELS = {"raw_cp": "raw CP", "best": "best without TX", "deranged": "itself on deranged pairs"}
 
 SINGLE_WIDTH, FULL_WIDTH = 6.0, 7.2  # inches
 SMALL, NORMAL, LARGE = 9.0, 9.5, 11.0  # points
@@ -335,37 +335,81 @@ def intervals(
     return fig
 
 
-@_draws(reason="no claim was weighed")
-def claims_forest(claims: pd.DataFrame, *, title: str) -> StudyFigure:
-    """The verdict of each claim (``claim_name`` in words) with the comparisons behind it, a panel a claim.
+PAPER_METHODS = ("raw_cp", "autoencoder", "contrastive", "tx", "cp_tx")
+GAIN_STEPS = {  # what each step adds to raw CP, from no TX at all to the TX of the new compound itself
+    ("raw_cp", ""): "raw CP",
+    ("sphered_cp", ""): "sphered CP",
+    ("lda_identity", ""): "replicates alone (LDA)",
+    ("{}", "untrained"): "untrained",
+    ("{}", "random_codes"): "random codes",
+    ("{}", "deranged"): "deranged pairs",
+    ("{}", "true_pairs"): "true pairs",
+    ("tx_encoded", "true_pairs"): "its own TX, encoded",
+}
 
-    The method of the row with the verdict is drawn: against raw CP, the best method without TX, and itself on deranged
-    pairs; and, open, its deranged control against the same.
+
+def paper_comparison(values: pd.DataFrame) -> StudyFigure:
+    """What the paper compares: raw CP, its two methods, TX itself and both, a panel a claim.
+
+    ``claim, claim_name, endpoint, method, control, mean, ci_low, ci_high`` of `claims.interval_rows`; other methods and
+    controls are left out.
     """
-    heads = claims[claims["verdict"].fillna("") != ""]
-    table = claims.merge(heads[["claim", "endpoint", "method"]])
-    best = table["role"] == "best CP-only"
-    table["label"] = table["reference"].where(~best, "best").map(REFERENCE_LABELS)
-    # What isn't testable has no comparison: its panel says so.
-    table.loc[table.groupby("claim")["label"].transform("count") == 0, "label"] = REFERENCE_LABELS["raw_cp"]
-    table["label"] = pd.Categorical(table["label"], REFERENCE_LABELS.values())
-    panels, labels = {}, {}
-    for head in heads.itertuples():
-        panel = panels[head.claim] = f"Claim {head.claim}: {head.claim_name}\n{head.verdict}"
-        labels[panel] = f"{method_label(head.method)} − reference, {UNITS[head.endpoint]}" if head.method else ""
-        for name in table.loc[best & (table["claim"] == head.claim), "reference"]:
-            labels[panel] += f"\n(best without TX: {method_label(name)})"
-    table = table.assign(panel=table["claim"].map(panels)).dropna(subset="label")
-    parts = [table.assign(control="true_pairs", mean=table["effect"])]
-    names = {"deranged_effect": "mean", "deranged_low": "ci_low", "deranged_high": "ci_high"}
-    parts += [table.drop(columns=["ci_low", "ci_high"]).rename(columns=names).assign(control="deranged")]
-    drawn = pd.concat([parts[0], parts[1].dropna(subset="mean")]).sort_values(["claim", "label"], kind="stable")
-    drawn["label"] = drawn["label"].astype(str)
+    shown = values[values["method"].isin(PAPER_METHODS) & values["control"].isin(TRUE)]
+    raw = shown[shown["method"] == "raw_cp"].set_index("claim")["mean"]
+    above = shown[shown["method"] == "contrastive"].set_index("claim")["mean"].sub(raw).dropna() > 0
+    title = f"Contrastive lies above raw CP in {above.sum()} of {len(above)} measured claims"
+    panels = "Claim " + shown["claim"].astype(str) + ": " + shown["claim_name"]
+    units = dict(zip(panels, shown["endpoint"].map(UNITS), strict=True))
+    return intervals(shown.assign(panel=panels), title=title, xlabel=units, facet="panel", across=2)
+
+
+def claims_forest(claims: pd.DataFrame) -> StudyFigure:
+    """The verdicts (``claim_name`` in words) with the comparisons that decided them, a panel a claim and method."""
+    heads = claims[claims["verdict"] != ""]
+    testable = heads[heads["verdict"] != "not testable"]
+    title = f"No claim is testable on {claims['screen'].iloc[0]}"
+    if len(testable):
+        title = f"{(testable['verdict'] == 'supported').sum()} of {len(testable)} weighed claims are supported"
+        heads = testable
+    words = {
+        (row.claim, row.method): f"Claim {row.claim}, {method_label(row.method)}: {row.claim_name}\n{row.verdict}"
+        for row in heads.itertuples()
+    }
+    panels = pd.Series(list(zip(claims["claim"], claims["method"], strict=True)), index=claims.index).map(words)
+    decides = (claims["reference"] == "raw_cp") | claims["role"].isin(["reference", "control", ""])
+    shown = claims[panels.notna() & decides & claims["endpoint"].isin(UNITS)].assign(panel=panels)
+    shown["label"] = [
+        f"itself, {CONTROL_LABELS[name]}" if name in CONTROL_LABELS else method_label(name)
+        for name in shown["reference"]
+    ]
+    order = ["raw_cp", "sphered_cp", "lda_identity", "cell_count", *CONTROL_LABELS]
+    shown["place"] = shown["reference"].map({name: place for place, name in enumerate(order)})
+    shown = shown.sort_values(["claim", "place"], kind="stable").assign(control="true_pairs", mean=shown["effect"])
+    labels = {
+        panel: f"gain in {UNITS[endpoint]} over"
+        for panel, endpoint in zip(shown["panel"], shown["endpoint"], strict=True)
+    }
     look = {"row": "label", "facet": "panel", "line": 0.0, "line_label": "no difference", "across": 2}
-    fig = intervals(drawn, title=title, xlabel=labels, **look)
-    for ax, verdict in zip(fig.axes, heads.sort_values("claim")["verdict"], strict=True):
-        ax.set_title(ax.get_title("left"), color=VERDICT_COLOURS[verdict])
+    fig = intervals(shown, title=title, xlabel=labels, **look)
+    for ax, panel in zip(fig.axes, shown["panel"].unique(), strict=True):
+        ax.set_title(ax.get_title("left"), color=VERDICT_COLOURS.get(panel.split("\n")[-1], "#555555"))
     return fig
+
+
+def gain_steps(values: pd.DataFrame, method: str) -> StudyFigure:
+    """How far each step carries a method from raw CP: `GAIN_STEPS` below each other, a panel a claim.
+
+    `values` as for `paper_comparison`. What true pairs add to deranged ones is TX; what deranged ones add to raw CP
+    isn't.
+    """
+    steps = {(name.format(method), control): label for (name, control), label in GAIN_STEPS.items()}
+    keys = pd.Series(list(zip(values["method"], values["control"], strict=True)), index=values.index)
+    shown = values[keys.isin(steps)].assign(label=keys.map(steps), panel=values["claim_name"])
+    shown = shown.sort_values("label", key=lambda names: names.map(list(steps.values()).index), kind="stable")
+    shown = shown.sort_values("claim", kind="stable")
+    units = dict(zip(shown["panel"], shown["endpoint"].map(UNITS), strict=True))
+    title = f"From raw CP to {method_label(method)}, step by step"
+    return intervals(shown, title=title, xlabel=units, row="label", facet="panel", across=2)
 
 
 @_draws(reason="no endpoint could be measured", number="mean")
