@@ -5,13 +5,14 @@ each task's own labels and picks each task's penalty by closed-form leave-one-ou
 different models and are not comparable, so areas under curves are taken within a fold and then averaged.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from pandas.api.types import union_categoricals
 from sklearn.base import BaseEstimator
+from sklearn.model_selection import GroupKFold
 from sklearn.utils.validation import check_array
 
 from cpx_utils.metrics import pr_auc, roc_auc
@@ -285,12 +286,14 @@ def tx_strong_cp_weak(
 
 @dataclass(frozen=True)
 class PredictionFold:
-    """Predictions of one test fold, dense.
+    """Predictions of one test fold of a repeat, dense.
 
     `rows` (n,) are positions in `Predictions.compounds`; `labels` (n, n_tasks) hold 1, 0 or NaN; `scores`
     (n, n_tasks, n_columns) are NaN in columns that the fold lacks (`present` is False there).
     """
 
+    repeat: int
+    fold: int
     rows: np.ndarray
     labels: np.ndarray
     scores: np.ndarray
@@ -332,20 +335,21 @@ def dense_predictions(predictions: pd.DataFrame) -> Predictions:
     column = predictions.groupby(keys, sort=True, observed=True).ngroup().to_numpy()
     columns = predictions[keys].iloc[np.unique(column, return_index=True)[1]].reset_index(drop=True)
     label, score = predictions["label"].to_numpy(dtype=float), predictions["score"].to_numpy(dtype=np.float32)
-    fold_of = predictions.groupby(["repeat", "fold"], sort=True, observed=True).ngroup().to_numpy()
     folds = []
-    for number in range(fold_of.max(initial=-1) + 1):
-        at = np.flatnonzero(fold_of == number)
+    by_fold = predictions.groupby(["repeat", "fold"], sort=True, observed=True).indices
+    for (repeat, fold), at in by_fold.items():
         rows, local = np.unique(compound[at], return_inverse=True)
         scores = np.full((len(rows), len(tasks), len(columns)), np.nan, dtype=np.float32)
         labels = np.full((len(rows), len(tasks)), np.nan)
         scores[local, task[at], column[at]] = score[at]
         labels[local, task[at]] = label[at]
         if np.isfinite(scores).sum() < len(at) or (labels[local, task[at]] != label[at]).any():
-            raise ValueError(f"a prediction occurs twice, or labels contradict each other, in test fold {number}")
+            raise ValueError(
+                f"a prediction occurs twice, or labels contradict each other, in test fold {repeat}-{fold}"
+            )
         present = np.isfinite(scores).any((0, 1))
         labels[~np.isfinite(scores[:, :, present]).all(2)] = np.nan
-        folds.append(PredictionFold(rows, labels, scores, present))
+        folds.append(PredictionFold(int(repeat), int(fold), rows, labels, scores, present))
     return Predictions(np.asarray(compounds, dtype=object), np.asarray(tasks, dtype=object), columns, tuple(folds))
 
 
@@ -370,6 +374,72 @@ def task_gains(predictions: pd.DataFrame, reference: str = "raw_cp") -> pd.DataF
     base = auc[auc["method"] == reference].set_index("task")["roc_auc"]
     auc["gain"] = auc["roc_auc"] - auc["task"].map(base)
     return auc.loc[auc["method"] != reference, ["method", "control", "task", "gain"]].reset_index(drop=True)
+
+
+def choose_tasks(
+    consensus: Mapping[str, pd.DataFrame],
+    labels: pd.DataFrame,
+    *,
+    cp: Sequence[str] = ("raw_cp", "sphered_cp", "cell_count"),
+    groups: pd.Series | None = None,
+    tx_min: float = 0.65,
+    margin: float = 0.05,
+    n_inner: int = 3,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Choose each fold's TX-strong and CP-weak tasks by cross-validation among its training compounds alone.
+
+    A task whose CP looks weak on some compounds looks better on others: part of the weakness was bad luck. So tasks are
+    chosen by compounds that measure nothing.
+
+    Parameters
+    ----------
+    consensus : mapping from method to DataFrame
+        As `predict_folds` takes them, among them `tx` (TX itself) and those of `cp`, of which the better one counts:
+        weak is what no CP feature predicts.
+    labels : DataFrame
+        From `label_matrix`.
+    groups : Series of groups by compound, optional
+        Kept together in the inner folds; default: compounds.
+    tx_min, margin : float
+        As for :func:`tx_strong_cp_weak`.
+    n_inner, seed : int
+        Inner folds, and their seed.
+
+    Returns
+    -------
+    DataFrame
+        `split, repeat, fold, task, cp_auc, tx_auc, chosen`.
+    """
+    tables = []
+    fold_keys = KEYS[:3]
+    cp_tables = [consensus[name] for name in cp if name in consensus]
+    for key, part in consensus["tx"].groupby(fold_keys, sort=False):
+        tx_auc, *cp_auc = (
+            _inner_auc(_rows_of(table, fold_keys, key), labels, groups, n_inner, seed) for table in (part, *cp_tables)
+        )
+        best_cp = np.fmax.reduce(cp_auc)
+        chosen = tx_strong_cp_weak(best_cp, tx_auc, tx_min=tx_min, margin=margin)
+        found = {"task": labels.columns.astype(str), "cp_auc": best_cp, "tx_auc": tx_auc, "chosen": chosen}
+        tables.append(pd.DataFrame(dict(zip(fold_keys, key, strict=True)) | found))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _inner_auc(
+    table: pd.DataFrame, labels: pd.DataFrame, groups: pd.Series | None, n_inner: int, seed: int
+) -> np.ndarray:
+    """Cross-validated ROC-AUC of each task among a fold's training compounds (n_tasks,)."""
+    table = table[table["role"] == "train"].sort_values(COMPOUND)
+    names, values = table[COMPOUND].astype(str), embedding_values(table)
+    outcome = labels.reindex(names).to_numpy(float)
+    group = names if groups is None else names.map(groups).fillna(names)
+    inner = GroupKFold(n_inner, shuffle=True, random_state=seed)
+    measured = []
+    for training, held_out in inner.split(values, groups=group.to_numpy(str)):
+        fitted = ManyTaskRidgeClassifier().fit(values[training], outcome[training])
+        measured.append(roc_auc(outcome[held_out], fitted.decision_function(values[held_out])))
+    n_measured = (~np.isnan(measured)).sum(axis=0)
+    return np.where(n_measured > 0, np.nansum(measured, axis=0) / np.maximum(n_measured, 1), np.nan)
 
 
 def chosen_gains(

@@ -39,12 +39,16 @@ METHODS = {  # in the order of the study: name for a reader, colour
     "lda_identity": ("LDA on identity (no TX)", "#3F3F3F"),
     "ridge_tx": ("ridge CP→TX", "#E69F00"),
     "rcca": ("regularised CCA", "#56B4E9"),
-    "rcca_replicates": ("CCA with replicates", "#117733"),
     "autoencoder": ("autoencoder", "#0072B2"),
     "contrastive": ("contrastive", "#D55E00"),
     "contrastive_soft": ("contrastive, soft targets", "#7A0177"),
+    "contrastive_replicates": ("contrastive on discriminants", "#CC79A7"),
+    "contrastive_joint": ("contrastive with replicates", "#117733"),
+    "distilled": ("distilled from TX", "#999933"),
+    "chemistry": ("structure alone (ECFP4)", "#6B4C9A"),
     "tx": ("TX itself (oracle)", "#000000"),
     "cp_tx": ("CP and TX (oracle)", "#252525"),
+    "tx_encoded": ("its own TX, encoded (oracle)", "#4D4D4D"),
 }
 METHOD_LABELS = {method: label for method, (label, _) in METHODS.items()}
 METHOD_COLOURS = {method: colour for method, (_, colour) in METHODS.items()}
@@ -55,21 +59,21 @@ CONTROL_LABELS = {
     "rows_shuffled": "rows shuffled",
     "random_codes": "random codes",
     "untrained": "untrained network",
+    "deranged_in_plate": "deranged within plate maps",
 }
 TRUE = ("", "true_pairs")  # no pairs at all, or the true ones
-CONTROL_MARKERS = {"deranged": "o", "rows_shuffled": "s", "random_codes": "^", "untrained": "v"}
+CONTROL_MARKERS = {
+    "deranged": "o",
+    "rows_shuffled": "s",
+    "random_codes": "^",
+    "untrained": "v",
+    "deranged_in_plate": "D",
+}
 # Methods that a reader adds take one of these, the same one every time.
 SPARE_COLOURS = ("#332288", "#999933", "#882255", "#44AA99")
 CATEGORY_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#332288", "#999933")
 CATEGORY_LOOKS = list(zip(CATEGORY_COLOURS, "os^DvPX<", strict=True))
 MODALITY_COLOURS = {"CP": "#00785A", "TX": "#AA4499"}
-VERDICT_COLOURS = {
-    "supported": "#00785A",
-    "explained without TX": "#B35900",
-    "not supported": "#A50F15",
-    "inconclusive": "#555555",
-    "not testable": "#777777",
-}
 ENDPOINT_LABELS = {
     "tx_strong_tasks": "tasks where TX excels and CP does not",
     "replicate_map": "replicates together",
@@ -77,7 +81,6 @@ ENDPOINT_LABELS = {
     "family_auc": "bioactivity by target family",
 }
 SIZE_ENDPOINTS = {"replicate_map": "replicate mAP", "moa_map": "MoA mAP", "roc_auc": "mean ROC-AUC of tasks"}
-REFERENCE_LABELS = {"raw_cp": "raw CP", "best": "best without TX", "deranged": "itself on deranged pairs"}
 
 SINGLE_WIDTH, FULL_WIDTH = 6.0, 7.2  # inches
 SMALL, NORMAL, LARGE = 9.0, 9.5, 11.0  # points
@@ -272,7 +275,7 @@ def _kinds(table: pd.DataFrame, mark: str) -> list[Line2D]:
 def intervals(
     table: pd.DataFrame, *, title: str, xlabel: str, row: str = "method", facet: str = "", mark: str = "control",
     filled: Sequence[str] = TRUE, line: float | Mapping[str, float] | None = None, line_label: str = "chance",
-    across: int = 3, sharex: bool | str = False, note: str = "",
+    across: int = 3, sharex: bool | str = False, note: str = "", empty: str = "not measured",
 ) -> StudyFigure:  # fmt: skip
     """Values with their intervals: a row each method, a panel each facet, the marks of a row below each other.
 
@@ -280,7 +283,7 @@ def intervals(
     ----------
     table : DataFrame
         ``method, mean, ci_low, ci_high`` and the columns named by `row`, `facet` and `mark`; one value each. Marks are
-        grey where ``tested`` is false. A row without a finite mean is said not to be measured.
+        grey where ``tested`` is false.
     row, facet, mark : str
         Columns whose values make the rows, the panels, and the marks within a row. Methods and controls come in the
         order of the study, others in that of the table. Where rows are methods, a dotted line is raw CP's value.
@@ -290,8 +293,8 @@ def intervals(
         Where the dashed line is that `line_label` names.
     across, sharex
         Panels side by side; whether all, or those of a "row", have one scale.
-    note : str
-        A sentence above the legend.
+    note, empty : str
+        A sentence above the legend, and the words in a row that a panel lacks.
     """
     table = table.assign(tested=table["tested"].astype(bool) if "tested" in table else True)
     table = table if facet else table.assign(**{"": ""})
@@ -312,7 +315,9 @@ def intervals(
     axes = _panels(fig, len(facets), across, sharey=True, sharex=sharex)
     for ax, name, head in zip(axes, facets, heads, strict=True):
         own = measured[measured[facet] == name]
-        _draw_marks(ax, own, middles.drop(own[row].unique()))
+        _draw_marks(ax, own)
+        for middle in middles.drop(own[row].unique()):
+            ax.text(0.01, middle, empty, transform=ax.get_yaxis_transform(), **QUIET)
         raw = own[(own["method"] == "raw_cp") & own["look"].isin(TRUE) & (row == "method")]["mean"]
         chance = pd.Series([line.get(name) if isinstance(line, Mapping) else line]).dropna()
         for at, label, style in ((chance, line_label, "--"), (raw, "raw CP", ":")):
@@ -329,49 +334,92 @@ def intervals(
     return fig
 
 
-def _draw_marks(ax: Axes, table: pd.DataFrame, empty: Sequence[float]) -> None:
-    """Draw each value with its interval at its `place`, looking as a control or as true pairs; say what is empty."""
+def _draw_marks(ax: Axes, table: pd.DataFrame) -> None:
+    """Draw each value with its interval at its `place`, looking as a control or as true pairs."""
     for value in table.to_dict("records"):
         marker = _marker(value["method"], value["look"], "" if value["tested"] else UNTESTED)
         width = 1.8 if value["look"] in TRUE else 1.1
         ax.plot([value["ci_low"], value["ci_high"]], [value["place"]] * 2, color=marker["mec"], lw=width)
         ax.plot([value["mean"]], [value["place"]], ls="", zorder=3, **marker)
-    for middle in empty:
-        ax.text(0.01, middle, "not measured", transform=ax.get_yaxis_transform(), **QUIET)
 
 
-@_draws(reason="no claim was weighed")
-def claims_forest(claims: pd.DataFrame, *, title: str) -> StudyFigure:
-    """The verdict of each testable claim (``claim_name`` in words) with the comparisons behind it, a panel a claim.
+PAPER_METHODS = ("raw_cp", "autoencoder", "contrastive", "tx", "cp_tx")
+GAIN_STEPS = {  # from no TX at all to the TX of the new compound itself
+    ("raw_cp", ""): "raw CP",
+    ("sphered_cp", ""): "sphered CP",
+    ("lda_identity", ""): "replicates alone (LDA)",
+    ("{}", "untrained"): "untrained",
+    ("{}", "random_codes"): "random codes",
+    ("{}", "deranged"): "deranged pairs",
+    ("{}", "true_pairs"): "true pairs",
+    ("tx_encoded", ""): "its own TX, encoded",
+}
 
-    The method of the row with the verdict is drawn: against raw CP, the best method without TX, and itself on deranged
-    pairs; and, open, its deranged control against the same. Claims that aren't testable are told with their reason.
+
+def _claim_panels(table: pd.DataFrame) -> pd.Series:
+    """The claim of each row (``claim, endpoint``) as the head of a panel."""
+    words = table["endpoint"].map(ENDPOINT_LABELS) + " (" + table["endpoint"].map(UNITS) + ")"
+    return table["claim"].astype(int).astype(str) + ". " + words
+
+
+def paper_comparison(values: pd.DataFrame) -> StudyFigure:
+    """What the paper compares: raw CP, its two methods, TX itself and both, a panel a claim.
+
+    ``claim, endpoint, method, control, mean, ci_low, ci_high`` as of `claims.interval_rows`; other methods and controls
+    are left out.
     """
-    heads = claims[claims["verdict"].fillna("") != ""].sort_values("claim")
-    lacking = heads[heads["verdict"] == "not testable"]
+    shown = values[values["method"].isin(PAPER_METHODS) & values["control"].isin(TRUE)]
+    wide = shown.pivot_table("mean", "claim", "method").reindex(columns=["raw_cp", "contrastive"]).dropna()
+    above = (wide["contrastive"] > wide["raw_cp"]).sum()
+    title = f"Contrastive lies above raw CP in {above} of {len(wide)} measured claims"
+    look = {"xlabel": "value on unseen compounds", "facet": "panel", "across": 2}
+    return intervals(shown.assign(panel=_claim_panels(shown)), title=title, **look)
+
+
+def claims_forest(claims: pd.DataFrame) -> StudyFigure:
+    """Gains over raw CP, CP-only references and controls for the methods that carry verdicts, a panel a claim.
+
+    The table of `claims.weigh_claims`. Claims that aren't testable are told with their reason.
+    """
+    heads = claims[claims["verdict"] != ""].sort_values("claim", kind="stable")
+    lacking = heads[heads["verdict"] == "not testable"].drop_duplicates("claim")
     note = "\n".join(f"Claim {head.claim} is not testable: {head.reason}." for head in lacking.itertuples())
-    heads = heads.drop(lacking.index)
+    heads = heads[heads["verdict"] != "not testable"]
     if heads.empty:
-        return _words_only(title, note)
-    table = claims.merge(heads[["claim", "endpoint", "method"]])
-    best = table["role"] == "best CP-only"
-    labels = table["reference"].where(~best, "best").map(REFERENCE_LABELS)
-    table["label"] = pd.Categorical(labels, REFERENCE_LABELS.values())
-    panels = {}
+        return _words_only(f"No claim is testable on {claims['screen'].iloc[0]}", note)
+    panels = _claim_panels(heads).groupby(heads["claim"]).first()
     for head in heads.itertuples():
-        names = [method_label(name) for name in table.loc[best & (table["claim"] == head.claim), "reference"]]
-        words = f"{head.claim}. {head.claim_name} ({method_label(head.method)}, {UNITS[head.endpoint]})"
-        panels[head.claim] = f"{words}\nbest without TX: {', '.join(names)}\n{head.verdict}"
-    table = table.assign(panel=table["claim"].map(panels)).dropna(subset="label").sort_values(["claim", "label"])
-    true = table.assign(control="true_pairs", mean=table["effect"])
-    names = {"deranged_effect": "mean", "deranged_low": "ci_low", "deranged_high": "ci_high"}
-    deranged = table.drop(columns=["ci_low", "ci_high"]).rename(columns=names).assign(control="deranged")
-    drawn = pd.concat([true, deranged.dropna(subset="mean")]).astype({"label": str})
-    look = {"row": "label", "facet": "panel", "line": 0.0, "line_label": "no difference", "across": 2, "note": note}
-    fig = intervals(drawn, title=title, xlabel="difference to the reference", **look)
-    for ax, verdict in zip(fig.axes, heads["verdict"], strict=True):
-        ax.set_title(ax.get_title("left"), color=VERDICT_COLOURS[verdict])
-    return fig
+        panels[head.claim] += f"\n{method_label(head.method)}: {head.verdict}"
+    shown = claims.merge(heads[["claim", "endpoint", "method"]])
+    shown = shown[(shown["reference"] == "raw_cp") | shown["role"].isin(["reference", "control"])]
+    order = ["raw_cp", "sphered_cp", "lda_identity", "cell_count", *CONTROL_LABELS]
+    shown = shown.sort_values("reference", key=lambda names: names.map(order.index), kind="stable")
+    labels = {
+        name: f"itself, {CONTROL_LABELS[name]}" if name in CONTROL_LABELS else method_label(name) for name in order
+    }
+    shown = shown.assign(label=shown["reference"].map(labels), panel=shown["claim"].map(panels), mean=shown["effect"])
+    shown = shown.sort_values("claim", kind="stable")
+    title = (
+        f"{(heads['verdict'] == 'supported').sum()} of {len(heads)} verdicts on {claims['screen'].iloc[0]}: supported"
+    )
+    look = {"xlabel": "gain over what stands at the left", "row": "label", "facet": "panel", "across": 2, "note": note}
+    look |= {"mark": "method", "filled": list(heads["method"]), "line": 0.0, "line_label": "no difference"}
+    return intervals(shown, title=title, empty="not asked", **look)
+
+
+def gain_steps(values: pd.DataFrame, method: str) -> StudyFigure:
+    """How far each step carries a method from raw CP: `GAIN_STEPS` below each other, a panel a claim.
+
+    `values` as for `paper_comparison`. What true pairs add to deranged ones is TX; what deranged ones add to raw CP
+    isn't.
+    """
+    steps = {(name.format(method), control): label for (name, control), label in GAIN_STEPS.items()}
+    keys = pd.Series(list(zip(values["method"], values["control"], strict=True)), index=values.index)
+    shown = values[keys.isin(steps)].assign(label=keys.map(steps), panel=_claim_panels(values))
+    shown = shown.sort_values("label", key=lambda names: names.map(list(steps.values()).index), kind="stable")
+    look = {"xlabel": "value on unseen compounds", "row": "label", "facet": "panel", "across": 2}
+    title = f"From raw CP to {method_label(method)}, step by step"
+    return intervals(shown.sort_values("claim", kind="stable"), title=title, **look)
 
 
 @_draws(reason="no endpoint could be measured", number="mean")
