@@ -143,28 +143,6 @@ def test_chance_of_the_nearest_decile_is_a_share_of_ranks():
     assert metrics.chance_of_nearest_decile(np.array([10, 11])) == pytest.approx((0.1 + 2 / 11) / 2)
 
 
-def test_counting_equals_sorting_where_positives_are_few():
-    rng = np.random.default_rng(5)
-    n, n_items = 40, 60
-    similarity = np.round(rng.normal(size=(n, n_items)), 1)  # with ties
-    candidate = rng.random((n, n_items)) < 0.9
-    positive = candidate & (rng.random((n, n_items)) < 0.05)
-    positive[0] = False
-    most = int(positive.sum(1).max())
-    own, there = np.full((n, most), 9.0), np.zeros((n, most), dtype=bool)
-    for query in range(n):
-        values = similarity[query, positive[query]]
-        own[query, : len(values)], there[query, : len(values)] = values, True
-    expected = metrics.average_precision(similarity, positive, candidate)
-    got = metrics.average_precision_of_few(np.where(candidate, similarity, -np.inf), own, there)
-    assert np.isnan(got[0]) and np.isfinite(got).sum() > 30
-    np.testing.assert_allclose(got, expected, rtol=1e-12)
-    others = np.where(candidate & ~positive, similarity, -np.inf)
-    np.testing.assert_allclose(
-        metrics.average_precision_of_few(others, own, there, own_ranked=False), expected, rtol=1e-12
-    )
-
-
 @pytest.mark.parametrize(
     ("given", "kept"),
     [(np.int16, np.float32), (np.float32, np.float32), (np.float64, np.float64), (np.int64, np.float64)],
