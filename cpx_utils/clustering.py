@@ -223,40 +223,65 @@ def clustering_table(screen: str, replicates: pd.DataFrame, moa_summary: pd.Data
     return table[["screen", *KEYS, "endpoint", "label", "n", "value"]]
 
 
-def umap_of_test_compounds(
+def map_of_test_compounds(
     consensus: dict[str, pd.DataFrame],
     compounds: pd.DataFrame,
     *,
     n_moas: int = 7,
     n_neighbours: int = 10,
+    n_nearest: int = 8,
     seed: int = 0,
-) -> pd.DataFrame:
-    """Lay out the first fold's test compounds by UMAP; for the eye only, nothing is measured on it.
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Lay out the first fold's test compounds by UMAP, for the eye only, and list their true nearest neighbours.
 
     `consensus` holds consensus tables by method, of which draw 0 on true pairs (or without TX) is shown; `compounds`
     says their MoAs (lists), of which the `n_moas` most frequent keep their names, all else is "other". UMAP (McInnes
-    2018, arXiv 1802.03426) by cosine distance. Returns method, compound, x, y, label.
+    2018, arXiv 1802.03426) by cosine distance.
+
+    Returns
+    -------
+    points, nearest : DataFrame
+        method, compound, x, y, label; and the `n_nearest` neighbours of each compound in the full embedding, as the MoA
+        endpoint ranks them, whether they have a known mechanism or not: method, compound, rank (1 the nearest),
+        neighbour, cosine.
     """
     first_moa = compounds.set_index(COMPOUND)["MoA"].map(lambda names: names[0] if len(names) else "other")
-    tables = [pd.DataFrame(columns=["method", "compound", "x", "y", "label"])]
+    maps = [pd.DataFrame(columns=["method", "compound", "x", "y", "label"])]
+    neighbours = [pd.DataFrame(columns=["method", "compound", "rank", "neighbour", "cosine"])]
     for method, table in consensus.items():
         part = _first_test_fold(table)
+        names, values = part[COMPOUND].to_numpy(dtype=object), embedding_values(part)
+        similarity = cosine_similarity(values)
+        np.fill_diagonal(similarity, np.inf)  # a compound comes first in its own list
+        nearest = np.argsort(-similarity, axis=1, kind="stable")
+        cosine = np.take_along_axis(similarity, nearest, axis=1)
+        points = _umap(values, nearest, np.maximum(1 - cosine, 0), n_neighbours, seed)
         label = part[COMPOUND].map(first_moa).fillna("other")
         frequent = label[label != "other"].value_counts().index[:n_moas]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # umap warns of its own settings (one thread for a fixed seed)
-            from umap import UMAP
-
-            layout = UMAP(
-                n_neighbors=min(n_neighbours, len(part) - 1), metric="cosine", random_state=seed, n_jobs=1,
-                init="spectral" if len(part) > 15 else "random",
-            )  # fmt: skip
-            points = layout.fit_transform(embedding_values(part))
-        tables.append(pd.DataFrame({
-            "method": method, "compound": part[COMPOUND].to_numpy(), "x": points[:, 0], "y": points[:, 1],
-            "label": label.where(label.isin(frequent), "other").to_numpy(),
+        label = label.where(label.isin(frequent), "other").to_numpy()
+        columns = {"method": method, "compound": names, "x": points[:, 0], "y": points[:, 1], "label": label}
+        maps.append(pd.DataFrame(columns))
+        rank = np.arange(1, min(n_nearest, len(names) - 1) + 1)
+        neighbours.append(pd.DataFrame({
+            "method": method, "compound": np.repeat(names, len(rank)), "rank": np.tile(rank, len(names)),
+            "neighbour": names[nearest[:, rank].ravel()], "cosine": cosine[:, rank].ravel(),
         }))  # fmt: skip
-    return pd.concat(tables[1:] or tables, ignore_index=True)
+    return tuple(pd.concat(tables[1:] or tables, ignore_index=True) for tables in (maps, neighbours))
+
+
+def _umap(values: np.ndarray, nearest: np.ndarray, distance: np.ndarray, n_neighbours: int, seed: int) -> np.ndarray:
+    """UMAP (n, 2) of few points whose neighbours are known, which spares it the slowest part of its start."""
+    n_kept = min(n_neighbours, len(values) - 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # umap warns of its own settings (one thread for a fixed seed)
+        from umap import UMAP
+
+        layout = UMAP(
+            n_neighbors=n_kept, metric="cosine", random_state=seed, n_jobs=1,
+            precomputed_knn=(nearest[:, :n_kept], distance[:, :n_kept].astype(np.float32)),
+            init="spectral" if len(values) > 15 else "random",
+        )  # fmt: skip
+        return layout.fit_transform(values)
 
 
 def _first_test_fold(consensus: pd.DataFrame) -> pd.DataFrame:
@@ -264,28 +289,6 @@ def _first_test_fold(consensus: pd.DataFrame) -> pd.DataFrame:
     first = consensus[["split", "repeat", "fold"]].iloc[0]
     is_shown = (consensus[["split", "repeat", "fold"]] == first).all(axis=1) & (consensus["role"] == "test")
     return consensus[is_shown & (consensus["seed"] == 0) & consensus["control"].isin(["", "true_pairs"])]
-
-
-def nearest_test_compounds(consensus: dict[str, pd.DataFrame], *, n_nearest: int = 8) -> pd.DataFrame:
-    """The nearest neighbours of each compound of `umap_of_test_compounds`, in the full embedding.
-
-    By cosine similarity of consensus embeddings, as the MoA endpoint ranks them, among the same test compounds, whether
-    they have a known mechanism or not: method, compound, rank (1 the nearest), neighbour, cosine.
-    """
-    columns = ["method", "compound", "rank", "neighbour", "cosine"]
-    tables = [pd.DataFrame(columns=columns)]
-    for method, table in consensus.items():
-        part = _first_test_fold(table)
-        names = part[COMPOUND].to_numpy(dtype=object)
-        similarity = cosine_similarity(embedding_values(part))
-        np.fill_diagonal(similarity, -np.inf)
-        n_kept = min(n_nearest, len(names) - 1)
-        nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :n_kept]  # (n_compounds, n_kept)
-        tables.append(pd.DataFrame({
-            "method": method, "compound": np.repeat(names, n_kept), "rank": np.tile(np.arange(n_kept) + 1, len(names)),
-            "neighbour": names[nearest.ravel()], "cosine": np.take_along_axis(similarity, nearest, axis=1).ravel(),
-        }))  # fmt: skip
-    return pd.concat(tables[1:] or tables, ignore_index=True)
 
 
 def moa_clustering(compounds: pd.DataFrame, embedding: np.ndarray) -> tuple[pd.DataFrame, dict[str, float]]:
