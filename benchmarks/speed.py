@@ -32,7 +32,7 @@ from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, PLATE, WELL
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "benchmarks" / "results" / "speed.csv"
-FULL = {"compounds": 1300, "features": 1000, "tasks": 300, "loop": 30, "profiles": 5000, "pairs": 10_000, "epochs": 10}
+FULL = {"compounds": 600, "features": 400, "tasks": 100, "loop": 5, "profiles": 5000, "pairs": 10_000, "epochs": 10}
 QUICK = {"compounds": 200, "features": 60, "tasks": 12, "loop": 2, "profiles": 400, "pairs": 500, "epochs": 2}
 
 

@@ -259,7 +259,7 @@ def evaluate_folds(predictions: pd.DataFrame) -> pd.DataFrame:
     over the share of actives, 1 by chance). What one class alone can't tell has no row.
     """
     ids = [*KEYS, "model", "task", "n_active", "n_inactive"]
-    tables = []
+    tables = [pd.DataFrame(columns=[*ids, "roc_auc", "pr_auc", "pr_auc_lift"])]
     for key, part in predictions.groupby([*KEYS, "model"], sort=False):
         compound, names = pd.factorize(part["compound"])
         task, tasks = pd.factorize(part["task"], sort=True)
@@ -271,9 +271,7 @@ def evaluate_folds(predictions: pd.DataFrame) -> pd.DataFrame:
         table["pr_auc"] = pr_auc(labels, scores)
         table["pr_auc_lift"] = table["pr_auc"] * (table["n_active"] + table["n_inactive"]) / table["n_active"]
         tables.append(table)
-    if not tables:
-        return pd.DataFrame(columns=[*ids, "metric", "value"])
-    measured = pd.concat(tables, ignore_index=True)
+    measured = pd.concat(tables[1:] or tables, ignore_index=True)
     return measured.melt(ids, var_name="metric", value_name="value").dropna(subset="value").reset_index(drop=True)
 
 

@@ -17,7 +17,6 @@ from scipy.stats import rankdata
 
 from cpx_utils.metrics import (
     average_precision,
-    average_precision_of_few,
     benjamini_hochberg,
     cluster_indices,
     cosine_similarity,
@@ -56,24 +55,15 @@ def replicate_clustering(wells: pd.DataFrame, embedding: np.ndarray) -> pd.DataF
         of its wells; NaN for a treatment of one well).
     """
     names, treatment, queries, points, controls = _queries(wells, embedding)
-    plate = queries[PLATE].fillna("").to_numpy(dtype=str)
-    one_plate = len(np.unique(plate)) < 2
-    unit, of_controls = unit_rows(points), unit_rows(controls)
-    precision, activity = np.full((2, len(queries)), np.nan)
     first = np.searchsorted(treatment, np.arange(len(names) + 1))
-    every = np.arange(len(queries))
-    for block in np.array_split(every, range(QUERIES_AT_ONCE, len(every), QUERIES_AT_ONCE)):
-        to_wells, to_controls = unit[block] @ unit.T, unit[block] @ of_controls.T  # never all to all
-        for rows in np.split(block, np.flatnonzero(np.diff(treatment[block])) + 1):  # of one treatment
-            own_wells = every[first[treatment[rows[0]]] : first[treatment[rows[0]] + 1]]
-            similarity = to_wells[rows - block[0]]
-            own = similarity[:, own_wells]
-            positive = rows[:, None] != own_wells if one_plate else plate[rows, None] != plate[own_wells]
-            similarity[:, own_wells] = np.where(positive, own, -np.inf)
-            precision[rows] = average_precision_of_few(similarity, own, positive)
-            if len(controls):
-                similarity = to_controls[rows - block[0]]
-                activity[rows] = average_precision_of_few(similarity, own, positive, own_ranked=False)
+    unit, plate = unit_rows(np.vstack([points, controls])), _plates(queries)
+    precision, activity = np.full((2, len(queries)), np.nan)
+    for sets in _wells_by_size(first):
+        similarity, strangers, nearer_controls = _nearer(unit, treatment, sets)
+        positive = _positives(plate[sets], plate)
+        precision[sets] = _precision(similarity, positive, strangers)
+        if len(controls):
+            activity[sets] = _precision(similarity, positive, nearer_controls)
     widths = silhouette(points, treatment)
     table = pd.DataFrame({"replicate_map": precision, "activity_map": activity, "silhouette": widths})
     table = table.groupby(treatment).mean().assign(treatment=names, n_wells=np.diff(first))
@@ -99,6 +89,77 @@ def _queries(
     # Sorting by treatment keeps the positives of a query side by side in memory.
     order = np.argsort(treatment, kind="stable")
     return names, treatment[order], queries.iloc[order], embedding[~control][order], embedding[control]
+
+
+def _plates(queries: pd.DataFrame) -> np.ndarray:
+    """Each query's plate as a number."""
+    return np.unique(queries[PLATE].fillna("").to_numpy(dtype=str), return_inverse=True)[1]
+
+
+def _wells_by_size(first: np.ndarray) -> list[np.ndarray]:
+    """The wells of treatments, those of as many wells together: arrays (n_treatments, n_wells)."""
+    size = np.diff(first)
+    return [first[:-1][size == one][:, None] + np.arange(one) for one in np.unique(size)]
+
+
+def _positives(plate_of_set: np.ndarray, plate: np.ndarray) -> np.ndarray:
+    """Which wells of a set are each other's positives: those on other plates, all others where there is one plate.
+
+    `plate_of_set` (..., size) are numbers of plates, `plate` those of all queries; (..., size, size).
+    """
+    if plate.max(initial=0) == 0:
+        return np.broadcast_to(
+            ~np.eye(plate_of_set.shape[-1], dtype=bool), (*plate_of_set.shape, plate_of_set.shape[-1])
+        )
+    return plate_of_set[..., :, None] != plate_of_set[..., None, :]
+
+
+def _nearer(unit: np.ndarray, treatment: np.ndarray, sets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each pair of wells of a set: their similarity, and how many strangers and controls lie at least as near.
+
+    `unit` holds the queries (as many as `treatment`) and then the controls; strangers are queries of other treatments
+    than the pair's first well. All three (n_sets, size, size).
+    """
+    n_queries, size = len(treatment), sets.shape[1]
+    query, item = np.repeat(sets.ravel(), size), np.repeat(sets, size, axis=0).ravel()
+    order = np.argsort(query, kind="stable")
+    queries, first = np.unique(query[order], return_index=True)
+    pairs = np.split(order, first[1:])  # of each query
+    own, strangers, controls = np.empty(len(order), unit.dtype), np.empty(len(order), int), np.empty(len(order), int)
+    for block in np.array_split(np.arange(len(queries)), range(QUERIES_AT_ONCE, len(queries), QUERIES_AT_ONCE)):
+        similarity = unit[queries[block]] @ unit.T  # never all to all
+        for number, row in zip(block, similarity, strict=True):
+            own[pairs[number]] = row[item[pairs[number]]]
+        to_strangers, to_controls = similarity[:, :n_queries], np.sort(similarity[:, n_queries:], axis=1)
+        to_strangers[treatment[queries[block], None] == treatment] = -np.inf
+        to_strangers.sort(axis=1)
+        for number, to_stranger, to_control in zip(block, to_strangers, to_controls, strict=True):
+            mine = own[pairs[number]]
+            strangers[pairs[number]] = n_queries - to_stranger.searchsorted(mine)
+            controls[pairs[number]] = len(to_control) - to_control.searchsorted(mine)
+    shape = (len(sets), size, size)
+    return own.reshape(shape), strangers.reshape(shape), controls.reshape(shape)
+
+
+def _precision(similarity: np.ndarray, positive: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Average precision of each well of each set, (n_sets, size); NaN without positives.
+
+    `similarity` and `positive` of the wells of a set to each other; `others` counts what else is ranked and lies at
+    least as near. All (n_sets, size, size).
+    """
+    positives = _at_least(similarity, positive)
+    precision = np.divide(positives, others + positives, out=np.zeros(positives.shape), where=positive).sum(2)
+    n_positive = positive.sum(2)
+    return np.divide(precision, n_positive, out=np.full(precision.shape, np.nan), where=n_positive > 0)
+
+
+def _at_least(similarity: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """How many counted wells of a set lie at least as near to the query as each of them: (n_sets, size, size)."""
+    at_least = np.empty(similarity.shape)
+    for place in range(similarity.shape[2]):
+        nearer = similarity >= similarity[:, :, place, None]
+        at_least[:, :, place] = np.count_nonzero(nearer & counted, axis=2)
+    return at_least
 
 
 def replicate_clustering_by_fold(wells: pd.DataFrame) -> pd.DataFrame:
@@ -162,40 +223,65 @@ def clustering_table(screen: str, replicates: pd.DataFrame, moa_summary: pd.Data
     return table[["screen", *KEYS, "endpoint", "label", "n", "value"]]
 
 
-def umap_of_test_compounds(
+def map_of_test_compounds(
     consensus: dict[str, pd.DataFrame],
     compounds: pd.DataFrame,
     *,
     n_moas: int = 7,
     n_neighbours: int = 10,
+    n_nearest: int = 8,
     seed: int = 0,
-) -> pd.DataFrame:
-    """Lay out the first fold's test compounds by UMAP; for the eye only, nothing is measured on it.
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Lay out the first fold's test compounds by UMAP, for the eye only, and list their true nearest neighbours.
 
     `consensus` holds consensus tables by method, of which draw 0 on true pairs (or without TX) is shown; `compounds`
     says their MoAs (lists), of which the `n_moas` most frequent keep their names, all else is "other". UMAP (McInnes
-    2018, arXiv 1802.03426) by cosine distance. Returns method, compound, x, y, label.
+    2018, arXiv 1802.03426) by cosine distance.
+
+    Returns
+    -------
+    points, nearest : DataFrame
+        method, compound, x, y, label; and the `n_nearest` neighbours of each compound in the full embedding, as the MoA
+        endpoint ranks them, whether they have a known mechanism or not: method, compound, rank (1 the nearest),
+        neighbour, cosine.
     """
     first_moa = compounds.set_index(COMPOUND)["MoA"].map(lambda names: names[0] if len(names) else "other")
-    tables = [pd.DataFrame(columns=["method", "compound", "x", "y", "label"])]
+    maps = [pd.DataFrame(columns=["method", "compound", "x", "y", "label"])]
+    neighbours = [pd.DataFrame(columns=["method", "compound", "rank", "neighbour", "cosine"])]
     for method, table in consensus.items():
         part = _first_test_fold(table)
+        names, values = part[COMPOUND].to_numpy(dtype=object), embedding_values(part)
+        similarity = cosine_similarity(values)
+        np.fill_diagonal(similarity, np.inf)  # a compound comes first in its own list
+        nearest = np.argsort(-similarity, axis=1, kind="stable")
+        cosine = np.take_along_axis(similarity, nearest, axis=1)
+        points = _umap(values, nearest, np.maximum(1 - cosine, 0), n_neighbours, seed)
         label = part[COMPOUND].map(first_moa).fillna("other")
         frequent = label[label != "other"].value_counts().index[:n_moas]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # umap warns of its own settings (one thread for a fixed seed)
-            from umap import UMAP
-
-            layout = UMAP(
-                n_neighbors=min(n_neighbours, len(part) - 1), metric="cosine", random_state=seed, n_jobs=1,
-                init="spectral" if len(part) > 15 else "random",
-            )  # fmt: skip
-            points = layout.fit_transform(embedding_values(part))
-        tables.append(pd.DataFrame({
-            "method": method, "compound": part[COMPOUND].to_numpy(), "x": points[:, 0], "y": points[:, 1],
-            "label": label.where(label.isin(frequent), "other").to_numpy(),
+        label = label.where(label.isin(frequent), "other").to_numpy()
+        columns = {"method": method, "compound": names, "x": points[:, 0], "y": points[:, 1], "label": label}
+        maps.append(pd.DataFrame(columns))
+        rank = np.arange(1, min(n_nearest, len(names) - 1) + 1)
+        neighbours.append(pd.DataFrame({
+            "method": method, "compound": np.repeat(names, len(rank)), "rank": np.tile(rank, len(names)),
+            "neighbour": names[nearest[:, rank].ravel()], "cosine": cosine[:, rank].ravel(),
         }))  # fmt: skip
-    return pd.concat(tables[1:] or tables, ignore_index=True)
+    return tuple(pd.concat(tables[1:] or tables, ignore_index=True) for tables in (maps, neighbours))
+
+
+def _umap(values: np.ndarray, nearest: np.ndarray, distance: np.ndarray, n_neighbours: int, seed: int) -> np.ndarray:
+    """UMAP (n, 2) of few points whose neighbours are known, which spares it the slowest part of its start."""
+    n_kept = min(n_neighbours, len(values) - 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # umap warns of its own settings (one thread for a fixed seed)
+        from umap import UMAP
+
+        layout = UMAP(
+            n_neighbors=n_kept, metric="cosine", random_state=seed, n_jobs=1,
+            precomputed_knn=(nearest[:, :n_kept], distance[:, :n_kept].astype(np.float32)),
+            init="spectral" if len(values) > 15 else "random",
+        )  # fmt: skip
+        return layout.fit_transform(values)
 
 
 def _first_test_fold(consensus: pd.DataFrame) -> pd.DataFrame:
@@ -203,28 +289,6 @@ def _first_test_fold(consensus: pd.DataFrame) -> pd.DataFrame:
     first = consensus[["split", "repeat", "fold"]].iloc[0]
     is_shown = (consensus[["split", "repeat", "fold"]] == first).all(axis=1) & (consensus["role"] == "test")
     return consensus[is_shown & (consensus["seed"] == 0) & consensus["control"].isin(["", "true_pairs"])]
-
-
-def nearest_test_compounds(consensus: dict[str, pd.DataFrame], *, n_nearest: int = 8) -> pd.DataFrame:
-    """The nearest neighbours of each compound of `umap_of_test_compounds`, in the full embedding.
-
-    By cosine similarity of consensus embeddings, as the MoA endpoint ranks them, among the same test compounds, whether
-    they have a known mechanism or not: method, compound, rank (1 the nearest), neighbour, cosine.
-    """
-    columns = ["method", "compound", "rank", "neighbour", "cosine"]
-    tables = [pd.DataFrame(columns=columns)]
-    for method, table in consensus.items():
-        part = _first_test_fold(table)
-        names = part[COMPOUND].to_numpy(dtype=object)
-        similarity = cosine_similarity(embedding_values(part))
-        np.fill_diagonal(similarity, -np.inf)
-        n_kept = min(n_nearest, len(names) - 1)
-        nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :n_kept]  # (n_compounds, n_kept)
-        tables.append(pd.DataFrame({
-            "method": method, "compound": np.repeat(names, n_kept), "rank": np.tile(np.arange(n_kept) + 1, len(names)),
-            "neighbour": names[nearest.ravel()], "cosine": np.take_along_axis(similarity, nearest, axis=1).ravel(),
-        }))  # fmt: skip
-    return pd.concat(tables[1:] or tables, ignore_index=True)
 
 
 def moa_clustering(compounds: pd.DataFrame, embedding: np.ndarray) -> tuple[pd.DataFrame, dict[str, float]]:
@@ -287,25 +351,16 @@ def _annotated(compounds: pd.DataFrame, embedding: np.ndarray) -> tuple[pd.DataF
 # What chance would give: permutation nulls
 
 
-def _maps_of_pseudo_treatments(
-    points: np.ndarray, treatment: np.ndarray, sets: np.ndarray, positive: np.ndarray
-) -> np.ndarray:
-    """Mean average precision of each pseudo-treatment `sets` (n_sets, size), all of its wells being queries: (n_sets,).
+def _null_maps(similarity: np.ndarray, at_least: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    """Mean average precision of each random set, all of its members being queries: (n_sets,).
 
-    `positive` (size, size) says which wells of a set are each other's positives. The others aren't ranked, as wells of
-    one treatment on one plate aren't, nor are a query's true replicates.
+    Of each pair of a set: their similarity, how many strangers of the query lie at least as near (the set's own members
+    among them), and whether they are each other's positives. Members that are not aren't ranked, as wells of one
+    treatment on one plate aren't.
     """
-    unit, size = unit_rows(points), sets.shape[1]
-    maps = [np.empty(0)]
-    for part in np.array_split(sets, -(-sets.size * len(unit) // AT_ONCE) or 1):
-        queries, members = part.ravel(), np.repeat(part, size, axis=0)  # (n_queries,), (n_queries, size)
-        similarity = unit[queries] @ unit.T  # (n_queries, n_wells)
-        own, is_positive = np.take_along_axis(similarity, members, axis=1), np.tile(positive, (len(part), 1))
-        similarity[treatment[queries, None] == treatment] = -np.inf
-        np.put_along_axis(similarity, members, np.where(is_positive, own, -np.inf), axis=1)
-        precision = average_precision_of_few(similarity, own, is_positive).reshape(part.shape)
-        maps.append(pd.DataFrame(precision).mean(axis=1).to_numpy())  # without wells that have no positives
-    return np.concatenate(maps)
+    members = _at_least(similarity, ~np.eye(similarity.shape[2], dtype=bool))
+    precision = _precision(similarity, positive, at_least - members)
+    return pd.DataFrame(precision).mean(axis=1).to_numpy()  # without queries that have no positives
 
 
 def _p_values(observed: np.ndarray, null: np.ndarray) -> np.ndarray:
@@ -359,26 +414,26 @@ def replicate_p_values(
     """
     names, treatment, queries, points, _ = _queries(wells, embedding)
     table = replicate_clustering(wells, embedding)[["compound", "treatment", "n_wells", "replicate_map"]]
-    plate = np.unique(queries[PLATE].fillna("").to_numpy(dtype=str), return_inverse=True)[1]
+    unit, plate = unit_rows(points), _plates(queries)
     compound = pd.factorize(queries[COMPOUND])[0]
     first = np.searchsorted(treatment, np.arange(len(names) + 1))
     patterns: dict[tuple, list[int]] = {}  # treatments by the plates of their wells
     for one, (start, stop) in enumerate(pairwise(first)):
         patterns.setdefault(tuple(np.sort(plate[start:stop])), []).append(one)
     rng = np.random.default_rng(seed)
-    p_value = np.full(len(names), np.nan)
+    p_value, observed = np.full(len(names), np.nan), table["replicate_map"].to_numpy()
     for plates, treated in patterns.items():
-        plates = np.array(plates)
-        elsewhere = plates[:, None] != plates
-        if plate.max(initial=0) == 0:  # one plate only: other wells are the positives
-            elsewhere = ~np.eye(len(plates), dtype=bool)
-        if not elsewhere.any():
+        if not _positives(np.array(plates), plate).any():
             continue
-        sets = _pseudo_treatments(plates, plate, compound, n_null, rng)
-        null = _maps_of_pseudo_treatments(points, treatment, sets, elsewhere)
+        sets = _pseudo_treatments(np.array(plates), plate, compound, n_null, rng)
+        null = [np.empty(0)]
+        for part in np.array_split(sets, -(-sets.size * len(plates) // AT_ONCE) or 1):
+            similarity, strangers, _ = _nearer(unit, treatment, part)
+            null.append(_null_maps(similarity, strangers, _positives(plate[part], plate)))
+        null = np.concatenate(null)
         for one in treated:
             others = (compound[sets] != compound[first[one]]).all(1)
-            p_value[one] = _p_values(table["replicate_map"].to_numpy()[[one]], null[others])[0]
+            p_value[one] = _p_values(observed[[one]], null[others])[0]
     return table.assign(p_value=p_value)
 
 
@@ -427,13 +482,7 @@ def moa_p_values(
         null = []
         for part in np.array_split(drawn, -(-drawn.size * size // AT_ONCE)):
             pairs = part[:, :, None], part[:, None, :]  # query, item: (n_sets, size, size)
-            positive = ~related[pairs]
-            at_least = np.where(positive, ranks[pairs], np.inf)
-            positives_at_least = rankdata(at_least, method="max", axis=2)
-            n_positive = positive.sum(2)
-            total = (positives_at_least / at_least).sum(2)  # a number over infinity is 0
-            precision = np.divide(total, n_positive, out=np.full(total.shape, np.nan), where=n_positive > 0)
-            null.append(pd.DataFrame(precision).mean(axis=1))  # without queries that have no positives
+            null.append(_null_maps(-ranks[pairs], ranks[pairs], ~related[pairs]))
         mine = [moa for moa, rows in members.items() if len(rows) == size]
         p = _p_values(np.array([observed[moa] for moa in mine]), np.concatenate(null))
         p_value |= dict(zip(mine, p, strict=True))

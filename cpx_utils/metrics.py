@@ -71,35 +71,6 @@ def average_precision(similarity: np.ndarray, positive: np.ndarray, candidate: n
     return values
 
 
-def average_precision_of_few(
-    similarity: np.ndarray, own: np.ndarray, positive: np.ndarray, *, own_ranked: bool = True
-) -> np.ndarray:
-    """:func:`average_precision` where positives are few (replicates): their ranks are counted, nothing is sorted.
-
-    Parameters
-    ----------
-    similarity : array (n_queries, n_items)
-        Of the items that are ranked; -inf for those that are not.
-    own, positive : arrays (n_queries, most)
-        Similarity of a few items to each query, and which of them are its positives.
-    own_ranked : bool
-        Whether the positives are among the items of `similarity`, too.
-
-    Returns
-    -------
-    array (n_queries,)
-        NaN for a query without positives.
-    """
-    positives_at_least = ((own[:, None, :] >= own[:, :, None]) & positive[:, None, :]).sum(2)  # (n_queries, most)
-    at_least = np.zeros(own.shape)
-    for place in range(own.shape[1]):
-        at_least[:, place] = np.count_nonzero(similarity >= own[:, place, None], axis=1)
-    at_least += 0 if own_ranked else positives_at_least
-    precision = np.where(positive, positives_at_least / np.maximum(at_least, 1), 0.0).sum(1)
-    count = positive.sum(1)
-    return np.divide(precision, count, out=np.full(len(own), np.nan), where=count > 0)
-
-
 def _labels_and_scores(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     labels = np.asarray(labels, dtype=float)
     scores = np.asarray(scores, dtype=float)

@@ -157,32 +157,33 @@ def consensus_of_two_folds():
     return {"raw_cp": pd.concat(tables, ignore_index=True)}
 
 
-def test_the_map_shows_the_first_folds_test_compounds():
+def test_the_map_shows_the_first_folds_test_compounds_and_their_true_neighbours(monkeypatch):
+    seen = []
+
+    def layout(values, nearest, distance, n_neighbours, seed):  # the study's own run draws by UMAP
+        seen.append((nearest, distance))
+        return values[:, :2]
+
+    monkeypatch.setattr(clustering, "_umap", layout)
     compounds = pd.DataFrame(
         {COMPOUND: MAP_IDS, "MoA": [[f"m{min(row // 10, 3)}"] if row < 50 else [] for row in range(60)]}
     )
     consensus = consensus_of_two_folds()
-    points = clustering.umap_of_test_compounds(consensus, compounds, n_moas=2, n_neighbours=5, seed=1)
+    points, nearest = clustering.map_of_test_compounds(consensus, compounds, n_moas=2, n_nearest=3)
     assert points["compound"].tolist() == MAP_IDS[::2]
     assert points["label"].value_counts().to_dict() == {"other": 15, "m3": 10, "m0": 5}
-    assert np.isfinite(points[["x", "y"]]).all().all()
-
-
-def test_the_nearest_of_each_compound_on_the_map_are_those_of_the_full_embedding():
-    consensus = consensus_of_two_folds()
-    nearest = clustering.nearest_test_compounds(consensus, n_nearest=3)
+    assert (seen[0][0][:, 0] == np.arange(30)).all() and (seen[0][1][:, 0] == 0).all()  # each comes first itself
     assert nearest["compound"].tolist() == list(np.repeat(MAP_IDS[::2], 3))
     assert nearest["rank"].tolist() == [1, 2, 3] * 30
     part = consensus["raw_cp"].query("fold == 0 and role == 'test'")
-    values = part.filter(regex="^z").to_numpy(dtype=float)
-    cosines = metrics.cosine_similarity(values) - 9 * np.eye(30)  # nobody is its own neighbour
+    cosines = metrics.cosine_similarity(part.filter(regex="^z").to_numpy(dtype=float)) - 9 * np.eye(30)
     expected = np.array(MAP_IDS[::2])[np.argsort(-cosines, axis=1)[:, :3]]
     assert nearest["neighbour"].tolist() == expected.ravel().tolist()
     np.testing.assert_allclose(nearest["cosine"], -np.sort(-cosines, axis=1)[:, :3].ravel(), atol=1e-5)
     two = {"raw_cp": consensus["raw_cp"].iloc[:4]}  # two of them are in the fold's test part
-    assert clustering.nearest_test_compounds(two)["neighbour"].tolist() == ["c02", "c00"]
-    empty = clustering.nearest_test_compounds({})
-    assert list(empty.columns) == ["method", "compound", "rank", "neighbour", "cosine"] and len(empty) == 0
+    assert clustering.map_of_test_compounds(two, compounds)[1]["neighbour"].tolist() == ["c02", "c00"]
+    nothing = clustering.map_of_test_compounds({}, compounds)
+    assert [len(table) for table in nothing] == [0, 0] and "neighbour" in nothing[1]
 
 
 # --- permutation nulls --------------------------------------------------------------------------------------

@@ -143,28 +143,6 @@ def test_chance_of_the_nearest_decile_is_a_share_of_ranks():
     assert metrics.chance_of_nearest_decile(np.array([10, 11])) == pytest.approx((0.1 + 2 / 11) / 2)
 
 
-def test_counting_equals_sorting_where_positives_are_few():
-    rng = np.random.default_rng(5)
-    n, n_items = 40, 60
-    similarity = np.round(rng.normal(size=(n, n_items)), 1)  # with ties
-    candidate = rng.random((n, n_items)) < 0.9
-    positive = candidate & (rng.random((n, n_items)) < 0.05)
-    positive[0] = False
-    most = int(positive.sum(1).max())
-    own, there = np.full((n, most), 9.0), np.zeros((n, most), dtype=bool)
-    for query in range(n):
-        values = similarity[query, positive[query]]
-        own[query, : len(values)], there[query, : len(values)] = values, True
-    expected = metrics.average_precision(similarity, positive, candidate)
-    got = metrics.average_precision_of_few(np.where(candidate, similarity, -np.inf), own, there)
-    assert np.isnan(got[0]) and np.isfinite(got).sum() > 30
-    np.testing.assert_allclose(got, expected, rtol=1e-12)
-    others = np.where(candidate & ~positive, similarity, -np.inf)
-    np.testing.assert_allclose(
-        metrics.average_precision_of_few(others, own, there, own_ranked=False), expected, rtol=1e-12
-    )
-
-
 @pytest.mark.parametrize(
     ("given", "kept"),
     [(np.int16, np.float32), (np.float32, np.float32), (np.float64, np.float64), (np.int64, np.float64)],
@@ -177,16 +155,6 @@ def test_unit_rows_keep_the_precision_of_their_input(given, kept):
     assert metrics.unit_rows([[3.0, 4.0]]).tolist() == [[0.6, 0.8]]
 
 
-def test_average_precision_ranks_all_items_by_default():
-    got = metrics.average_precision(
-        *(np.array(rows) for rows in ([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0]], [[True, False, True], [False] * 3]))
-    )
-    assert got[0] == pytest.approx((1 + 2 / 3) / 2) and np.isnan(got[1])
-    # A positive that isn't ranked is none; an item that isn't ranked stands behind all others.
-    got = metrics.average_precision(np.array([[3.0, 2.0, 1.0]]), np.array([[1, 0, 1]]) > 0, np.array([[0, 1, 1]]) > 0)
-    assert got.tolist() == [0.5]
-
-
 def test_areas_of_no_compounds_and_of_single_classes_are_undefined():
     for area in (metrics.roc_auc, metrics.pr_auc):
         assert np.isnan(area(np.zeros((0, 3)), np.zeros((0, 3)))).tolist() == [True] * 3
@@ -196,12 +164,6 @@ def test_areas_of_no_compounds_and_of_single_classes_are_undefined():
         assert np.isnan(got[:2]).all()
         assert got[2:].tolist() == ([0.0, 1.0] if area is metrics.roc_auc else [0.5, 1.0])
         assert area([1, 0, 0], [3, 2, 1]).tolist() == [1.0]  # whole numbers, one task
-
-
-def test_half_of_the_tied_targets_counts_rounded_up():
-    for n, rank in ((2, 1), (3, 1), (4, 2), (22, 11)):
-        assert metrics.retrieval_rank(np.ones((n, 3)), np.ones((n, 3))).tolist() == [rank] * n
-    assert metrics.retrieval_rank([[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [1.0, 0.0]]).tolist() == [1, 1]
 
 
 def test_retrieval_scores_run_from_the_nearest_to_the_farthest():
