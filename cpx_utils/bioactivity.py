@@ -145,58 +145,29 @@ class ManyTaskRidgeClassifier(BaseEstimator):
         return ((np.asarray(X, dtype=float) - self.mean_) / self.scale_) @ self.coef_ + self.intercept_
 
 
-def random_forest_scores(
-    X_train: np.ndarray, Y_train: np.ndarray, X_test: np.ndarray, *, seed: int = 0, n_trees: int = 100
-) -> np.ndarray:
-    """Share of a random forest's votes for "active" (n_test, n_tasks), one half where training has one class only.
-
-    `Y_train` (n_train, n_tasks) holds 1, 0 or NaN (missing). Breiman 2001, doi 10.1023/A:1010933404324.
-    """
-    from sklearn.ensemble import RandomForestClassifier
-
-    X_train, Y_train = np.asarray(X_train), np.asarray(Y_train, dtype=float)
-    scores = np.full((len(X_test), Y_train.shape[1]), 0.5)
-    for task, outcome in enumerate(Y_train.T):
-        rows = ~np.isnan(outcome)
-        if len(X_test) and len(np.unique(outcome[rows])) == 2:
-            forest = RandomForestClassifier(
-                n_trees, min_samples_leaf=3, class_weight="balanced_subsample", random_state=seed + task
-            )
-            forest.fit(X_train[rows], outcome[rows].astype(int))
-            scores[:, task] = forest.predict_proba(np.asarray(X_test))[:, 1]
-    return scores
-
-
-def predict_folds(
-    consensus: pd.DataFrame, labels: pd.DataFrame, *, model: str = "ridge", seed: int = 0
-) -> pd.DataFrame:
+def predict_folds(consensus: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
     """Train every task on a fold's training compounds and score its test compounds, for each representation.
 
     Parameters
     ----------
     consensus, labels
         Metadata_Compound, `role` (train, test), `KEYS` and z000 ...; and from `label_matrix`.
-    model, seed
-        `ridge` (`ManyTaskRidgeClassifier`), or `random_forest` (`random_forest_scores`) with its seed.
 
     Returns
     -------
     DataFrame
-        `KEYS`, `model, compound, task, label, score`: one row a labelled test compound, task and representation. Names
-        are categories, since a large screen has tens of millions of rows.
+        `KEYS`, `model` (ridge), `compound, task, label, score`: one row a labelled test compound, task and
+        representation. Names are categories, since a large screen has tens of millions of rows.
     """
     tables = []
     for key, part in consensus.groupby(KEYS, sort=False):
         values, outcome = embedding_values(part), labels.reindex(part[COMPOUND]).to_numpy(float)
         training = (part["role"] == "train").to_numpy()
-        if model == "ridge":
-            fitted = ManyTaskRidgeClassifier().fit(values[training], outcome[training])
-            scores = fitted.decision_function(values[~training])
-        else:
-            scores = random_forest_scores(values[training], outcome[training], values[~training], seed=seed)
+        fitted = ManyTaskRidgeClassifier().fit(values[training], outcome[training])
+        scores = fitted.decision_function(values[~training])
         compound, task = np.nonzero(~np.isnan(outcome[~training]))
         table = pd.DataFrame({
-            **dict(zip([*KEYS, "model"], [*key, model], strict=True)),
+            **dict(zip([*KEYS, "model"], [*key, "ridge"], strict=True)),
             "compound": part.loc[~training, COMPOUND].astype(str).to_numpy()[compound],
             "task": labels.columns.astype(str).to_numpy()[task],
             "label": outcome[~training][compound, task],
@@ -307,15 +278,13 @@ class Predictions:
     columns: pd.DataFrame
     folds: tuple[PredictionFold, ...]
 
-    def auc(self, keep: np.ndarray | None = None) -> np.ndarray:
-        """ROC-AUC within each fold, averaged over folds: (n_tasks, n_columns), NaN if unmeasured; of `keep` alone."""
+    def auc(self) -> np.ndarray:
+        """ROC-AUC within each fold, averaged over folds: (n_tasks, n_columns), NaN if unmeasured."""
         total = np.zeros((len(self.tasks), len(self.columns)))
         count = np.zeros_like(total)
         for one in self.folds:
-            kept = slice(None) if keep is None else np.asarray(keep)[one.rows]
-            labels = one.labels[kept]
             for column in np.flatnonzero(one.present):  # all columns at once would not fit into memory
-                values = roc_auc(labels, one.scores[kept, :, column])
+                values = roc_auc(one.labels, one.scores[:, :, column])
                 total[:, column] += np.nan_to_num(values)
                 count[:, column] += ~np.isnan(values)
         return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
@@ -351,16 +320,15 @@ def dense_predictions(predictions: pd.DataFrame) -> Predictions:
     return Predictions(np.asarray(compounds, dtype=object), np.asarray(tasks, dtype=object), columns, tuple(folds))
 
 
-def fold_auc(predictions: pd.DataFrame | Predictions, keep: np.ndarray | None = None) -> pd.DataFrame:
+def fold_auc(predictions: pd.DataFrame) -> pd.DataFrame:
     """ROC-AUC of every method and task: within each test fold, then averaged over folds, repeats and draws.
 
     Columns `method, control, task, roc_auc`; folds in which a task has one class only are left out of its average.
-    `keep` restricts it to some of the compounds of `dense_predictions`.
     """
-    if isinstance(predictions, pd.DataFrame) and not len(predictions):
+    if not len(predictions):
         return pd.DataFrame(columns=["method", "control", "task", "roc_auc"])
-    dense = predictions if isinstance(predictions, Predictions) else dense_predictions(predictions)
-    values = pd.DataFrame(dense.auc(keep).T, columns=pd.Index(dense.tasks, name="task"))
+    dense = dense_predictions(predictions)
+    values = pd.DataFrame(dense.auc().T, columns=pd.Index(dense.tasks, name="task"))
     keys = [dense.columns["method"].to_numpy(dtype=object), dense.columns["control"].to_numpy(dtype=object)]
     mean = values.groupby(keys, sort=True).mean().rename_axis(["method", "control"])
     return mean.melt(ignore_index=False, var_name="task", value_name="roc_auc").reset_index()
@@ -438,41 +406,3 @@ def _inner_auc(
         measured.append(roc_auc(outcome[held_out], fitted.decision_function(values[held_out])))
     n_measured = (~np.isnan(measured)).sum(axis=0)
     return np.where(n_measured > 0, np.nansum(measured, axis=0) / np.maximum(n_measured, 1), np.nan)
-
-
-def chosen_gains(
-    predictions: pd.DataFrame, first_half: pd.Series, *, tx_min: float = 0.65, margin: float = 0.05,
-    reference: str = "raw_cp", n_bootstrap: int = 1000, seed: int = 0,
-) -> pd.DataFrame:  # fmt: skip
-    """Gain over raw CP on tasks that are chosen as TX-strong and CP-weak on one half of the compounds, then the other.
-
-    Measured on the other half; and, to show by how much that deceives, on the same compounds. There CP looks poor by
-    bad luck, and every other method better by regression to the mean.
-
-    From the `predict_folds` of one split and the half of each compound (index; True for the first: `splits.halves`).
-    Columns `method, control, how` (`other half`, `same compounds`), `mean, ci_low, ci_high` (95%, tasks resampled),
-    `n_tasks`; no row without a chosen task.
-    """
-    columns = ["method", "control", "how", "mean", "ci_low", "ci_high", "n_tasks"]
-    if not len(predictions):
-        return pd.DataFrame(columns=columns)
-    dense = dense_predictions(predictions)
-    in_first = first_half.loc[dense.compounds].to_numpy(dtype=bool)
-    measured = [fold_auc(dense, keep) for keep in (in_first, ~in_first)]
-    chosen = []
-    for auc in measured:
-        by_method = auc.groupby(["method", "task"])["roc_auc"].mean()
-        cp_auc, tx_auc = by_method[reference], by_method["tx"]
-        strong = tx_strong_cp_weak(cp_auc, tx_auc[cp_auc.index], tx_min=tx_min, margin=margin)
-        chosen.append(set(cp_auc.index[strong]))
-    rows = []
-    for how, halves in (("other half", measured[::-1]), ("same compounds", measured)):
-        halves = [auc[auc["task"].isin(names)] for auc, names in zip(halves, chosen, strict=True)]
-        table = pd.concat([auc.assign(half=number) for number, auc in enumerate(halves)])
-        base = table[table["method"] == reference].set_index(["half", "task"])["roc_auc"]
-        for (method, control), part in table[table["method"] != reference].groupby(["method", "control"], sort=False):
-            gain = part.set_index(["half", "task"])["roc_auc"].sub(base).dropna().to_numpy()
-            if len(gain):
-                drawn = np.random.default_rng(seed).choice(gain, (n_bootstrap, len(gain))).mean(axis=1)
-                rows.append((method, control, how, gain.mean(), *np.quantile(drawn, [0.025, 0.975]), len(gain)))
-    return pd.DataFrame(rows, columns=columns)

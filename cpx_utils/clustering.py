@@ -13,7 +13,6 @@ from itertools import pairwise
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
 
 from cpx_utils.metrics import (
     average_precision,
@@ -437,94 +436,31 @@ def replicate_p_values(
     return table.assign(p_value=p_value)
 
 
-def moa_p_values(
-    compounds: pd.DataFrame,
-    embedding: np.ndarray,
-    *,
-    n_null: int = 2000,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Permutation p of each mechanism's mAP: do its compounds lie together more than as many compounds at random?
-
-    The mAP of an MoA is the mean average precision of its compounds, each a query with the MoA's other compounds as
-    positives; negatives are the annotated compounds that share no MoA with the query. A null draw is a set of as many
-    annotated compounds: MoA labels permuted between compounds. Those in it that do share an MoA are left out of each
-    other's ranking, as negatives and as positives: what other mechanisms can do says nothing about chance. MoAs of one
-    size share their `n_null` draws. Of several compounds with one InChIKey block the first takes part. The null holds
-    where labels say nothing at all; beside mechanisms of strong signal, one without any is found a little too often,
-    since its compounds differ from theirs.
-
-    Returns
-    -------
-    DataFrame
-        ``MoA, n_compounds, moa_map, p_value``, one row an MoA of at least two molecules.
-    """
-    queries, points = _annotated(compounds, embedding)
-    is_first = ~compound_groups(queries).duplicated().to_numpy()
-    queries, points = queries[is_first].reset_index(drop=True), points[is_first]
-    members: dict[str, list[int]] = {}
-    for row, moas in enumerate(queries["MoA"]):
-        for moa in dict.fromkeys(moas):
-            members.setdefault(moa, []).append(row)
-    members = {moa: rows for moa, rows in sorted(members.items()) if len(rows) > 1}
-    similarity = cosine_similarity(points)
-    related = shared_labels(queries["MoA"], queries["MoA"])
-    observed = {}
-    for moa, rows in members.items():
-        own = np.isin(np.arange(len(queries)), rows) & (np.array(rows)[:, None] != np.arange(len(queries)))
-        observed[moa] = float(average_precision(similarity[rows], own, own | ~related[rows]).mean())
-    # How many strangers of a query are at least as near as each of them: ties share the end of their block.
-    ranks = rankdata(np.where(related, np.inf, -similarity), method="max", axis=1)  # (n_queries, n_items)
-    rng = np.random.default_rng(seed)
-    p_value = {}
-    for size in sorted({len(rows) for rows in members.values()}):
-        drawn = rng.random((n_null, len(queries))).argpartition(size - 1, axis=1)[:, :size]
-        null = []
-        for part in np.array_split(drawn, -(-drawn.size * size // AT_ONCE)):
-            pairs = part[:, :, None], part[:, None, :]  # query, item: (n_sets, size, size)
-            null.append(_null_maps(-ranks[pairs], ranks[pairs], ~related[pairs]))
-        mine = [moa for moa, rows in members.items() if len(rows) == size]
-        p = _p_values(np.array([observed[moa] for moa in mine]), np.concatenate(null))
-        p_value |= dict(zip(mine, p, strict=True))
-    rows = [(moa, len(rows), observed[moa], p_value[moa]) for moa, rows in members.items()]
-    return pd.DataFrame(rows, columns=["MoA", "n_compounds", "moa_map", "p_value"])
-
-
 def found_by_fold(
-    tables: Iterable[pd.DataFrame],
-    compounds: pd.DataFrame | None = None,
-    *,
-    fdr: float = 0.05,
-    n_null: int = 2000,
-    seed: int = 0,
+    tables: Iterable[pd.DataFrame], *, fdr: float = 0.05, n_null: int = 2000, seed: int = 0
 ) -> pd.DataFrame:
-    """Which treatments, or mechanisms, are found at a false discovery rate, in every fitted representation.
+    """Which treatments are found at a false discovery rate, in every fitted representation.
 
     Parameters
     ----------
     tables : iterable of DataFrame
-        Embedded wells, or, where `compounds` (Metadata_Compound, MoA, InChIKey14) is given, consensus embeddings; a
-        table a method. Of several draws the first is taken.
+        Embedded wells, a table a method. Of several draws the first is taken.
     fdr : float
         Of Benjamini and Hochberg (1995), within a fold and representation.
+    n_null, seed : int
+        As for :func:`replicate_p_values`.
 
     Returns
     -------
     DataFrame
-        `KEYS`, the columns of :func:`replicate_p_values` or :func:`moa_p_values`, and ``found`` (1.0, 0.0; NaN without
-        p).
+        `KEYS`, the columns of :func:`replicate_p_values`, and ``found`` (1.0, 0.0; NaN without p).
     """
-    results = []
+    results = [pd.DataFrame(columns=[*KEYS, "p_value", "found"])]
     for table in tables:
         for key, part in table[table["seed"] == 0].groupby(KEYS, sort=False):
-            p_values = replicate_p_values
-            if compounds is not None:
-                part = part[part["role"] == "test"]
-                part = part.merge(compounds[[COMPOUND, "MoA", "InChIKey14"]], on=COMPOUND, how="left")
-                p_values = moa_p_values
-            result = p_values(part.reset_index(drop=True), embedding_values(part), n_null=n_null, seed=seed)
+            wells = part.reset_index(drop=True)
+            result = replicate_p_values(wells, embedding_values(part), n_null=n_null, seed=seed)
             q_value = benjamini_hochberg(result["p_value"])
             found = np.where(np.isnan(q_value), np.nan, q_value <= fdr)
             results.append(_keyed(key, result.assign(found=found)))
-    kept = [table for table in results if len(table)]
-    return pd.concat(kept, ignore_index=True) if kept else pd.DataFrame(columns=[*KEYS, "p_value", "found"])
+    return pd.concat(results[1:] or results, ignore_index=True)

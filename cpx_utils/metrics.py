@@ -164,35 +164,17 @@ def chance_of_nearest_decile(n_candidates: int | np.ndarray) -> float:
     return float(np.mean((np.floor(0.1 * (np.asarray(n_candidates) - 1)) + 1) / n_candidates))
 
 
-def silhouette(points: np.ndarray, labels: np.ndarray, *, block: int = 256) -> np.ndarray:
-    """Silhouette of each point (n, n_features) by cosine distance (Rousseeuw 1987): (n,).
+def silhouette(points: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Silhouette of each point (n, n_features) by cosine distance (Rousseeuw 1987): (n,), from scikit-learn.
 
-    0 for an item alone in its class, as in scikit-learn; NaN where there are fewer than two classes. The mean cosine to
-    a class is the product with the sum of its unit vectors: time grows with the number of classes, and no matrix of all
-    similarities is held.
+    NaN where there are fewer than two classes, 0 where each item is alone in its class.
     """
-    classes, code = np.unique(np.asarray(labels), return_inverse=True)
-    n = len(code)
-    if len(classes) < 2:
-        return np.full(n, np.nan)
-    unit = unit_rows(points)
-    size = np.bincount(code)
-    order = np.argsort(code, kind="stable")
-    starts = np.concatenate([[0], size.cumsum()[:-1]])
-    sums = np.add.reduceat(unit[order].astype(float), starts, axis=0)  # (n_classes, n_features)
-    own_similarity = (unit.astype(float) ** 2).sum(1)
-    value = np.zeros(n)
-    for start in range(0, n, block):
-        rows = np.arange(start, min(start + block, n))
-        own_class, at = code[rows], np.arange(len(rows))
-        totals = unit[rows] @ sums.T  # (block, n_classes)
-        own = 1.0 - (totals[at, own_class] - own_similarity[rows]) / np.maximum(size[own_class] - 1, 1)
-        means = 1.0 - totals / size
-        means[at, own_class] = np.inf
-        other = means.min(1)
-        scale = np.maximum(own, other)
-        value[rows] = np.divide(other - own, scale, out=np.zeros(len(at)), where=scale > 0)
-    return np.where(size[code] > 1, value, 0.0)
+    from sklearn.metrics import silhouette_samples
+
+    n_classes = len(np.unique(labels))
+    if not 2 <= n_classes < len(labels):
+        return np.full(len(labels), np.nan if n_classes < 2 else 0.0)
+    return silhouette_samples(points, labels, metric="cosine")
 
 
 def cluster_indices(embedding: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -314,29 +314,3 @@ def deranged_rows(
             given = donor[min(dose_rank, len(donor) - 1)]
             out[block] = given[np.arange(len(block)) % len(given)]
     return out
-
-
-def halves(compounds: np.ndarray, seed: int, groups: pd.Series | None = None) -> np.ndarray:
-    """Split the distinct compounds at random into two halves of equal size, as far as whole groups allow.
-
-    Parameters
-    ----------
-    compounds : array (n_rows,)
-        May repeat; rows of one compound always fall into the same half, whatever the order of the rows.
-    seed : int
-    groups : Series indexed by compound, optional
-        Compounds of one group fall into the same half. Default: each compound is its own group.
-
-    Returns
-    -------
-    boolean array (n_rows,)
-        True for the first half.
-    """
-    distinct, code = np.unique(np.asarray(compounds).astype(str), return_inverse=True)
-    if groups is not None:  # a group goes by its first compound, so that one without company draws what it drew alone
-        units = pd.Series(distinct).groupby(groups.reindex(distinct).fillna(pd.Series(distinct, distinct)).to_numpy())
-        distinct, unit = np.unique(units.transform("first").to_numpy(dtype=str), return_inverse=True)
-        code = unit[code]
-    first = np.zeros(len(distinct), dtype=bool)
-    first[np.random.default_rng(seed).permutation(len(distinct))[: len(distinct) // 2]] = True
-    return first[code]

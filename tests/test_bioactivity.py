@@ -20,7 +20,6 @@ from cpx_utils.profiles import (
     embedding_table,
     embedding_values,
 )
-from cpx_utils.splits import halves
 
 
 def labelled_data(n, d, tasks=6, seed=0, missing=0.2):
@@ -124,10 +123,9 @@ def test_label_matrix_counts_given_compounds_only():
     assert bioactivity.label_matrix(activity, tasks, [])[0].shape == (0, 0)
 
 
-@pytest.mark.parametrize("model", ["ridge", "random_forest"])
-def test_folds_are_predicted_from_their_training_compounds_and_evaluated_as_by_scikit_learn(fold_data, model):
+def test_folds_are_predicted_from_their_training_compounds_and_evaluated_as_by_scikit_learn(fold_data):
     values, labels = fold_data
-    predictions = bioactivity.predict_folds(consensus_table(values), labels, model=model)
+    predictions = bioactivity.predict_folds(consensus_table(values), labels)
     assert list(predictions) == [*KEYS, "model", "compound", "task", "label", "score"]
     assert len(predictions) == labels.notna().sum().sum()  # every label is predicted once a repeat
     table = bioactivity.evaluate_folds(predictions)
@@ -169,11 +167,8 @@ def test_predictions_stay_small_when_joined_and_none_are_no_trouble(fold_data):
     assert list(nothing) == list(joined)
     for measure in (bioactivity.evaluate_folds, bioactivity.fold_auc, bioactivity.task_gains):
         assert len(measure(nothing)) == 0
-    assert len(bioactivity.chosen_gains(nothing, pd.Series(dtype=bool))) == 0
-    one_class = bioactivity.predict_folds(consensus_table(values), labels * 0 + 1, model="random_forest")
-    assert (one_class["score"] == 0.5).all() and len(
-        bioactivity.evaluate_folds(one_class).query("metric == 'roc_auc'")
-    ) == 0
+    one_class = bioactivity.predict_folds(consensus_table(values), labels * 0 + 1)
+    assert len(bioactivity.evaluate_folds(one_class).query("metric == 'roc_auc'")) == 0
 
 
 def test_side_by_side_representations_weigh_the_same_also_for_wells(fold_data):
@@ -215,12 +210,11 @@ def null_predictions(seed=0, n=240, n_tasks=40):
         scores = (np.nan_to_num(labels) * 0.6 + rng.normal(size=labels.shape))[row, task]
         # Folds are not on one scale.
         frames.append(pd.DataFrame(same | {"method": method, "control": control, "score": scores + fold * 5.0}))
-    names = [f"c{i}" for i in range(n)]
-    return pd.concat(frames, ignore_index=True), pd.Series(halves(np.array(names), 0), index=names)
+    return pd.concat(frames, ignore_index=True)
 
 
 def test_auc_is_taken_within_folds_and_gains_are_differences_of_the_same_task():
-    predictions, _ = null_predictions(n_tasks=4)
+    predictions = null_predictions(n_tasks=4)
     table = bioactivity.fold_auc(predictions).set_index(["method", "task"])["roc_auc"]
     for (method, task), part in predictions.groupby(["method", "task"]):
         expected = np.mean([sk.roc_auc_score(one["label"], one["score"]) for _, one in part.groupby("fold")])
@@ -234,27 +228,59 @@ def test_auc_is_taken_within_folds_and_gains_are_differences_of_the_same_task():
             bioactivity.fold_auc(pd.concat([predictions, wrong]))
 
 
-def test_choosing_and_measuring_apart_removes_regression_to_the_mean():
-    found = []
-    for seed in range(6):
-        predictions, first = null_predictions(seed)
-        found.append(bioactivity.chosen_gains(predictions, first, n_bootstrap=100).query("method == 'contrastive'"))
-    found = pd.concat(found)
-    assert ((found["ci_low"] <= found["mean"]) & (found["mean"] <= found["ci_high"])).all()
-    mean = found.groupby("how")["mean"].mean()
-    assert abs(mean["other half"]) < 0.01 < 0.03 < mean["same compounds"]  # CP "improves" by bad luck alone
-    # The last one by hand.
-    auc = []
-    for half in (first, ~first):
-        table = bioactivity.fold_auc(predictions[predictions["compound"].map(half)])
-        auc.append(table.pivot(index="task", columns="method", values="roc_auc"))
-    chosen = [bioactivity.tx_strong_cp_weak(one["raw_cp"], one["tx"]) for one in auc]
-    gains = [one["contrastive"] - one["raw_cp"] for one in auc]
-    apart = pd.concat([gains[1][chosen[0]], gains[0][chosen[1]]])
-    row = found[found["how"] == "other half"].iloc[-1]
-    assert row["mean"] == pytest.approx(apart.mean()) and row["n_tasks"] == len(apart)
-    assert bioactivity.tx_strong_cp_weak(*np.array([[0.5, 0.7, np.nan], [0.8, 0.72, 0.9]])).tolist() == [
-        True,
-        False,
-        False,
-    ]
+def study_of_luck(seed, n=210, n_tasks=30):
+    """Consensus tables and labels in which TX and CP say equally little of every task."""
+    rng = np.random.default_rng(seed)
+    names, fold = np.array([f"c{i:03d}" for i in range(n)]), rng.permutation(n) % 3
+    labels = pd.DataFrame((rng.random((n, n_tasks)) < 0.4).astype(float), index=names)
+    labels.columns = [f"t{task}" for task in range(n_tasks)]
+    tables = {}
+    for method in ("raw_cp", "tx", "other"):
+        values = (labels.to_numpy() @ rng.normal(size=(n_tasks, 6)) + 8 * rng.normal(size=(n, 6))).astype(np.float32)
+        parts = []
+        for number in range(3):
+            key = {"split": "random", "repeat": 0, "fold": number, "seed": 0, "method": method, "control": ""}
+            head = pd.DataFrame({COMPOUND: names, "role": np.where(fold == number, "test", "train")}).assign(**key)
+            parts.append(pd.concat([head, embedding_table(values)], axis=1))
+        tables[method] = pd.concat(parts, ignore_index=True)
+    return tables, labels
+
+
+def test_choosing_inside_training_folds_removes_regression_to_the_mean():
+    apart, in_hindsight = [], []
+    for seed in range(4):
+        tables, labels = study_of_luck(seed)
+        chosen = bioactivity.choose_tasks(tables, labels, cp=["raw_cp"], tx_min=0.5, margin=0.02, seed=seed)
+        assert chosen.groupby("fold").size().tolist() == [30] * 3 and 0.02 < chosen["chosen"].mean() < 0.6
+        predicted = pd.concat([bioactivity.predict_folds(table, labels) for table in tables.values()])
+        measured = bioactivity.evaluate_folds(predicted).query("metric == 'roc_auc'")
+        auc = measured.pivot(index=["fold", "task"], columns="method", values="value")
+        gain = auc["other"] - auc["raw_cp"]
+        apart.append(gain[chosen.set_index(["fold", "task"])["chosen"].reindex(gain.index)])
+        in_hindsight.append(gain[(auc["tx"] >= 0.5) & (auc["tx"] - auc["raw_cp"] >= 0.02)])
+    assert abs(pd.concat(apart).mean()) < 0.03 < pd.concat(in_hindsight).mean()  # CP "improves" by bad luck alone
+
+
+def test_tasks_are_chosen_by_training_compounds_alone_and_groups_stay_together():
+    tables, labels = study_of_luck(0)
+    options = {"cp": ["raw_cp"], "tx_min": 0.5, "margin": 0.02}
+    first = bioactivity.choose_tasks(tables, labels, **options)
+    test = tables["tx"].query("fold == 0 and role == 'test'")[COMPOUND]
+    changed = labels.copy()
+    changed.loc[test] = 1 - changed.loc[test]
+    again = bioactivity.choose_tasks(tables, changed, **options)
+    pd.testing.assert_frame_equal(first.query("fold == 0"), again.query("fold == 0"))
+    assert not first.query("fold == 1").equals(again.query("fold == 1"))
+    # One of two copies in training would give the other's label away.
+    pair = np.tile(np.random.default_rng(0).normal(size=105).repeat(2), 3)
+    copies = {name: table.assign(z000=10 * pair) for name, table in tables.items()}
+    by_pair = pd.Series(np.repeat(np.arange(105), 2), index=labels.index)
+    paired = labels.copy()
+    paired.iloc[1::2] = labels.iloc[::2].to_numpy()
+    chosen = bioactivity.choose_tasks(copies, paired, groups=by_pair, **options)
+    assert chosen["cp_auc"].between(0.3, 0.7).mean() > 0.9
+
+
+def test_tx_strong_and_cp_weak_needs_both():
+    strong = bioactivity.tx_strong_cp_weak(*np.array([[0.5, 0.7, np.nan], [0.8, 0.72, 0.9]]))
+    assert strong.tolist() == [True, False, False]

@@ -66,15 +66,6 @@ def test_a_compound_moved_away_from_its_group_is_refused(compounds, seed, data):
         splits.require_apart(spoilt, compounds)
 
 
-@examples(60)
-@given(compound_tables(), st.integers(0, 2**32))
-def test_halves_keep_groups_whole_and_are_as_equal_as_groups_allow(compounds, seed):
-    groups = compound_groups(compounds)
-    first = pd.Series(splits.halves(groups.index.to_numpy(), seed, groups), index=groups.to_numpy())
-    sides = first.groupby(level=0).agg(["nunique", "first"])
-    assert (sides["nunique"] == 1).all() and sides["first"].sum() == groups.nunique() // 2
-
-
 @examples(100)
 @given(st.lists(st.tuples(st.integers(0, 6), st.sampled_from([np.nan, 0.1, 1, 10])), min_size=2, max_size=40),
        st.integers(0, 2**32))  # fmt: skip

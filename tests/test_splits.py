@@ -146,11 +146,3 @@ def test_deranged_rows_keep_replicates_together_and_match_doses():
 def test_deranged_rows_of_two_compounds(compounds, doses, expected):
     doses = None if doses is None else np.array(doses)
     assert splits.deranged_rows(np.array(list(compounds)), doses, np.random.default_rng(0)).tolist() == expected
-
-
-def test_halves_are_equal_and_follow_the_compound_not_the_order():
-    names = np.array([f"c{i}" for i in range(21)])
-    first = splits.halves(names, seed=3)
-    assert first.sum() == 10 and (splits.halves(names, seed=4) != first).any()
-    order = np.random.default_rng(0).permutation(21)
-    assert (splits.halves(np.repeat(names[order], 2), seed=3) == np.repeat(first[order], 2)).all()
