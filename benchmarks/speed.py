@@ -140,7 +140,7 @@ def training(size: dict) -> list[dict]:
     rng = np.random.default_rng(0)
     shared = 0.6 * rng.normal(size=(n + n_new, 10))
     cp, tx = ((shared @ rng.normal(size=(10, d)) + rng.normal(size=(n + n_new, d))).astype("f4") for d in (600, 978))
-    make = partial(ContrastiveEncoder, n_members=1, validation_share=0.0, max_steps=10**6, device="cpu", cp_basis="pca")
+    make = partial(ContrastiveEncoder, validation_share=0.0, max_steps=10**6, device="cpu", cp_basis="pca")
     groups = np.arange(n)
     prepared, _ = timed(lambda: make(max_epochs=0).fit(cp[:n], tx[:n], groups), 2)
     whole, encoder = timed(lambda: make(max_epochs=epochs).fit(cp[:n], tx[:n], groups), 2)

@@ -28,7 +28,7 @@ from cpx_utils.provenance import save_figure
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 CP_ONLY = ("raw_cp", "lda_identity")
-PRIMARIES = ("rcca", "rcca_replicates")
+PRIMARIES = ("rcca",)
 # What is simulated: size, knobs, and how many screens of it.
 SETTINGS = {
     "identity only, small": ("small", {"shared_strength": 0.0, "n_tasks": 64}, 200),

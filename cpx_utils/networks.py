@@ -105,7 +105,7 @@ def train(
         equally many, since a loss that depends on their number would not compare. Empty without held-out compounds.
     """
     cp, tx = inputs
-    optimiser = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
     ends = [0, -1][:n_views]  # of a compound's wells the first is watched, and with a second view the last
     watched = [np.array([rows[ends] for rows in some[: len(held_out)]]) for some in (wells, held_out)]
     history: list[dict[str, float]] = []

@@ -56,7 +56,7 @@ PACKAGE_FOLDER = Path(__file__).resolve().parent
 PROFILES: dict[str, dict[str, Any]] = {
     "smoke": {"screen_size": "small", "split_kinds": ["random"]},
     "default": {},
-    "full": {"n_repeats": 3, "all_splits": True, "second_opinion": True},
+    "full": {"n_repeats": 3, "all_splits": True},
 }
 # Which stages must be done before a stage; 02, 03 and 04 don't need each other, nor does 08 need 05 to 07. A notebook
 # that someone added needs all before it.

@@ -407,6 +407,29 @@ def claims_forest(claims: pd.DataFrame) -> StudyFigure:
     return intervals(shown, title=title, empty="not asked", **look)
 
 
+def chosen_gains(gains: pd.DataFrame) -> StudyFigure:
+    """Gains over raw CP on TX-strong, CP-weak tasks, by who chose the tasks (``chosen_by``)."""
+    mean = gains[gains["method"] == "contrastive"].groupby("chosen_by", sort=False)["mean"].first()
+    words = [f"{value:+.3f} on tasks chosen by {name}" for name, value in mean.items()]
+    title = f"Contrastive gains {', '.join(words)}" if words else "No task is chosen as TX-strong and CP-weak"
+    look = {"xlabel": "difference to raw CP in ROC-AUC", "mark": "chosen_by", "filled": ["training compounds"]}
+    return intervals(gains, title=title, line=0.0, line_label="raw CP", **look)
+
+
+def family_gains(families: pd.DataFrame) -> StudyFigure:
+    """Gains by target family (``family, n_tasks, tested``), a panel a method and what is subtracted (``minus``)."""
+    shown = families[families["method"].isin(["autoencoder", "contrastive"]) & (families["control"] == "true_pairs")]
+    shown = shown.sort_values(["tested", "n_tasks", "family"], ascending=[False, False, True], kind="stable")
+    panel = shown["method"].map(method_label) + " " + shown["minus"]
+    shown = shown.assign(panel=panel, family=shown["family"] + " (" + shown["n_tasks"].astype(str) + ")")
+    won = shown[(shown["method"] == "contrastive") & shown["tested"]]
+    n_won = (won["ci_low"] > 0).groupby(won["minus"], sort=False).agg(["sum", "size"])
+    words = [f"{row['sum']} of {row['size']} families {minus}" for minus, row in n_won.iterrows()]
+    title = f"Contrastive gains in {', '.join(words)}" if words else "No target family has tasks enough to be tested"
+    look = {"row": "family", "facet": "panel", "line": 0.0, "line_label": "no difference", "across": 2, "sharex": True}
+    return intervals(shown, title=title, xlabel="difference in ROC-AUC", **look)
+
+
 def gain_steps(values: pd.DataFrame, method: str) -> StudyFigure:
     """How far each step carries a method from raw CP: `GAIN_STEPS` below each other, a panel a claim.
 
