@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_array
 
 from cpx_utils.metrics import pr_auc, roc_auc
 from cpx_utils.profiles import COMPOUND, KEYS, METADATA_COLUMNS, embedding_table, embedding_values
+from cpx_utils.splits import deranged_rows
 
 PENALTIES = np.logspace(-2.5, 3.0, 12)
 _PREDICTION_TYPES = dict.fromkeys([*KEYS, "model", "compound", "task"], "category")
@@ -76,12 +77,15 @@ class ManyTaskRidgeClassifier(BaseEstimator):
         self.penalties = penalties
 
     def fit(self, X: np.ndarray, Y: np.ndarray) -> "ManyTaskRidgeClassifier":
-        """Fit on X (n_train, n_features), finite, and Y (n_train, n_tasks): 1 active, 0 inactive, NaN missing."""
+        """Fit on X (n_train, n_features), finite, and Y (n_train, n_tasks): 1 active, 0 inactive, NaN missing.
+
+        Values between 0 and 1 say how sure a label is, as those of a teacher (:func:`distil_folds`).
+        """
         X = check_array(X, dtype=float)
         Y = np.array(Y, dtype=float, order="F")  # sums round alike in any layout
         labelled = ~np.isnan(Y)
-        if not np.isin(Y[labelled], (0.0, 1.0)).all():
-            raise ValueError("labels must be 0, 1 or NaN (missing)")
+        if (Y[labelled] < 0).any() or (Y[labelled] > 1).any():
+            raise ValueError("labels must lie between 0 and 1, or be NaN (missing)")
         grid = np.asarray(self.penalties, dtype=float)
         self.mean_, deviation = X.mean(0), X.std(0)
         # A feature that is constant up to rounding must not be blown up to noise of unit size.
@@ -161,20 +165,80 @@ def predict_folds(consensus: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame
     """
     tables = []
     for key, part in consensus.groupby(KEYS, sort=False):
-        values, outcome = embedding_values(part), labels.reindex(part[COMPOUND]).to_numpy(float)
-        training = (part["role"] == "train").to_numpy()
-        fitted = ManyTaskRidgeClassifier().fit(values[training], outcome[training])
-        scores = fitted.decision_function(values[~training])
-        compound, task = np.nonzero(~np.isnan(outcome[~training]))
-        table = pd.DataFrame({
-            **dict(zip([*KEYS, "model"], [*key, "ridge"], strict=True)),
-            "compound": part.loc[~training, COMPOUND].astype(str).to_numpy()[compound],
-            "task": labels.columns.astype(str).to_numpy()[task],
-            "label": outcome[~training][compound, task],
-            "score": scores[compound, task],
-        })  # fmt: skip
-        tables.append(table.astype(_PREDICTION_TYPES))
+        training = part[part["role"] == "train"]
+        fitted = ManyTaskRidgeClassifier()
+        fitted.fit(embedding_values(training), labels.reindex(training[COMPOUND]).to_numpy(float))
+        tables.append(_score_test(fitted, part, labels, dict(zip(KEYS, key, strict=True))))
     return join_predictions(tables)
+
+
+def distil_folds(
+    student: pd.DataFrame,
+    teacher: pd.DataFrame,
+    labels: pd.DataFrame,
+    *,
+    groups: pd.Series,
+    n_derangements: int = 2,
+    weight: float = 0.5,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Predict from CP alone with models that learned from labels and from a teacher who sees TX.
+
+    The teacher scores each training compound by models of TX that were trained without it (and its group). The student
+    learns from CP: of labelled compounds `weight` of the teacher's score and the rest of the label, of others the
+    score. Distillation into privileged information (Lopez-Paz 2016, arXiv 1511.03643; Vapnik 2015). Under the control
+    `deranged` each compound gets the teacher's score of another one.
+
+    Parameters
+    ----------
+    student, teacher : DataFrame
+        Consensus tables of a CP method and of `tx`, as `predict_folds` takes them.
+    labels : DataFrame
+        From `label_matrix`.
+    groups : Series of groups by compound
+    n_derangements, weight, seed
+        Draws of the control; the teacher's share, from 0 to 1; and the seed of inner folds and derangements.
+
+    Returns
+    -------
+    DataFrame
+        As of `predict_folds`, method `distilled`.
+
+    Failure mode: a teacher that knows no more than CP only repeats the labels, more softly.
+    """
+    tables = []
+    for number, (key, part) in enumerate(student.groupby(KEYS, sort=False)):
+        taught = part[part["role"] == "train"].sort_values(COMPOUND)
+        seen = _rows_of(teacher, KEYS[:3], key).set_index(COMPOUND).reindex(taught[COMPOUND]).dropna(subset="role")
+        group = seen.index.to_series().map(groups).fillna(seen.index.to_series()).to_numpy(str)
+        values, outcome = embedding_values(seen), labels.reindex(seen.index).to_numpy(float)
+        scores = np.zeros(outcome.shape)
+        for training, held_out in GroupKFold(5, shuffle=True, random_state=seed).split(values, groups=group):
+            fitted = ManyTaskRidgeClassifier().fit(values[training], outcome[training])
+            scores[held_out] = np.clip((fitted.decision_function(values[held_out]) + 1) / 2, 0, 1)
+        rng = np.random.default_rng([seed, number])
+        partners = [("true_pairs", 0, np.arange(len(seen)))]
+        partners += [("deranged", draw, deranged_rows(group, None, rng)) for draw in range(n_derangements)]
+        for control, draw, partner in partners:
+            soft = pd.DataFrame(scores[partner], index=seen.index, columns=labels.columns)
+            own = labels.reindex(taught[COMPOUND])
+            target = (own * (1 - weight) + soft.reindex(own.index) * weight).fillna(own).fillna(soft)
+            fitted = ManyTaskRidgeClassifier().fit(embedding_values(taught), target.to_numpy(float))
+            named = dict(zip(KEYS, (*key[:3], draw, "distilled", control), strict=True))
+            tables.append(_score_test(fitted, part, labels, named))
+    return join_predictions(tables)
+
+
+def _score_test(fitted, part, labels, key) -> pd.DataFrame:
+    """Scores of a fold's test compounds for the tasks in which they have a label, a row each."""
+    test = part[part["role"] != "train"]
+    outcome = labels.reindex(test[COMPOUND]).to_numpy(float)
+    compound, task = np.nonzero(~np.isnan(outcome))
+    scores = fitted.decision_function(embedding_values(test))
+    columns = {"compound": test[COMPOUND].astype(str).to_numpy()[compound]}
+    columns |= {"task": labels.columns.astype(str).to_numpy()[task]}
+    columns |= {"label": outcome[compound, task], "score": scores[compound, task]}
+    return pd.DataFrame(key | {"model": "ridge"} | columns).astype(_PREDICTION_TYPES)
 
 
 def join_predictions(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:

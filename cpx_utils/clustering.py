@@ -23,7 +23,7 @@ from cpx_utils.metrics import (
     silhouette,
     unit_rows,
 )
-from cpx_utils.profiles import COMPOUND, CONTROL, KEYS, PLATE, compound_groups, embedding_values, treatments
+from cpx_utils.profiles import COMPOUND, CONTROL, KEYS, PLATE, WELL, compound_groups, embedding_values, treatments
 
 AT_ONCE = 4_000_000  # similarities, or pairs of null draws: bounds memory, not results
 QUERIES_AT_ONCE = 64
@@ -389,6 +389,42 @@ def _pseudo_treatments(
                 break
         good[again] = False
     return drawn[good]
+
+
+def position_null(wells: pd.DataFrame, embedding: np.ndarray) -> pd.DataFrame:
+    """Replicate mAP of wells that share their well position and nothing else: what the position alone makes alike.
+
+    On most screens the replicates of a treatment sit in one position of all their plates, so that edge effects and
+    gradients look like replication. Query: a well. Positives: wells of other compounds in the same position of other
+    plates. Negatives: wells of other compounds in other positions of other plates. Compare it with ``replicate_map`` of
+    :func:`replicate_clustering`, which such positives would have to stay far below.
+
+    Returns
+    -------
+    DataFrame
+        ``compound, treatment, position_map``, one row a treatment; NaN where no position is known or shared.
+    """
+    names, treatment, queries, points, _ = _queries(wells, embedding)
+    unit, plate, known = unit_rows(points), _plates(queries), (queries[WELL] != "").to_numpy()
+    position, compound = (pd.factorize(queries[name])[0] for name in (WELL, COMPOUND))
+    precision = np.full(len(queries), np.nan)
+    for rows in np.array_split(np.flatnonzero(known), -(-len(queries) // QUERIES_AT_ONCE) or 1):
+        other = (compound[rows, None] != compound) & (plate[rows, None] != plate) & known
+        positive = other & (position[rows, None] == position)
+        precision[rows] = average_precision(unit[rows] @ unit.T, positive, other)
+    table = queries[[COMPOUND]].assign(treatment=np.asarray(names)[treatment], position_map=precision)
+    return table.rename(columns={COMPOUND: "compound"}).groupby(["compound", "treatment"], as_index=False).mean()
+
+
+def position_null_by_fold(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """`position_null` of embedded wells, a table a method: `KEYS` and its columns, without rows that are NaN."""
+    results = [pd.DataFrame(columns=[*KEYS, "compound", "treatment", "position_map"])]
+    for table in tables:
+        for key, part in table.groupby(KEYS, sort=False):
+            found = position_null(part.reset_index(drop=True), embedding_values(part))
+            results.append(_keyed(key, found.dropna(subset="position_map")))
+    kept = [table for table in results if len(table)]
+    return pd.concat(kept or results, ignore_index=True)
 
 
 def replicate_p_values(
