@@ -84,7 +84,7 @@ def test_poor_tasks_and_none_at_all_survive(n, d):
 
 def test_what_cannot_be_fitted_is_refused():
     X, Y = labelled_data(20, 3, 2)
-    for words, data in {"NaN": (X * np.nan, Y), "0, 1 or NaN": (X, Y + 1)}.items():
+    for words, data in {"NaN": (X * np.nan, Y), "between 0 and 1": (X, Y + 1)}.items():
         with pytest.raises(ValueError, match=words):
             ManyTaskRidgeClassifier().fit(*data)
 
@@ -284,3 +284,38 @@ def test_tasks_are_chosen_by_training_compounds_alone_and_groups_stay_together()
 def test_tx_strong_and_cp_weak_needs_both():
     strong = bioactivity.tx_strong_cp_weak(*np.array([[0.5, 0.7, np.nan], [0.8, 0.72, 0.9]]))
     assert strong.tolist() == [True, False, False]
+
+
+# --- distillation -----------------------------------------------------------------------------------------------
+
+
+def test_a_student_learns_from_a_teacher_what_few_labels_do_not_tell():
+    rng = np.random.default_rng(0)
+    n, names = 240, np.array([f"c{i:03d}" for i in range(240)])
+    cause = rng.normal(size=n)
+    labels = pd.DataFrame({"t0": (cause > 0).astype(float), "t1": (cause < 0.3).astype(float)}, index=names)
+    labels[np.arange(n) % 8 > 0] = np.where(rng.random((210, 2)) < 0.75, np.nan, labels[np.arange(n) % 8 > 0])
+    groups, fold = pd.Series(names, index=names), np.arange(n) % 3
+    tables = {}
+    for method, noise in (("sphered_cp", 3.0), ("tx", 0.1)):
+        values = np.column_stack([cause + noise * rng.normal(size=n) for _ in range(12)]).astype(np.float32)
+        key = {"split": "random", "repeat": 0, "fold": 0, "seed": 0, "method": method, "control": ""}
+        head = pd.DataFrame({COMPOUND: names, "role": np.where(fold == 0, "test", "train")}).assign(**key)
+        tables[method] = pd.concat([head, embedding_table(values)], axis=1)
+    student, teacher = tables["sphered_cp"], tables["tx"]
+    got = bioactivity.distil_folds(student, teacher, labels, groups=groups)
+    plain = bioactivity.predict_folds(student, labels)
+    assert list(got) == list(plain) and len(got) == 3 * len(plain)
+    auc = bioactivity.evaluate_folds(bioactivity.join_predictions([got, plain])).query("metric == 'roc_auc'")
+    mean = auc.groupby(["method", "control"], observed=True)["value"].mean()
+    assert mean["distilled", "true_pairs"] > mean["sphered_cp", ""] + 0.01
+    assert mean["distilled", "true_pairs"] > mean["distilled", "deranged"]
+    # Outcomes and TX of test compounds have no part in it; with weight 0 and all labels it is the plain model.
+    changed, moved = labels.copy(), teacher.copy()
+    changed[fold == 0] = 1 - changed[fold == 0]
+    moved.loc[fold == 0, "z000"] = 99.0
+    again = bioactivity.distil_folds(student, moved, changed, groups=groups)
+    np.testing.assert_array_equal(again["score"], got["score"])
+    full = labels.fillna(0.0)
+    alone = bioactivity.distil_folds(student, teacher, full, groups=groups, weight=0.0).query("control == 'true_pairs'")
+    np.testing.assert_allclose(alone["score"], bioactivity.predict_folds(student, full)["score"], atol=1e-5)
