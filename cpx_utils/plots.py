@@ -475,7 +475,7 @@ def data_size_curves(table: pd.DataFrame, *, title: str) -> StudyFigure:
 def mean_curves(history: pd.DataFrame, n_epochs: int = 30) -> pd.DataFrame:
     """Losses of a history of training as `training_curves` draws them, for true and deranged pairs.
 
-    They are means over a fold's seeds and members, at `n_epochs` epochs at most, denser where training begins.
+    They are means over a fold's seeds, at `n_epochs` epochs at most, denser where training begins.
     """
     keys = ["split", "repeat", "fold", "method", "control"]
     history = history[history["control"].isin(["true_pairs", "deranged"])]
