@@ -285,7 +285,7 @@ class CrossfitResult:
     retrieval : DataFrame
         One row a test compound: `KEYS`, compound, rank (0 = its own TX profile is the nearest), n_candidates.
     history : DataFrame
-        Training curves of networks (`KEYS`, member, epoch, training, validation).
+        Training curves of networks (`KEYS`, epoch, training, validation).
     encoders : dict
         Encoders fitted on true pairs (draw 0), by name of the fold.
     n_fits : int

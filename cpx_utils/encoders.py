@@ -40,6 +40,7 @@ ROWS_AT_ONCE = 4096
 MIN_CONTROLS = 50  # negative controls; fewer say little of how features vary together
 MAX_FEATURES = 1_000_000  # of a saved encoder: a number beyond that is damage
 LARGEST_WEIGHT = 1e15
+ROUNDING = 1e-10  # of the largest variance: what a direction without any has
 MAX_VALIDATION = 300  # held-out compounds: more would cost time and tell early stopping nothing new
 
 
@@ -473,12 +474,14 @@ def whitened_components(values, groups, n_wanted, shrinkage) -> tuple[np.ndarray
     """Mean (n_features,) of the rows, and the map (n_features, n_components) to leading components of unit variance.
 
     At most a third as many as compounds: with more, chance alone correlates them with anything. `shrinkage` adds a
-    ridge of so many times the mean variance; at 1 components keep their variances, up to one common factor.
+    ridge of so many times the mean variance; at 1 components keep their variances, up to one common factor. Directions
+    in which rows don't vary, such as those of genes that repeat others, are left out (zeros).
     """
     limit = max(2, len(np.unique(groups)) // 3)
     pca = leading_components(values, min(n_wanted, limit))
     variance = pca.explained_variance_
-    return pca.mean_, pca.components_.T / np.sqrt((1 - shrinkage) * variance + shrinkage * variance.mean())
+    ridged = (1 - shrinkage) * variance + shrinkage * variance.mean()
+    return pca.mean_, pca.components_.T / np.sqrt(np.where(variance > ROUNDING * variance[0], ridged, np.inf))
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

@@ -42,13 +42,13 @@ METHODS = {  # in the order of the study: name for a reader, colour
     "autoencoder": ("autoencoder", "#0072B2"),
     "contrastive": ("contrastive", "#D55E00"),
     "contrastive_soft": ("contrastive, soft targets", "#7A0177"),
-    "contrastive_replicates": ("contrastive on discriminants", "#CC79A7"),
+    "contrastive_replicates": ("contrastive on discriminants", "#E377C2"),
     "contrastive_joint": ("contrastive with replicates", "#117733"),
     "distilled": ("distilled from TX", "#999933"),
-    "chemistry": ("structure alone (ECFP4)", "#6B4C9A"),
+    "chemistry": ("structure alone (ECFP4)", "#8C510A"),
     "tx": ("TX itself (oracle)", "#000000"),
     "cp_tx": ("CP and TX (oracle)", "#252525"),
-    "tx_encoded": ("its own TX, encoded (oracle)", "#4D4D4D"),
+    "tx_encoded": ("its own TX, encoded (oracle)", "#3B1F00"),
 }
 METHOD_LABELS = {method: label for method, (label, _) in METHODS.items()}
 METHOD_COLOURS = {method: colour for method, (_, colour) in METHODS.items()}
@@ -70,7 +70,7 @@ CONTROL_MARKERS = {
     "deranged_in_plate": "D",
 }
 # Methods that a reader adds take one of these, the same one every time.
-SPARE_COLOURS = ("#332288", "#999933", "#882255", "#44AA99")
+SPARE_COLOURS = ("#332288", "#661100", "#882255", "#44AA99")
 CATEGORY_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#332288", "#999933")
 CATEGORY_LOOKS = list(zip(CATEGORY_COLOURS, "os^DvPX<", strict=True))
 MODALITY_COLOURS = {"CP": "#00785A", "TX": "#AA4499"}
@@ -475,7 +475,7 @@ def data_size_curves(table: pd.DataFrame, *, title: str) -> StudyFigure:
 def mean_curves(history: pd.DataFrame, n_epochs: int = 30) -> pd.DataFrame:
     """Losses of a history of training as `training_curves` draws them, for true and deranged pairs.
 
-    They are means over a fold's seeds and members, at `n_epochs` epochs at most, denser where training begins.
+    They are means over a fold's seeds, at `n_epochs` epochs at most, denser where training begins.
     """
     keys = ["split", "repeat", "fold", "method", "control"]
     history = history[history["control"].isin(["true_pairs", "deranged"])]

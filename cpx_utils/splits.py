@@ -231,13 +231,7 @@ def derange_groups(groups: np.ndarray, rng: np.random.Generator, strata: np.ndar
         raise ScreenError(f"{len(distinct)} compound group cannot be deranged: at least two are needed")
     stratum = np.zeros(len(distinct), dtype=int)
     if strata is not None:
-        stratum = np.unique(np.asarray(strata)[first], return_inverse=True)[1]
-        size = np.bincount(stratum)
-        lonely = np.flatnonzero(size == 1)
-        if len(lonely) == 1:
-            others = np.flatnonzero(size > 1)
-            lonely = np.append(lonely, others[size[others].argmin()])
-        stratum[np.isin(stratum, lonely)] = len(size)
+        stratum = _pool_lonely(np.unique(np.asarray(strata)[first], return_inverse=True)[1])
     partner = np.empty(len(distinct), dtype=int)
     for one in np.unique(stratum):
         members = np.flatnonzero(stratum == one)
@@ -247,6 +241,16 @@ def derange_groups(groups: np.ndarray, rng: np.random.Generator, strata: np.ndar
                 break
         partner[members] = shuffled
     return partner
+
+
+def _pool_lonely(stratum: np.ndarray) -> np.ndarray:
+    """Strata, those of a single group joined; a lone one of them joins the smallest other."""
+    size = np.bincount(stratum)
+    lonely = np.flatnonzero(size == 1)
+    if len(lonely) == 1 < len(size):
+        others = np.flatnonzero(size > 1)
+        lonely = np.append(lonely, others[size[others].argmin()])
+    return np.where(np.isin(stratum, lonely), len(size), stratum)
 
 
 def plate_maps(plates: np.ndarray, compounds: np.ndarray, treated: np.ndarray) -> np.ndarray:
@@ -295,7 +299,7 @@ def deranged_rows(
     ScreenError
         Fewer than two compounds.
     """
-    names, code = np.unique(np.asarray(compounds), return_inverse=True)
+    names, first, code = np.unique(np.asarray(compounds), return_index=True, return_inverse=True)
     values = np.zeros(len(code)) if doses is None else np.nan_to_num(np.asarray(doses, dtype=float), nan=-1.0)
     order = np.lexsort((values, code))  # by compound, then by dose, then as the rows come
     starts = np.flatnonzero(np.diff(code[order], prepend=-1) | (np.diff(values[order], prepend=np.nan) != 0))
@@ -303,10 +307,12 @@ def deranged_rows(
     for block in np.split(order, starts[1:]):
         rows_of[code[block[0]]].append(block)
     dose_sets = np.array(["|".join(f"{values[block[0]]:.6g}" for block in blocks) for blocks in rows_of])
-    strata = dose_sets[code]
-    if maps is not None:
-        strata = np.char.add(np.char.add(maps.astype(str), "|"), strata)
-    partner = derange_groups(code, rng, strata=strata)
+    # A map at a time, so that compounds whose doses no other one of their map has stay on it, too.
+    on_map = np.zeros(len(names), dtype=int) if maps is None else np.unique(maps[first], return_inverse=True)[1]
+    on_map, partner = _pool_lonely(on_map), np.empty(len(names), dtype=int)
+    for one in np.unique(on_map):
+        members = np.flatnonzero(on_map == one)
+        partner[members] = members[derange_groups(members, rng, strata=dose_sets[members])]
     out = np.empty(len(code), dtype=int)
     for one, blocks in enumerate(rows_of):
         donor = rows_of[partner[one]]

@@ -230,38 +230,6 @@ def test_replicate_p_values_equal_a_naive_loop(decimals):
             assert 0 < len(kept) < 25 and row["p_value"] == pytest.approx((1 + at_least) / (1 + len(kept)))
 
 
-def test_moa_p_values_equal_a_naive_loop():
-    rng = np.random.default_rng(7)
-    moas = [[f"m{i % 6}"] + (["extra"] if i % 7 == 0 else []) for i in range(30)] + [[], ["m0"], ["lonely"]]
-    keys = [f"k{i}" for i in range(30)] + ["k30", "k0", "k32"]  # the second last is the first's twin
-    table = pd.DataFrame({COMPOUND: [f"c{i:02d}" for i in range(33)], "InChIKey14": keys, "MoA": moas})
-    points = rng.normal(size=(33, 5)).astype(np.float32)
-    got = clustering.moa_p_values(table, points, n_null=50, seed=3).set_index("MoA")
-    assert got.index.tolist() == ["extra", *(f"m{i}" for i in range(6))]
-    assert got["n_compounds"].tolist() == [5] * 7
-
-    used = [*range(30), 32]
-    similarity = metrics.cosine_similarity(points[used])
-    sets = [set(moas[i]) for i in used]
-    draws = np.random.default_rng(3).random((50, 31)).argpartition(4, axis=1)[:, :5]
-    null = []
-    for draw in draws:
-        values = []
-        for query in draw:
-            strangers = [j for j in range(31) if not sets[j] & sets[query]]
-            truth = [j in draw for j in strangers]
-            if any(truth):
-                values.append(average_precision_score(truth, similarity[query, strangers]))
-        null.append(np.mean(values))
-    for moa, row in got.iterrows():
-        values = []
-        for query in (i for i in range(31) if moa in sets[i]):
-            items = [j for j in range(31) if j != query and (moa in sets[j] or not sets[j] & sets[query])]
-            values.append(average_precision_score([moa in sets[j] for j in items], similarity[query, items]))
-        assert row["moa_map"] == pytest.approx(np.mean(values), abs=1e-9)
-        assert row["p_value"] == pytest.approx((1 + np.sum(np.array(null) >= np.mean(values) - 1e-9)) / 51)
-
-
 def within_binomial(share, n, level=0.05, sigmas=3.3):
     """Whether a share of n lies within sampling error of the level (two-sided 0.1%)."""
     return abs(share - level) < sigmas * np.sqrt(level * (1 - level) / n)
@@ -290,20 +258,6 @@ def test_p_values_of_replicates_are_uniform_without_signal_also_beside_active_tr
     assert within_binomial(shares[0], 1000) and shares[50] < 0.085, shares
 
 
-def moa_screen(signal, seed, n_moas=25, size=4):
-    rng = np.random.default_rng(seed)
-    code = np.repeat(np.arange(n_moas), size)
-    points = rng.normal(size=(n_moas, 20))[code] * signal + rng.normal(size=(len(code), 20))
-    names = [f"c{i:03d}" for i in range(len(code))]
-    return pd.DataFrame({COMPOUND: names, "InChIKey14": "", "MoA": [[f"m{i:02d}"] for i in code]}), points
-
-
-def test_p_values_of_mechanisms_are_uniform_without_signal_and_small_with_it():
-    p = np.concatenate([clustering.moa_p_values(*moa_screen(0.0, seed), seed=seed)["p_value"] for seed in range(30)])
-    assert within_binomial((p < 0.05).mean(), len(p))
-    assert clustering.moa_p_values(*moa_screen(1.0, 0))["p_value"].max() < 0.01
-
-
 def test_nothing_to_tell_apart_gives_no_evidence():
     table, points = plated_wells()
     collapsed = clustering.replicate_p_values(table, np.ones_like(points), n_null=50)
@@ -313,10 +267,6 @@ def test_nothing_to_tell_apart_gives_no_evidence():
     assert p.isna().all()  # four plates, and two other compounds
     lonely = table.drop_duplicates([COMPOUND, DOSE]).reset_index(drop=True)
     assert clustering.replicate_p_values(lonely, points[: len(lonely)])["p_value"].isna().all()
-    screen, codes = moa_screen(0.0, 0)
-    assert clustering.moa_p_values(screen, np.ones_like(codes))["p_value"].gt(0.5).all()
-    none = screen.assign(MoA=[[] for _ in range(len(screen))])
-    assert clustering.moa_p_values(none, codes).empty
     one_plate = table.assign(**{PLATE: ""})
     assert clustering.replicate_p_values(one_plate, points, n_null=200)["p_value"].between(0, 1).all()
 
@@ -334,11 +284,4 @@ def test_found_at_a_false_discovery_rate_fold_by_fold():
         assert part["found"].tolist() == expected.astype(float).tolist()
     by_method = found.groupby("method")["found"].mean()
     assert by_method["rcca"] > by_method["raw_cp"]
-
-    compounds, points = moa_screen(1.0, 0)
-    keys = pd.DataFrame([("random", 0, 0, 0, "raw_cp", "")] * len(points), columns=KEYS)
-    role = np.where(np.arange(len(points)) < 40, "train", "test")
-    consensus = pd.concat([compounds[[COMPOUND]].assign(role=role), keys, embedding_table(points)], axis=1)
-    mechanisms = clustering.found_by_fold([consensus], compounds)
-    assert mechanisms["MoA"].tolist() == [f"m{i:02d}" for i in range(10, 25)] and mechanisms["found"].eq(1).all()
     assert clustering.found_by_fold([]).empty

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from rdkit.Chem import AllChem, MolFromSmiles
 
 from cpx_utils import bioactivity, crossfit, splits
 from cpx_utils.encoders import METHODS, LdaIdentity, RawCP, RegularisedCCA, RidgeTX
@@ -21,7 +22,7 @@ from cpx_utils.profiles import (
     feature_columns,
 )
 
-QUICK = {"max_epochs": 5, "n_members": 1}
+QUICK = {"max_epochs": 5, "hidden": (8,)}
 DRAWS = {"true_pairs": 1, "deranged": 2}
 TX_METHODS = [method for method, encoder in METHODS.items() if encoder.uses_tx]
 NETWORKS = [method for method, encoder in METHODS.items() if "max_epochs" in encoder().get_params()]
@@ -146,26 +147,32 @@ def labelled_tx(fold):
 
 
 @pytest.mark.parametrize(("seed", "fold_number"), [(0, 0), (1, 3)])
-def test_deranged_pairs_give_each_compound_all_of_one_other(seed, fold_number, tiny_folds):
-    fold = labelled_tx(tiny_folds[fold_number])
-    given = crossfit.training_tx(fold, "deranged", seed)[:, 0].astype(int)
-    wells = fold.cp_wells[fold.is_training]
-    table = pd.DataFrame(
-        {
-            "compound": wells[COMPOUND].to_numpy(),
-            "dose": wells[DOSE].to_numpy(),
-            "given": fold.tx_treatments[COMPOUND].to_numpy()[given],
-            "given_dose": fold.tx_treatments[DOSE].to_numpy()[given],
-            "row": given,
-        }
-    )
+@pytest.mark.parametrize("control", ["deranged", "deranged_in_plate"])
+def test_deranged_pairs_give_each_compound_all_of_one_other(control, seed, fold_number, tiny_folds):
+    fold = tiny_folds[fold_number]
+    maps = np.array([name < "N" for name in fold.groups]).astype(int)  # the tiny screen has one
+    fold = labelled_tx(replace(fold, maps=maps))
+    given = crossfit.training_tx(fold, control, seed)[:, 0].astype(int)
+    table = fold.cp_wells.loc[fold.is_training, [COMPOUND, DOSE]].set_axis(["compound", "dose"], axis=1)
+    donors = fold.tx_treatments.iloc[given]
+    table = table.assign(given=donors[COMPOUND].to_numpy(), given_dose=donors[DOSE].to_numpy(), row=given)
     assert (table["compound"] != table["given"]).all()
     assert (table["dose"] == table["given_dose"]).all()
     assert (table.groupby("compound")["given"].nunique() == 1).all()
     assert (table.groupby(["compound", "dose"])["row"].nunique() == 1).all()  # replicates stay together
     partner = table.groupby("compound")["given"].first()
-    assert partner.is_unique  # a permutation of the training compounds
-    assert set(partner) == set(wells[COMPOUND])
+    assert partner.is_unique and set(partner) == set(table["compound"])  # a permutation of the training compounds
+    map_of = pd.Series(maps, index=fold.cp_wells[COMPOUND]).groupby(level=0).first()
+    across = (map_of[table["given"]].to_numpy() != map_of[table["compound"]].to_numpy()).any()
+    assert across == (control == "deranged") and maps[fold.is_training].any()
+
+
+def test_derangements_within_maps_are_drawn_where_there_are_several(tiny_folds):
+    fold = tiny_folds[0]
+    maps = (pd.factorize(fold.groups)[0] % 2).astype(int)
+    for one, expected in ((fold, ["true_pairs"]), (replace(fold, maps=maps), ["true_pairs", "deranged_in_plate"])):
+        drawn = run("ridge_tx", [one], {"true_pairs": 1, "deranged_in_plate": 1}).consensus["control"]
+        assert drawn.unique().tolist() == expected
 
 
 def test_deranged_pairs_respect_compound_groups(tiny_tables):
@@ -205,7 +212,7 @@ def test_shuffled_rows_tear_replicates_apart(tiny_folds):
     assert pd.Series(given).groupby(compound).nunique().median() >= 5  # of six wells
 
 
-@pytest.mark.parametrize("control", ["deranged", "rows_shuffled", "random_codes"])
+@pytest.mark.parametrize("control", ["deranged", "deranged_in_plate", "rows_shuffled", "random_codes"])
 def test_draws_differ_by_seed_and_fold_and_repeat_themselves(control, tiny_folds):
     fold = tiny_folds[3]
     draws = [crossfit.training_tx(fold, control, seed) for seed in (0, 0, 1)]
@@ -228,18 +235,16 @@ def test_untrained_networks_took_no_step_and_differ_by_draw(method, tiny_folds):
     assert not np.allclose(codes[0], codes[2])
     given = METHODS[method](**QUICK)
     crossfit.fit_encoder(given, fold, "untrained")
-    assert given.max_epochs == QUICK["max_epochs"] and not hasattr(given, "networks_")  # the caller's stays as it was
+    assert given.max_epochs == QUICK["max_epochs"] and not hasattr(given, "network_")  # the caller's stays as it was
     assert not np.allclose(codes[0], crossfit.fit_encoder(given, fold).transform(fold.cp))
 
 
-def test_what_cannot_be_is_refused_in_one_line_before_anything_is_fitted(tiny_folds, tiny_tables, monkeypatch):
-    monkeypatch.setattr(METHODS["contrastive"], "_fit", None)
+def test_what_cannot_be_is_refused_in_one_line_before_anything_is_fitted(tiny_folds, monkeypatch):
+    monkeypatch.setattr(METHODS["contrastive"], "_fit_pairs", None)
     with pytest.raises(ScreenError, match="ContrastiveEncoder: temperature is 0"):
         crossfit.crossfit_all({"contrastive": METHODS["contrastive"](temperature=0.0)}, tiny_folds, DRAWS)
     with pytest.raises(ScreenError, match="RidgeTX takes no training steps"):
         crossfit.fit_encoder(RidgeTX(), tiny_folds[0], "untrained")
-    with pytest.raises(ScreenError, match="regime 'loose' is unknown: choose one of strict, transductive"):
-        next(iter(crossfit.prepare_folds(*tiny_tables, regime="loose")))
     for share in (0, 1.01):
         with pytest.raises(ScreenError, match="lies above 0 and up to 1"):
             crossfit.fewer_pairs(tiny_folds[0], share, seed=0)
@@ -274,7 +279,7 @@ def test_tables_have_the_columns_of_the_stage_contract(method, results, tiny_tab
     else:
         assert len(result.retrieval) == 0
     if method in NETWORKS:
-        assert list(result.history.columns) == [*KEYS, "member", "epoch", "training", "validation"]
+        assert list(result.history.columns) == [*KEYS, "epoch", "training", "validation"]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -331,6 +336,11 @@ def test_retrieval_ranks_equal_a_loop(method, results, tiny_folds):
 def test_oracles_are_tx_itself_and_both_blocks_at_equal_weight(results, tiny_folds):
     oracles = crossfit.oracle_consensus(tiny_folds, results["raw_cp"].consensus)
     assert set(oracles) == {"tx", "cp_tx"}
+    encoders = results["rcca"].encoders
+    encoded = crossfit.oracle_consensus(tiny_folds, results["raw_cp"].consensus, encoders)
+    own = encoded["tx_encoded"].query("fold == 2")
+    expected = encoders["random-0-2"].transform_tx(embedding_values(oracles["tx"].query("fold == 2")))
+    np.testing.assert_allclose(embedding_values(own), expected, rtol=1e-4, atol=1e-5)
     n_genes = tiny_folds[0].tx.shape[1]
     for method, table in oracles.items():
         assert list(table.columns[:8]) == [COMPOUND, "role", *KEYS]
@@ -352,13 +362,25 @@ def test_oracles_are_tx_itself_and_both_blocks_at_equal_weight(results, tiny_fol
             np.testing.assert_allclose(ratio, np.median(ratio), rtol=1e-3)
 
 
+def test_chemistry_is_the_fingerprint_of_each_compound_that_has_a_structure(results, tiny_screen):
+    compounds, raw = tiny_screen.compounds.copy(), results["raw_cp"].consensus
+    compounds.loc[:1, "SMILES"] = ["", "no molecule"]
+    table = crossfit.chemistry_consensus(raw, compounds)
+    assert len(table) == 3 * (len(compounds) - 2) and set(table["method"]) == {"chemistry"}
+    assert not set(table[COMPOUND]) & set(compounds[COMPOUND][:2])
+    values, smiles = embedding_values(table), table[COMPOUND].map(compounds.set_index(COMPOUND)["SMILES"])
+    fingerprint = AllChem.GetMorganFingerprintAsBitVect(MolFromSmiles(smiles.iloc[5]), 2, nBits=1024)
+    assert values.shape[1] == 1024 and values[5].tolist() == list(fingerprint)
+    assert crossfit.chemistry_consensus(raw, compounds.assign(SMILES="")).empty
+
+
 # ----------------------------------------------------------------------------------------- several methods
 
 
 def test_methods_that_a_screen_does_not_allow_are_left_out_with_their_reason(tiny_folds):
     fold = tiny_folds[0]
     first = ~pd.Series(fold.groups).duplicated().to_numpy() | fold.cp_wells[CONTROL].to_numpy()
-    single = replace(fold, is_training=fold.is_training & first)
+    single = replace(fold, is_training=fold.is_training & first, cp_is_training=fold.is_training & first)
     encoders = {"raw_cp": RawCP(), "lda_identity": LdaIdentity(), "ridge_tx": RidgeTX(n_tx_components=4)}
     results, left_out = crossfit.crossfit_all(encoders, [single], {"true_pairs": 1, "deranged": 1})
     assert list(results) == ["raw_cp", "ridge_tx"]
@@ -370,35 +392,23 @@ def test_methods_that_a_screen_does_not_allow_are_left_out_with_their_reason(tin
     assert table.loc["lda_identity", "left_out"] == left_out["lda_identity"]
 
 
-# --- the transductive regime ---------------------------------------------------------------------------------
-
-
-def test_the_transductive_regime_sees_the_cp_of_test_compounds_and_never_their_tx(tiny_tables):
-    cp, tx, compounds, folds = tiny_tables
-    strict, loose = (
-        next(iter(crossfit.prepare_folds(cp, tx, compounds, folds, regime=regime)))
-        for regime in ("strict", "transductive")
-    )
-    assert (strict.regime, loose.regime) == ("strict", "transductive")
-    np.testing.assert_array_equal(strict.is_training, loose.is_training)
-    np.testing.assert_array_equal(strict.tx, loose.tx)
-    seen = loose.cp[loose.is_training | loose.is_test]
-    np.testing.assert_allclose(seen.mean(axis=0), 0, atol=1e-3)
-    assert np.abs(strict.cp[strict.is_training | strict.is_test].mean(axis=0)).max() > 1e-3
-    for method in ("lda_identity", "rcca"):
-        fitted = crossfit.fit_encoder(METHODS[method](), loose)
-        rows = loose.is_training if method == "rcca" else loose.is_training | loose.is_test
-        alone = METHODS[method]().fit(loose.cp[rows], loose.tx[loose.partner[rows]], groups=loose.groups[rows])
-        np.testing.assert_array_equal(fitted.transform(loose.cp), alone.transform(loose.cp))
-    test = cp[COMPOUND].isin(folds.loc[folds["fold"] == 0, COMPOUND]).to_numpy()
-    garbled = tx.copy()
-    garbled.loc[tx[COMPOUND].isin(cp.loc[test, COMPOUND]), feature_columns(tx)] = 1e3
-    again = next(iter(crossfit.prepare_folds(cp, garbled, compounds, folds, regime="transductive")))
-    codes = [crossfit.fit_encoder(METHODS["rcca"](), one).transform(one.cp) for one in (loose, again)]
-    np.testing.assert_array_equal(*codes)
-
-
 # --- how much paired data it takes ------------------------------------------------------------------------------
+
+
+def test_fewer_pairs_take_tx_away_and_leave_methods_without_tx_what_they_are(tiny_folds):
+    fold = tiny_folds[FOLD]
+    half, tenth = (crossfit.fewer_pairs(fold, share, seed=3) for share in (0.5, 0.1))
+    compounds = [set(one.groups[one.is_training]) for one in (fold, half, tenth)]
+    assert [len(names) for names in compounds] == [48, 24, 5] and compounds[2] < compounds[1] < compounds[0]
+    assert set(half.tx_groups[half.tx_is_training]) == compounds[1]
+    np.testing.assert_array_equal(half.cp_is_training, fold.cp_is_training)
+    assert not (fold.cp_is_training & (fold.is_test | fold.cp_wells[CONTROL])).any()
+    for method in METHODS:
+        clean, few = (crossfit.fit_encoder(make(method), one)._arrays() for one in (fold, tenth))
+        same = all(np.array_equal(clean[name], few[name]) for name in clean)
+        assert same == (method not in TX_METHODS), method
+    joint = crossfit.fit_encoder(make("contrastive_joint"), tenth)  # centred on all wells, with TX or without
+    np.testing.assert_allclose(joint.cp_mean_, fold.cp[fold.cp_is_training].mean(axis=0), atol=1e-5)
 
 
 def test_the_data_size_curve_ends_where_the_study_is(tiny_folds, tiny_screen, monkeypatch):

@@ -1,13 +1,14 @@
 """The torch modules and the training loop: what a missing modality means, and what a step is."""
 
 import copy
+import itertools
 
 import numpy as np
 import pytest
 import torch
 
 from cpx_utils.losses import info_nce
-from cpx_utils.networks import BimodalAutoencoder, TwoTower, head, train
+from cpx_utils.networks import BimodalAutoencoder, TwoTower, batch_of, epochs, head, train
 
 N, N_CP, N_TX, N_DIMENSIONS = 9, 6, 11, 4
 
@@ -65,7 +66,7 @@ def test_a_training_is_the_loop_that_people_write():
     torch.manual_seed(2)
     ours = TwoTower(N_CP, N_TX, N_DIMENSIONS, (), 0.0)
     theirs = copy.deepcopy(ours)
-    train(ours, loss_of, inputs, [[i] for i in range(N)], 5, rng=rng, **OPTIONS)
+    train(ours, loss_of, inputs, np.arange(N)[:, None], 5, rng=rng, **OPTIONS)
     optimiser = torch.optim.AdamW(theirs.parameters(), lr=0.02, weight_decay=0.01)
     for _ in range(5):
         optimiser.zero_grad()
@@ -75,23 +76,37 @@ def test_a_training_is_the_loop_that_people_write():
         torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-4)
 
 
-def test_an_epoch_shows_one_well_of_every_compound_in_equal_batches():
-    seen = []
+WELLS = [np.array(rows) for rows in ([0, 1, 2], [3], [4, 5], [6, 7, 8, 9], [10])]
+COMPOUND_OF = np.repeat(range(5), [len(rows) for rows in WELLS])
 
-    def spy(network, cp, tx):
-        seen.append(cp[:, 0].detach().int().tolist())
-        return network.cp(cp).sum() * 0
 
-    wells = [[0, 1, 2], [3], [4, 5], [6, 7, 8, 9], [10]]
-    inputs = torch.arange(11.0)[:, None].repeat(1, N_CP), torch.zeros(11, N_TX)
-    network = TwoTower(N_CP, N_TX, N_DIMENSIONS, (), 0.0)
-    train(network, spy, inputs, wells, 20, rng=np.random.default_rng(1), **OPTIONS | {"batch_size": 2})
-    assert [len(batch) for batch in seen[:3]] == [2, 2, 1] and len(seen) == 60
-    of_compound = {row: compound for compound, rows in enumerate(wells) for row in rows}
-    for first in range(0, 60, 3):
-        epoch = [row for batch in seen[first : first + 3] for row in batch]
-        assert sorted(of_compound[row] for row in epoch) == list(range(5))
-    assert {row for batch in seen for row in batch} == set(range(11))
+def test_an_epoch_shows_every_compound_once_in_equal_batches_of_as_many_of_its_wells_as_asked_for():
+    for n_views in (1, 2):
+        seen = []
+        for batches in itertools.islice(epochs(WELLS, 2, np.random.default_rng(1), n_views), 20):
+            assert [batch.shape for batch in batches] == [(2, n_views), (2, n_views), (1, n_views)]
+            rows = np.concatenate(batches)
+            assert sorted(COMPOUND_OF[rows[:, 0]]) == list(range(5))
+            assert (COMPOUND_OF[rows] == COMPOUND_OF[rows[:, :1]]).all()
+            seen.append(rows)
+        assert set(np.ravel(seen)) == set(range(11)) and len({str(rows) for rows in seen}) > 15
+
+
+def test_batches_within_maps_hold_compounds_of_one_map_alone():
+    maps = np.array([7, 7, 3, 3, 7])[COMPOUND_OF]
+    orders = set()
+    for batches in itertools.islice(epochs(WELLS, 2, np.random.default_rng(1), 2, maps), 20):
+        assert sorted(COMPOUND_OF[np.concatenate(batches)[:, 0]]) == list(range(5))
+        assert sorted(len(batch) for batch in batches) == [1, 2, 2]
+        orders.add(str([np.unique(maps[batch]).tolist() for batch in batches]))
+    assert orders == {"[[3], [7], [7]]", "[[7], [7], [3]]"}
+
+
+def test_a_loss_gets_the_pairs_of_the_first_wells_and_the_cp_of_the_others():
+    cp, tx = torch.arange(11.0)[:, None], -torch.arange(11.0)[:, None]
+    first, of_first, *others = batch_of(cp, tx, np.array([[4, 5, 4], [2, 0, 1]]))
+    assert first[:, 0].tolist() == [4, 2] and of_first[:, 0].tolist() == [-4, -2]
+    assert [other[:, 0].tolist() for other in others] == [[5, 0], [4, 1]]
 
 
 def test_training_ends_when_the_held_out_loss_no_longer_falls(profiles):
@@ -101,7 +116,7 @@ def test_training_ends_when_the_held_out_loss_no_longer_falls(profiles):
         return network.cp(cp).sum() * 0 + (0 if network.training else next(losses))
 
     network = TwoTower(N_CP, N_TX, N_DIMENSIONS, (), 0.0)
-    options = OPTIONS | {"rng": np.random.default_rng(0), "held_out": [[7], [8]], "patience": 2}
-    history = train(network, planned, profiles, [[i] for i in range(7)], 50, **options)
+    options = OPTIONS | {"rng": np.random.default_rng(0), "held_out": list(np.array([[7], [8]])), "patience": 2}
+    history = train(network, planned, profiles, np.arange(7)[:, None], 50, **options)
     assert [line["validation"] for line in history] == [3.0, 2.0, 2.5, pytest.approx(2.2)]
     assert [line["epoch"] for line in history] == [1, 2, 3, 4] and not network.training

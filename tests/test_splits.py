@@ -133,6 +133,31 @@ def test_deranged_rows_keep_replicates_together_and_match_doses():
     assert (pd.Series(compounds[out]).groupby(compounds).nunique() == 1).all()
 
 
+def test_plates_that_share_a_treated_compound_are_one_map():
+    plates = np.array(["P1", "P1", "P2", "P2", "P3", "P3", "P4", "P4", "P5"])
+    compounds = np.array(["a", "DMSO", "a", "b", "b", "DMSO", "c", "DMSO", "DMSO"])
+    maps = splits.plate_maps(plates, compounds, compounds != "DMSO")
+    same = maps[:, None] == maps
+    expected = np.array(["x"] * 6 + ["y", "y", "z"])  # P1 and P3 by way of b on P2; controls link nothing
+    np.testing.assert_array_equal(same, expected[:, None] == expected)
+    for one in (np.repeat("", 9), np.tile(["P1", "P2", "P3"], 3)):  # no plates; every compound on all of them
+        spread = np.repeat(["a", "b", "c"], 3)
+        assert len(set(splits.plate_maps(one, spread, np.ones(9, dtype=bool)))) == 1
+
+
+def test_rows_are_deranged_within_maps_also_where_a_compound_has_doses_of_its_own():
+    compounds = np.repeat([f"c{i}" for i in range(9)], 2)
+    maps = np.repeat([0, 0, 0, 0, 1, 1, 1, 1, 2], 2)  # c8 is alone on its map, and joins the smallest other
+    doses = np.tile([1.0, 10.0], 9)
+    doses[[0, 8]] = 3.0  # of c0 and c4, on either map
+    for seed in range(20):
+        out = splits.deranged_rows(compounds, doses, np.random.default_rng(seed), maps)
+        moved = maps[out] != maps
+        assert (compounds[out] != compounds).all() and len(set(compounds[out])) == 9
+        assert moved[-2:].all() and moved.sum() == 4 and (pd.Series(maps[out]).groupby(compounds).nunique() == 1).all()
+        assert (np.sort(doses[out].reshape(-1, 2)) == doses[out].reshape(-1, 2)).all()
+
+
 @pytest.mark.parametrize(
     ("compounds", "doses", "expected"),
     [
