@@ -80,25 +80,21 @@ def test_a_bad_file_is_one_line_that_says_what_would_be_right(case, tmp_path, li
     path = tmp_path / "plate.csv"
     spoil(plate_wells()).to_csv(path, index=False)
     with pytest.raises(ScreenError) as told:
-        wells, _ = new_compounds.read_wells(path, control_compounds=controls)
+        wells = new_compounds.read_wells(path, control_compounds=controls)
         wells, _ = new_compounds.normalise_new(wells, "plate.csv", library)
-        new_compounds.require_features(new_compounds.check_features(wells, library, FEATURES), "plate.csv")
+        new_compounds.check_features(wells, library, FEATURES, "plate.csv", 0.2)
     message = str(told.value)
     assert "\n" not in message and [word for word in ["plate.csv", *words] if word not in message] == [], message
 
 
-def test_a_table_and_a_toml_that_describes_it_give_the_same_wells(tmp_path):
+def test_a_table_is_read_by_the_names_of_its_columns(tmp_path):
     table = plate_wells()
-    names = {"compound": "drug", "plate": "plate id", "dose": "uM"}
+    names = {"compound": "drug", "plate": "plate id", "dose": "uM", "well": ""}
     renamed = table.rename(columns={COMPOUND: "drug", PLATE: "plate id", DOSE: "uM"}).drop(columns=CONTROL)
     renamed.to_csv(tmp_path / "plate.csv", index=False)
-    described = "\n".join(f'{role} = "{name}"' for role, name in names.items())
-    (tmp_path / "plate.toml").write_text(f'[cp]\npath = "plate.csv"\n[columns]\n{described}\n', encoding="utf-8")
-    for path, columns in (("plate.csv", names | {"well": ""}), ("plate.toml", {"compound": ""})):
-        wells, files = new_compounds.read_wells(tmp_path / path, columns, control_compounds=["DMSO"])
-        assert [file.name for file in files] == list(dict.fromkeys([path, "plate.csv"]))
-        assert wells[CONTROL].tolist() == table[CONTROL].tolist() and wells[COMPOUND].tolist() == list(table[COMPOUND])
-        np.testing.assert_allclose(wells[FEATURES], table[FEATURES], rtol=1e-5)
+    wells = new_compounds.read_wells(tmp_path / "plate.csv", names, control_compounds=["DMSO"])
+    assert wells[CONTROL].tolist() == table[CONTROL].tolist() and wells[COMPOUND].tolist() == list(table[COMPOUND])
+    np.testing.assert_allclose(wells[FEATURES], table[FEATURES], rtol=1e-5)
     with pytest.raises(ScreenError, match="isn't there"):
         new_compounds.read_wells(tmp_path / "nowhere.csv")
 
@@ -128,7 +124,6 @@ def test_features_are_told_apart(library):
     table.loc[table.index[:5], "Cells_F03"] = np.nan
     table["Cells_F04"] += 1000
     checked = new_compounds.check_features(table, library, FEATURES)
-    assert new_compounds.require_features(checked, "x") == ["Cells_F00", "Cells_F01", "Cells_F02"]
     checked = checked.set_index("feature")
     told = checked.loc[FEATURES[:6]]
     assert told["status"].tolist() == ["missing", "missing", "missing", "used", "out of range", "used"]
@@ -354,8 +349,8 @@ def outcomes(seed, n_new=150):
     return reference, pd.concat(tables).sample(frac=0.8, random_state=rng), truth[2]
 
 
-def test_calls_keep_the_true_class_as_often_as_they_promise_and_probabilities_are_calibrated():
-    kept, decided, gap = {0: [], 1: []}, {"easy": [], "hopeless": []}, []
+def test_calls_keep_the_true_class_as_often_as_they_promise():
+    kept, decided = {0: [], 1: []}, {"easy": [], "hopeless": []}
     for draw in range(8):
         reference, activity, truth = outcomes([draw, 6])
         table = new_compounds.predict_activities([reference], activity, TASKS, confidence=0.8)
@@ -366,10 +361,9 @@ def test_calls_keep_the_true_class_as_often_as_they_promise_and_probabilities_ar
                 kept[label].append(~rows["call"][truth[:, column] == label].isin([other, "neither"]))
             if task in decided:
                 decided[task].append(rows["call"].isin(["active", "inactive"]).mean())
-        gap.append(table.loc[table["task"] == "easy", "probability"].mean() - truth[:, 0].mean())
     for label in (0, 1):
         assert 0.78 < np.concatenate(kept[label]).mean() < 0.9, f"coverage of class {label}"
-    assert np.mean(decided["easy"]) > np.mean(decided["hopeless"]) + 0.15 and abs(np.mean(gap)) < 0.04
+    assert np.mean(decided["easy"]) > np.mean(decided["hopeless"]) + 0.15
 
 
 def test_more_confidence_flips_no_call_and_one_class_or_no_task_says_nothing():
@@ -386,7 +380,7 @@ def test_more_confidence_flips_no_call_and_one_class_or_no_task_says_nothing():
     assert len(none) == 0 and "call" in none
     one_class = activity[activity[COMPOUND].str.startswith("L") | (activity["active"] == 0)]
     table = new_compounds.predict_activities([reference], one_class, TASKS)
-    assert table["probability"].isna().all() and (table["p_active"] == 1).all()
+    assert (table["p_active"] == 1).all()
     assert set(table["call"]) <= {"undecided", "active"}
 
 
