@@ -187,9 +187,7 @@ class Workspace:
         self._reads: dict[str, str] = {}  # name to SHA-256, as the next
         self._writes: dict[str, str] = {}
         self._outputs: list[Path] = []  # files and folders to be hashed in the end
-        self._figures: dict[str, dict] = {}
-        self._steps: list[dict] = []
-        self._learned: list[str] = []
+        self._told: dict[str, list] = {"figures": [], "steps": [], "learned": []}
         self._started = time.perf_counter()
 
     # reading
@@ -305,7 +303,8 @@ class Workspace:
         *pair, vector = save_figure(fig, self.figures_dir / name, table, self.run_dir / svg)
         self._writes |= {FIGURE_PREFIX + path.name: sha256_file(path) for path in pair} | {svg: sha256_file(vector)}
         title = " ".join(fig.get_suptitle().split())
-        self._figures[name] = {"name": name, "title": title, "caption": " ".join(caption.split())}
+        drawn = [figure for figure in self._told["figures"] if figure["name"] != name]  # a cell may run twice
+        self._told["figures"] = [*drawn, {"name": name, "title": title, "caption": " ".join(caption.split())}]
         _show(f"`{name}`: ", caption, fig)
 
     # telling
@@ -318,11 +317,11 @@ class Workspace:
             yield
         finally:
             seconds = round(time.perf_counter() - start, 3)
-            self._steps.append({"step": name, "seconds": seconds, "peak_mb": peak_memory_mb()})
+            self._told["steps"].append({"step": name, "seconds": seconds, "peak_mb": peak_memory_mb()})
 
     def say(self, text: str) -> None:
         """Show a sentence of "What we learn", in which Markdown emphasis counts and HTML doesn't; record it."""
-        self._learned.append(" ".join(text.split()))
+        self._told["learned"].append(" ".join(text.split()))
         if not _show("", text):
             print(text)
 
@@ -338,9 +337,7 @@ class Workspace:
             "stage": self.stage,
             "reads": dict(sorted(self._reads.items())),
             "writes": dict(sorted(self._writes.items())),
-            "figures": list(self._figures.values()),
-            "steps": self._steps,
-            "learned": self._learned,
+            **self._told,
             "device": f"cuda ({torch.cuda.get_device_name()})" if has_gpu else "cpu",
             "seconds": round(time.perf_counter() - self._started, 3),
             "peak_mb": peak_memory_mb(),
@@ -369,7 +366,7 @@ def _show(head: str, text: str, fig: Any = None) -> bool:
 
         # Not left to pyplot, which shows no figure once a style's context has put back the setting
         # "interactive" that it found before the notebook's backend was there.
-        display(fig)
+        display(fig, metadata={"image/png": {"alt": text}})
         pyplot.close(fig)
     display(Markdown(head + html.escape(text, quote=False).replace("[", "&#91;").replace("]", "&#93;")))
     return True

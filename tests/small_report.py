@@ -99,9 +99,10 @@ def _cluster(workspace: Workspace) -> None:
 
 def _weigh(workspace: Workspace) -> None:
     claims = pd.DataFrame(
-        {"screen": EVIL, "claim": [1, 2, 2], "endpoint": EVIL, "method": "contrastive", "reference": ["raw_cp", "", ""],
-         "effect": [0.12345678, None, None], "ci_low": -0.1, "ci_high": 0.2,
-         "verdict": ["supported", "explained without TX", ""], "reason": ["for " + EVIL, "", ""]}
+        {"screen": EVIL, "claim": [1, 2, 2], "endpoint": EVIL, "method": ["contrastive", "autoencoder", "autoencoder"],
+         "reference": ["raw_cp", "raw_cp", "deranged"], "effect": [0.12345678, None, None], "ci_low": -0.1,
+         "ci_high": 0.2, "comparison": ["holds", "open", ""], "attribution": ["shown", "open", ""],
+         "verdict": ["supported", "open", ""], "reason": ["for " + EVIL, "", ""]}
     )  # fmt: skip
     workspace.write(claims, "tables/claims.csv")
 
