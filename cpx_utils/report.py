@@ -3,7 +3,6 @@
 `index.html` shows verdicts, what was learned, figures and where all of it comes from; each executed notebook is a page
 of its own, and so is the map of unseen compounds, the only one with JavaScript. Formulas become MathML, which browsers
 show by themselves. Each page forbids its browser to load anything from elsewhere. The templates lie in `pages/`.
-Slow libraries are imported where they are used.
 """
 
 import base64
@@ -15,10 +14,20 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import bleach
 import jinja2
+import nbformat
 import pandas as pd
+from bokeh.embed import components
+from bokeh.models import CDSView, ColumnDataSource, GroupFilter, HoverTool, TabPanel, Tabs, TapTool
+from bokeh.plotting import figure
+from bokeh.resources import INLINE
+from latex2mathml.converter import convert
 from markupsafe import Markup, escape
+from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
+from cpx_utils.plots import CATEGORY_COLOURS, method_label, order_methods
 from cpx_utils.profiles import CLAIM_TEXTS, COMPOUND
 from cpx_utils.provenance import FIGURE_PREFIX, UNFINISHED, read_json, sha256_file, stage_records
 
@@ -73,8 +82,6 @@ def write_report(run_dir: str | Path, figures_dir: str | Path, manifest: dict) -
 
 
 def _write_pages(run_dir: Path, figures_dir: Path, manifest: dict, report: Path) -> None:
-    import nbformat
-
     records = stage_records(run_dir)
     notebooks = {}
     for stage, record in records.items():
@@ -113,13 +120,13 @@ def _copy_figures(records: dict[str, dict], figures_dir: Path, folder: Path) -> 
     folder.mkdir(parents=True)
     figures = []
     for stage, record in records.items():
-        for figure in record["figures"]:
-            files = [figures_dir / f"{figure['name']}{suffix}" for suffix in (".png", ".csv")]
+        for known in record["figures"]:
+            files = [figures_dir / f"{known['name']}{suffix}" for suffix in (".png", ".csv")]
             # Drawn into another folder, when the call before had other --figures, or since drawn by another profile
             if all(_is_recorded(path, record["writes"].get(FIGURE_PREFIX + path.name)) for path in files):
                 for path in files:
                     shutil.copyfile(path, folder / path.name)
-                figures.append(figure | {"stage": stage})
+                figures.append(known | {"stage": stage})
     return figures
 
 
@@ -171,15 +178,10 @@ def notebook_html(notebook: Any, folder: str | Path = ".") -> str:
     Parameters
     ----------
     notebook
-        An nbformat version 4 notebook; it isn't changed.
+        An nbformat version 4 notebook.
     folder
         Where the pictures lie that its text refers to: they become part of the page.
     """
-    import nbformat
-    from nbconvert import HTMLExporter
-    from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
-
-    notebook = nbformat.from_dict(notebook)
     for output in [output for cell in notebook.cells for output in cell.get("outputs", ())]:
         if output.get("name") == "stderr":
             output.text = "\n".join(line for line in re.split(r"[\r\n]+", output.text) if "%|" not in line).strip()
@@ -197,8 +199,6 @@ def _harmless(page: str) -> str:
 
     The words of other elements stay, so styles (pandas brings one with each table) and scripts go as a whole before.
     """
-    import bleach
-
     page = re.sub(r"<(style|script)\b.*?</\1\s*>", "", page, flags=re.IGNORECASE | re.DOTALL)
     protocols = ["http", "https", "mailto", "data"]
     return bleach.clean(page, tags=TAGS, attributes=ATTRIBUTES, protocols=protocols, strip=True)
@@ -206,8 +206,6 @@ def _harmless(page: str) -> str:
 
 def formula_html(tex: str, block: bool = False) -> str:
     """Return a TeX formula without its dollars as MathML, a `block` on a line of its own; as code if that fails."""
-    from latex2mathml.converter import convert
-
     others = {"{aligned}": "{align*}", r"\tfrac": r"\frac", r"\lVert": r"\Vert ", r"\rVert": r"\Vert "}
     for name, known in others.items():  # latex2mathml knows these by another name
         tex = tex.replace(name, known)
@@ -226,11 +224,6 @@ def _map_content(run_dir: Path) -> dict | None:
 
     Positions are those of notebook 05's UMAP, neighbours the nearest by cosine in the full embedding.
     """
-    from bokeh.embed import components
-    from bokeh.resources import INLINE
-
-    from cpx_utils.plots import method_label, order_methods
-
     files = [run_dir / "tables" / name for name in ("map.csv", "map_nearest.csv")]
     if not files[1].is_file():
         return None
@@ -266,11 +259,6 @@ def _map_content(run_dir: Path) -> dict | None:
 
 def _map_plot(table: pd.DataFrame, methods: list[str], labels: list[str]) -> Any:
     """Return a tab for each method; a compound chosen in one is chosen in all, since they share their source."""
-    from bokeh.models import CDSView, ColumnDataSource, GroupFilter, HoverTool, TabPanel, Tabs, TapTool
-    from bokeh.plotting import figure
-
-    from cpx_utils.plots import CATEGORY_COLOURS, method_label
-
     source = ColumnDataSource(table)
     # Grey ones are drawn first, so that they hide none that has a name.
     styles = {OTHER: ("#8C8C8C", "circle")} | dict(zip(labels, zip(CATEGORY_COLOURS, MARKS, strict=True), strict=False))

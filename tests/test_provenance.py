@@ -141,7 +141,7 @@ def test_folders_and_files_are_recorded_whole_and_emptied_first(tmp_path):
     (final / "deep" / "weights").write_text("4")
     with pytest.raises(ScreenError, match="isn't what 03_train wrote"):
         reader.input_folder("models/contrastive")
-    with pytest.raises(ScreenError, match="needs the folder models/none"):
+    with pytest.raises(ScreenError, match="needs models/none, which an earlier"):
         reader.input_folder("models/none")
     (writer.output_folder("models/contrastive") / "other").write_text("5")
     writer.finish()
