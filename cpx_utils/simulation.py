@@ -308,10 +308,9 @@ def _layout(
 
 
 def _well_names(n_wells: int) -> np.ndarray:
-    """Names A01, A02 ... of the first wells of a 384-well plate (1,536 if it must be)."""
-    n_rows, n_columns = (16, 24) if n_wells <= 384 else (32, 48)
-    rows = [chr(65 + row) if row < 26 else "A" + chr(39 + row) for row in range(n_rows)]
-    names = np.array([f"{row}{column:02d}" for row, column in product(rows, range(1, n_columns + 1))], dtype=object)
+    """Names A01, A02 ... of the first wells of a 384-well plate."""
+    places = product("ABCDEFGHIJKLMNOP", range(1, 25))
+    names = np.array([f"{row}{column:02d}" for row, column in places], dtype=object)
     if n_wells > len(names):
         raise ScreenError(f"{n_wells} wells don't fit on a plate of {len(names)}; set n_treatments_per_plate lower")
     return names[:n_wells]
@@ -347,8 +346,8 @@ def _plate_effects(
     plate, plates = pd.factorize(layout[PLATE])
     offset = plate_strength * rng.normal(size=(len(plates), n_features))
     scale = np.exp(0.2 * plate_strength * rng.normal(size=(len(plates), n_features)))
-    row = layout[WELL].str.extract(r"^([A-Z]+)")[0].map(lambda name: ord(name[-1]) - 64 + 26 * (len(name) - 1))
-    column = layout[WELL].str.extract(r"(\d+)$")[0].astype(int)
+    row = layout[WELL].str[0].map(ord) - 64
+    column = layout[WELL].str[1:].astype(int)
     trend = np.column_stack([row / row.max() - 0.5, column / column.max() - 0.5])  # (n_wells, 2)
     position = position_strength * trend @ rng.normal(size=(2, n_features))
     return (values + position) * scale[plate] + offset[plate]

@@ -146,7 +146,7 @@ def test_without_shared_strength_tx_knows_compounds_and_nothing_else():
         ({"size": "tiny", "preset": "jump"}, ("jump", "cdrp-bio", "lincs")),
         ({"size": "tiny", "shared_strenght": 0.5}, ("shared_strenght", "shared_strength")),
         ({"size": "tiny", "shared_strength": -1.0}, ("shared_strength", "-1")),
-        ({"size": "tiny", "n_treatments_per_plate": 5000, "n_compounds": 1000}, ("n_treatments_per_plate", "1536")),
+        ({"size": "tiny", "n_treatments_per_plate": 5000, "n_compounds": 1000}, ("n_treatments_per_plate", "384")),
     ],
 )
 def test_what_the_simulator_cannot_do_is_said_in_one_line(arguments, words):
