@@ -1,6 +1,5 @@
 """A run in small whose every name from data is an attack, for the tests of the report."""
 
-import re
 from pathlib import Path
 
 import matplotlib
@@ -62,22 +61,6 @@ def map_points() -> pd.DataFrame:
         places = {"x": 3.0 * (order % 8), "y": 2.0 * (order // 8), "label": labels}
         tables.append(pd.DataFrame({"method": method, "compound": COMPOUNDS, **places}))
     return pd.concat(tables, ignore_index=True)
-
-
-def remote_references(folder: str | Path) -> list[str]:
-    """Return what the pages of a folder would load from a network, as "page: address"; links are fine."""
-    pattern = re.compile(
-        r"<(?:script|link|img|iframe|source|video|audio|embed|object)\b[^>]*?"
-        r"(?:src|href|data)\s*=\s*[\"']?((?:https?:)?//[^\"'\s>]+)"
-        r"|(?:@import|url\()\s*[\"']?((?:https?:)?//[^\"')\s]+)",
-        flags=re.IGNORECASE,
-    )
-    pages = sorted(Path(folder).rglob("*.html"))
-    return [
-        f"{page.relative_to(folder)}: {match[1] or match[2]}"
-        for page in pages
-        for match in pattern.finditer(page.read_text(encoding="utf-8"))
-    ]
 
 
 def _prepare(workspace: Workspace) -> None:

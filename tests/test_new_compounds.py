@@ -184,15 +184,6 @@ def test_what_differs_is_called_and_what_points_to_different_sides_is_not(librar
     assert np.isnan(calls.loc["alone", "p_value"]) and "no negative controls" in calls.loc["alone", "reason"]
 
 
-def test_a_feature_that_hardly_varies_on_a_plate_makes_nothing_active(library, encoder):
-    wells = plate_wells(3, ["a"], 12, seed=5)
-    before = new_compounds.activity_calls(wells, library, encoder, n_null=200)
-    flat = wells[PLATE] == "P0"
-    wells.loc[flat, "Cells_F00"] = 7 + 1e-6 * wells.loc[flat, "Cells_F01"] + 1e-2 * ~wells.loc[flat, CONTROL]
-    after = new_compounds.activity_calls(wells, library, encoder, n_null=200)
-    assert abs(after["distance"] - before["distance"])[0] < 0.5 and after["p_value"][0] > 0.05
-
-
 def test_p_equals_counting_all_arrangements_by_hand(library, encoder):
     wells = plate_wells(2, ["a"], 5, seed=3)
     metric = new_compounds.library_metric(library, encoder.transform(library))
@@ -444,8 +435,6 @@ def test_the_summary_holds_every_compound_of_the_file(tiny_tables, played):
     plates = [*played.new[PLATE].unique(), "lost"]
     plates = pd.DataFrame({"plate": plates, "used": [name != "lost" for name in plates]})
     calls = new_compounds.activity_calls(played.new, cp, played.encoder, n_null=50)
-    lax = new_compounds.activity_calls(played.new, cp, played.encoder, n_null=50, fdr=0.5)
-    assert (lax["active"] >= calls["active"]).all()
     parts = (new_compounds.nearest_compounds([played.reference]),
              new_compounds.nearest_mechanisms([played.reference], compounds))  # fmt: skip
     summary = new_compounds.compound_summary(pd.concat([played.new, lost]), plates, calls, *parts)

@@ -34,11 +34,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tiny_screen)
     again, other = (simulation.simulate_screen("tiny", seed=seed) for seed in (0, 1))
     for name in TABLES:
         pd.testing.assert_frame_equal(getattr(tiny_screen, name), getattr(again, name), check_exact=True)
-    for name in ("cp", "tx"):
-        assert feature_matrix(getattr(tiny_screen, name)).tobytes() == feature_matrix(getattr(again, name)).tobytes()
-        assert not np.allclose(feature_matrix(getattr(tiny_screen, name)), feature_matrix(getattr(other, name)))
-    assert list(tiny_screen.compounds["SMILES"]) != list(other.compounds["SMILES"])
-    assert not tiny_screen.activity["active"].equals(other.activity["active"])
+        assert name == "tasks" or not getattr(tiny_screen, name).equals(getattr(other, name))
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.5])
