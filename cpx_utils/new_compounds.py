@@ -125,9 +125,8 @@ def normalise_new(
         plates = wells.groupby(PLATE).size().rename_axis("plate").rename("n_wells").reset_index()
         return wells, plates.assign(n_controls=0, used=True, reason="no controls: taken as they are")
     normalised, plates = normalise_plates(wells, min_controls)
-    plates = plates.rename(columns={"normalised": "used"})
     few = plates["n_controls"].astype(str) + f" negative controls, {min_controls} are needed"
-    plates["reason"] = few.where(~plates["used"], "")
+    plates = plates.rename(columns={"normalised": "used"}).assign(reason=few.where(~plates["normalised"], ""))
     kept = normalised[PLATE].isin(plates.loc[plates["used"], "plate"]).to_numpy()
     if not (kept & ~normalised[CONTROL].to_numpy(bool)).any():
         raise ScreenError(
@@ -250,9 +249,8 @@ def make_reference(
         no more wells are used than a new compound has (the median), drawn at random by `seed`: averages of more wells
         are quieter, and would make the new ones look strange.
     """
-    held_out, left_out = set(held_out), set(left_out)
-    known = wells[COMPOUND].isin(set(compounds[COMPOUND]) - held_out - left_out) | wells[CONTROL].astype(bool)
-    others = wells[wells[COMPOUND].isin(held_out - left_out)].reset_index(drop=True)
+    known = wells[COMPOUND].isin({*compounds[COMPOUND]} - {*held_out, *left_out}) | wells[CONTROL].astype(bool)
+    others = wells[wells[COMPOUND].isin({*held_out} - {*left_out})].reset_index(drop=True)
     usual = int(np.median(new.loc[~new[CONTROL].to_numpy(bool), COMPOUND].value_counts()))
     order = pd.Series(np.random.default_rng(seed).random(len(others))).groupby(others[COMPOUND].to_numpy(object))
     others = others[(order.rank() <= usual).to_numpy()]
@@ -260,9 +258,8 @@ def make_reference(
     parts = {"library": library, "held_out": others, "new": new}
     found = {name: embed_compounds(part, library, encoder) for name, part in parts.items()}
     annotated = compounds.assign(group=compound_groups(compounds).to_numpy())
-    tables = []
-    for name in ("library", "held_out"):
-        tables.append(pd.DataFrame({COMPOUND: found[name][0]}).merge(annotated, on=COMPOUND, how="left"))
+    known_names = [pd.DataFrame({COMPOUND: found[name][0]}) for name in ("library", "held_out")]
+    tables = [names.merge(annotated, on=COMPOUND, how="left") for names in known_names]
     return Reference(found["new"][0], *tables, {name: codes.astype(float) for name, (_, codes) in found.items()})
 
 
@@ -574,7 +571,7 @@ def predict_activities(
         score = {name: model.decision_function(one.codes[name]) for name in ("held_out", "new")}
         fitted.append((score, labels.loc[one.held_out[COMPOUND]].to_numpy(float)))
     names = ["p_active", "p_inactive"]
-    tables = [pd.DataFrame(columns=["compound", "task", "family", *names])]
+    tables = []
     for column, task in enumerate(labels.columns):
         table = pd.DataFrame({"compound": references[0].new, "task": task, "family": family.get(task, "other")})
         # actives that score no higher, inactives that score no lower
@@ -583,7 +580,8 @@ def predict_activities(
             values = [pd.DataFrame({name: sign * score["new"][:, column]}) for score, _ in fitted]
             table[name] = _pooled(values, nulls)[1][name]
         tables.append(table)
-    table = pd.concat(tables)
+    nothing = pd.DataFrame(columns=["compound", "task", "family", *names])
+    table = pd.concat(tables, ignore_index=True) if tables else nothing
     not_active, not_inactive = (table[name] <= 1 - confidence for name in names)
     calls = [not_active & not_inactive, not_inactive, not_active]
     table["call"] = np.select(calls, ["neither", "active", "inactive"], default="undecided")

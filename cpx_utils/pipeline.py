@@ -344,9 +344,8 @@ def kernel_environment(scheduler: str) -> Iterator[None]:
     """
     with tempfile.TemporaryDirectory(prefix="cpx-", ignore_cleanup_errors=True) as name:
         argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        kernel = {"display_name": "Python 3", "language": "python", "argv": argv}
-        kernel["metadata"] = {"supported_encryption": ["curve"]}
-        write_json(Path(name, "kernels", "python3", "kernel.json"), kernel)
+        kernel = {"display_name": "Python 3", "language": "python", "metadata": {"supported_encryption": ["curve"]}}
+        write_json(Path(name, "kernels", "python3", "kernel.json"), kernel | {"argv": argv})
         Path(name, "matplotlibrc").touch()  # matplotlib's own defaults, so that figures are everyone's
         changes = dict.fromkeys(THREAD_VARIABLES, str(THREADS_PER_STAGE)) | {
             "CPX_SCHEDULER": scheduler,  # fits go there
@@ -503,8 +502,8 @@ def run_plan(plan: Plan) -> int:
         report = plan.run_dir / "report" / "index.html"
         if not ((plan.run_dir / "manifest.json").is_file() and report.is_file()):
             write_summary(plan)
-    ran, unchanged = states.count("ran"), states.count("unchanged")
-    say(f"notebooks: {ran} ran, {unchanged} unchanged, {time.time() - started:.1f} s")
+    counts = f"{states.count('ran')} ran, {states.count('unchanged')} unchanged"
+    say(f"notebooks: {counts}, {time.time() - started:.1f} s")
     path = plan.run_dir / "tables" / "claims.csv"
     claims = pd.read_csv(path) if path.is_file() else pd.DataFrame({"verdict": []})
     for row in claims[claims["verdict"].notna()].itertuples():
@@ -565,14 +564,13 @@ def parse_call(arguments: Sequence[str] | None) -> argparse.Namespace:
         description="Run the numbered notebooks in order, each only if something it depends on changed.",
         epilog="Exit status: 0 done, 1 a notebook failed, 2 the call was wrong.",
     )
-    add = parser.add_argument_group("the screen").add_argument
+    add = parser.add_argument
     add("--dataset", default="simulated", metavar="NAME|FILE.toml",
         help="a screen of the registry, or your own (default: simulated, which needs no download)")  # fmt: skip
     add("--mirror", default="", metavar="DIR_OR_URL", help="download https://HOST/PATH from MIRROR/HOST/PATH instead")
     add("--data-dir", default="", metavar="DIR", help="where downloads are kept (default: a folder of your user)")
     add("--unverified", action="store_true", help="accept files whose hash isn't the registry's; the results say so")
     add("--check", action="store_true", help="examine the screen, list what is wrong or not testable, run nothing")
-    add = parser.add_argument_group("the study").add_argument
     add("--profile", choices=list(PROFILES), default="default",
         help="smoke: small, to see that everything works; full: more repeats (default: default)")  # fmt: skip
     add("--seed", type=int, help="seed of every notebook")
@@ -582,9 +580,7 @@ def parse_call(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="runs go to DIR/DATASET/PROFILE (default: results/ of the project)")  # fmt: skip
     add("--figures", metavar="DIR", default=project_root() / "figures",
         help="pictures go to DIR/DATASET (default: figures/ of the project)")  # fmt: skip
-    group = parser.add_argument_group("the notebooks")
-    add = group.add_argument
-    which = group.add_mutually_exclusive_group()
+    which = parser.add_mutually_exclusive_group()
     which.add_argument("--only", nargs="+", metavar="NN", help="consider these notebooks alone")
     which.add_argument("--from", dest="first", metavar="NN", help="consider this notebook and those after it")
     add("--force", action="store_true", help="run the notebooks considered even if nothing changed")
