@@ -559,7 +559,7 @@ def predict_activities(
 
     A task needs `min_active` active and inactive library compounds. Columns `compound`, `task`, `family`, `p_active`,
     `p_inactive`, `call`: active, inactive, undecided (neither class is ruled out) or neither (both are: unlike the
-    library's compounds of either class). Without held-out compounds of both, undecided.
+    library's compounds of either class). Without held-out compounds of a class its p is NaN.
     """
     known = pd.concat([table for one in references for table in (one.library, one.held_out)])[COMPOUND].unique()
     labels, _ = label_matrix(activity, tasks, known, min_active=min_active, min_inactive=min_active)
@@ -578,7 +578,7 @@ def predict_activities(
         for name, label, sign in zip(names, (1, 0), (-1.0, 1.0), strict=True):
             nulls = [sign * score["held_out"][truth[:, column] == label, column] for score, truth in fitted]
             values = [pd.DataFrame({name: sign * score["new"][:, column]}) for score, _ in fitted]
-            table[name] = _pooled(values, nulls)[1][name]
+            table[name] = _pooled(values, nulls)[1][name] if any(map(len, nulls)) else np.nan
         tables.append(table)
     nothing = pd.DataFrame(columns=["compound", "task", "family", *names])
     table = pd.concat(tables, ignore_index=True) if tables else nothing
