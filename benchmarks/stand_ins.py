@@ -94,7 +94,7 @@ def write_stand_in(dataset: str, folder: str | Path, n_compounds: int | None = N
     seed
         The same seed writes the same profiles.
     **less
-        Fields of `Shape` or knobs of `cpx_utils.simulation.SimulationSettings`, for quick tests.
+        Fields of `Shape` or knobs of `cpx_utils/simulation.toml`, for quick tests.
     """
     shape = SHAPES[dataset]
     counts = {name: getattr(shape, name) for name in ("n_paired", "n_cp_only", "n_tx_only")}

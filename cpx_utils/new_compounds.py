@@ -20,11 +20,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from scipy.stats import hypergeom
+from sklearn.covariance import ledoit_wolf
 
 from cpx_utils.bioactivity import ManyTaskRidgeClassifier, label_matrix
 from cpx_utils.encoders import Encoder, load_encoder
 from cpx_utils.metrics import benjamini_hochberg, cosine_similarity, shared_labels
-from cpx_utils.own_screens import read_cell_painting, read_description
+from cpx_utils.own_screens import read_cell_painting
 from cpx_utils.preprocessing import (
     NO_SPREAD,
     TO_DEVIATION,
@@ -57,30 +58,23 @@ MOST = 0.5  # share of a new file's wells that stands for most of them
 
 def read_wells(
     path: str | Path, columns: dict[str, str] | None = None, features: str = "", control_compounds: Sequence[str] = ()
-) -> tuple[pd.DataFrame, list[Path]]:
-    """Read new wells by the rules of a user's screen, and say which files were read; ScreenError for bad ones.
+) -> pd.DataFrame:
+    """Read a table of new wells by the rules of a user's screen; ScreenError for bad ones.
 
     Parameters
     ----------
     path
-        A table; or a TOML like that of a screen, of which [cp] and [columns] are read.
+        A csv, csv.gz, parquet or h5ad file.
     columns, features
-        Role (compound, dose, plate, well, control) to column, and a regular expression of the features. They win over
-        the TOML; what is empty is left to it, or to the study's own names.
+        Role (compound, dose, plate, well, control) to column, and a regular expression of the features; what is empty
+        is left to the study's own names.
     control_compounds
         Ids that are negative controls, such as DMSO, beside those that a control column marks.
     """
     path = user_path(path).resolve()
-    files, described = [path], {"cp": {}}
-    if path.suffix.lower() == ".toml":
-        described = read_description(path, sections=("cp", "columns"))
-        path = (path.parent / user_path(described["cp"]["path"])).resolve()
-        files.append(path)
     if not path.is_file():
         raise ScreenError(f"{path} isn't there; name a file of new Cell Painting wells")
-    names = described.get("columns", {}) | {role: name for role, name in (columns or {}).items() if name}
-    features = features or described["cp"].get("features", "")
-    wells = read_cell_painting(path, names, features, described["cp"].get("layer", ""))
+    wells = read_cell_painting(path, {role: name for role, name in (columns or {}).items() if name}, features)
     absent = [name for name in control_compounds if name not in set(wells[COMPOUND])]
     if absent:
         known = some_names(dict.fromkeys(wells[COMPOUND]))
@@ -94,8 +88,7 @@ def read_wells(
         )
     if control.all():
         raise ScreenError(f"{path.name}: all {len(wells)} wells are negative controls; there is no compound to embed")
-    wells[CONTROL] = control
-    return wells, files
+    return wells.assign(**{CONTROL: control})
 
 
 def rehearsal(
@@ -108,11 +101,10 @@ def rehearsal(
     """
     rng = np.random.default_rng(seed)
     test = rng.permutation(np.sort(folds.loc[folds["fold"] == 0, COMPOUND].astype(str).to_numpy()))
-    n_new = max(1, len(test) // 4)
-    played, held_out = set(test[:n_new]), set(test[n_new:])
+    played = set(test[: max(1, len(test) // 4)])
     features = feature_columns(wells)
     lost = rng.choice(features, round(hidden * len(features)), replace=False)
-    return wells_of(wells, sorted(played)).drop(columns=list(lost)), held_out, played
+    return wells_of(wells, sorted(played)).drop(columns=list(lost)), set(test) - played, played
 
 
 def normalise_new(
@@ -133,9 +125,8 @@ def normalise_new(
         plates = wells.groupby(PLATE).size().rename_axis("plate").rename("n_wells").reset_index()
         return wells, plates.assign(n_controls=0, used=True, reason="no controls: taken as they are")
     normalised, plates = normalise_plates(wells, min_controls)
-    plates = plates.rename(columns={"normalised": "used"})
     few = plates["n_controls"].astype(str) + f" negative controls, {min_controls} are needed"
-    plates["reason"] = few.where(~plates["used"], "")
+    plates = plates.rename(columns={"normalised": "used"}).assign(reason=few.where(~plates["normalised"], ""))
     kept = normalised[PLATE].isin(plates.loc[plates["used"], "plate"]).to_numpy()
     if not (kept & ~normalised[CONTROL].to_numpy(bool)).any():
         raise ScreenError(
@@ -148,7 +139,9 @@ def normalise_new(
 # --- features -------------------------------------------------------------------------------------------------
 
 
-def check_features(new: pd.DataFrame, library: pd.DataFrame, features: Sequence[str]) -> pd.DataFrame:
+def check_features(
+    new: pd.DataFrame, library: pd.DataFrame, features: Sequence[str], shown: str = "the file", max_missing: float = 1.0
+) -> pd.DataFrame:
     """Lay a new file's features beside those that an encoder was trained on, on the wells of `library`.
 
     Returns
@@ -157,6 +150,11 @@ def check_features(new: pd.DataFrame, library: pd.DataFrame, features: Sequence[
         One row a feature: `feature`, `status` (used, out of range, missing), `reason`, `share_empty` (cells) and
         `share_outside` (wells beyond the library's central 99%). A feature that is flat in all controls and not
         elsewhere has no units, and counts as missing.
+
+    Raises
+    ------
+    ScreenError
+        More than a share `max_missing` are missing, or most of those there are out of range; it calls the file `shown`.
     """
     values, control = new.reindex(columns=list(features)).astype(float), new[CONTROL].to_numpy(bool)
     low, high = library[list(features)].quantile([0.005, 0.995]).to_numpy(float)
@@ -174,30 +172,21 @@ def check_features(new: pd.DataFrame, library: pd.DataFrame, features: Sequence[
     )
     for found, status, reason in cases:
         table.loc[found, ["status", "reason"]] = [status, reason]
+    missing = table.loc[table["status"] == "missing", "feature"].tolist()
+    strange = table.loc[table["status"] == "out of range", "feature"].tolist()
+    n_there = len(table) - len(missing)
+    if len(missing) > max_missing * len(table):
+        raise ScreenError(
+            f"{shown}: {len(missing)} of {len(table)} features that the encoder was trained on are missing "
+            f"({len(missing) / len(table):.0%}, the limit is {max_missing:.0%}): {some_names(missing)}; measure them, "
+            "or train on the features that both have"
+        )
+    if len(strange) > MOST * n_there:
+        raise ScreenError(
+            f"{shown}: {len(strange)} of {n_there} features lie outside the library's range in most wells, the first "
+            f"is {strange[0]!r}; give the profiles in the library's units, or controls to normalise to"
+        )
     return table
-
-
-def require_features(checked: pd.DataFrame, shown: str, max_missing: float = 0.2) -> list[str]:
-    """Names of the training features that `check_features` finds missing.
-
-    Raises ScreenError where more than a share `max_missing` are, or most of those there are out of range.
-    """
-    missing, strange = (
-        checked.loc[checked["status"] == one, "feature"].tolist() for one in ("missing", "out of range")
-    )
-    n_asked = len(checked)
-    if len(missing) > max_missing * n_asked or len(missing) == n_asked:
-        raise ScreenError(
-            f"{shown}: {len(missing)} of {n_asked} features that the encoder was trained on are missing "
-            f"({len(missing) / n_asked:.0%}, the limit is {max_missing:.0%}): {some_names(missing)}; measure them, or "
-            "train on the features that both have"
-        )
-    if len(strange) > MOST * (n_asked - len(missing)):
-        raise ScreenError(
-            f"{shown}: {len(strange)} of {n_asked - len(missing)} features lie outside the library's range in most "
-            f"wells, the first is {strange[0]!r}; give the profiles in the library's units, or controls to normalise to"
-        )
-    return missing
 
 
 @dataclass(frozen=True)
@@ -260,9 +249,8 @@ def make_reference(
         no more wells are used than a new compound has (the median), drawn at random by `seed`: averages of more wells
         are quieter, and would make the new ones look strange.
     """
-    held_out, left_out = set(held_out), set(left_out)
-    known = wells[COMPOUND].isin(set(compounds[COMPOUND]) - held_out - left_out) | wells[CONTROL].astype(bool)
-    others = wells[wells[COMPOUND].isin(held_out - left_out)].reset_index(drop=True)
+    known = wells[COMPOUND].isin({*compounds[COMPOUND]} - {*held_out, *left_out}) | wells[CONTROL].astype(bool)
+    others = wells[wells[COMPOUND].isin({*held_out} - {*left_out})].reset_index(drop=True)
     usual = int(np.median(new.loc[~new[CONTROL].to_numpy(bool), COMPOUND].value_counts()))
     order = pd.Series(np.random.default_rng(seed).random(len(others))).groupby(others[COMPOUND].to_numpy(object))
     others = others[(order.rank() <= usual).to_numpy()]
@@ -270,9 +258,8 @@ def make_reference(
     parts = {"library": library, "held_out": others, "new": new}
     found = {name: embed_compounds(part, library, encoder) for name, part in parts.items()}
     annotated = compounds.assign(group=compound_groups(compounds).to_numpy())
-    tables = []
-    for name in ("library", "held_out"):
-        tables.append(pd.DataFrame({COMPOUND: found[name][0]}).merge(annotated, on=COMPOUND, how="left"))
+    known_names = [pd.DataFrame({COMPOUND: found[name][0]}) for name in ("library", "held_out")]
+    tables = [names.merge(annotated, on=COMPOUND, how="left") for names in known_names]
     return Reference(found["new"][0], *tables, {name: codes.astype(float) for name, (_, codes) in found.items()})
 
 
@@ -317,8 +304,6 @@ def library_metric(wells: pd.DataFrame, codes: np.ndarray) -> np.ndarray:
     would be told from controls by it. A compound that acts in just this direction is lost with it. New wells have no
     part in any of this, so that a null of their labels stays exact.
     """
-    from sklearn.covariance import ledoit_wolf
-
     codes, treated = np.asarray(codes, float), ~wells[CONTROL].to_numpy(bool)
     values, names = pd.DataFrame(codes[treated]), treatments(wells[treated]).to_numpy()
     around = values - values.groupby(names).transform("mean")
@@ -366,23 +351,21 @@ def activity_calls(
     values, usual = _filled(new[features].astype(float), plates)
     treated = pd.Series(np.flatnonzero(~control)).groupby(names[~control])
     n_null = int(max(n_null, np.ceil(2 * treated.ngroups / fdr)))
-    drawn: dict[tuple, np.ndarray] = {}
     rows = []
     for name, members in treated:
-        pools, sizes = [], ()
+        pools, sizes = [], []
         for plate, own in members.groupby(plates[members]):
             others = np.flatnonzero(control & (plates == plate))
             if len(others):
                 pools.append(_in_own_units(values[[*own, *others]], usual))
-                sizes += ((len(own), len(others)),)
+                sizes.append((len(own), len(others)))
         row = [*new[[COMPOUND, DOSE]].iloc[members.iloc[0]], name]
         if not sizes:
             rows.append([*row, len(members), 0, np.nan, np.nan, np.nan, "no negative controls on its plates"])
             continue
-        if sizes not in drawn:
-            drawn[sizes] = _weights(sizes, n_null, np.random.default_rng(seed))
         points = encoder.transform(pd.DataFrame(np.concatenate(pools), columns=features)) @ metric
-        observed, *null = ((drawn[sizes] @ points) ** 2).sum(axis=1)
+        weights = _weights(sizes, n_null, np.random.default_rng(seed))
+        observed, *null = ((weights @ points) ** 2).sum(axis=1)
         smallest = max(1 / (1 + n_null), 1 / np.prod([float(comb(own + others, own)) for own, others in sizes]))
         # Rounding must not part an arrangement from itself; and draws may miss one where there are few.
         p_value = max((1 + (np.array(null) >= observed * (1 - 1e-9)).sum()) / (1 + n_null), smallest)
@@ -565,22 +548,19 @@ def predict_activities(
     references: Sequence[Reference], activity: pd.DataFrame, tasks: pd.DataFrame,
     *, min_active: int = 25, confidence: float = 0.8,
 ) -> pd.DataFrame:  # fmt: skip
-    r"""Predicted outcome of each new compound in each assay, with what is known of its uncertainty.
+    """Predicted outcome of each new compound in each assay: a call that keeps the truth as often as it promises.
 
-    Linear models on the library's embeddings give scores :math:`s`. Held-out compounds of known outcome turn them into
+    Linear models on the library's embeddings give scores. Held-out compounds of known outcome turn them into a call by
+    class-conditional conformal prediction (Vovk 2005; Norinder 2014, doi 10.1021/ci5001168): `p_active` is the share of
+    held-out *actives* that score no higher, `p_inactive` of held-out *inactives* that score no lower. A class is ruled
+    out where its p is at most 1 - confidence, and what is left is the call. Of truly active compounds at least
+    `confidence` keep "active" in their call, and so of inactive ones, whatever the model is worth: a bad one leaves
+    more undecided.
 
-    - a probability, :math:`1 / (1 + e^{-(a + b s)})` (Platt 1999);
-    - a call, by class-conditional conformal prediction (Vovk 2005; Norinder 2014, doi 10.1021/ci5001168):
-      `p_active` is the share of held-out *actives* that score no higher, `p_inactive` of held-out *inactives* that
-      score no lower. A class is ruled out where its p is at most 1 - confidence, and what is left is the call. Of truly
-      active compounds at least `confidence` keep "active" in their call, and so of inactive ones, whatever the model
-      is worth: a bad one leaves more undecided.
-
-    A task needs `min_active` active and inactive library compounds. Columns `compound`, `task`, `family`,
-    `probability`, `p_active`, `p_inactive`, `call`: active, inactive, undecided (neither class is ruled out) or neither
-    (both are: unlike the library's compounds of either class). Without held-out compounds of both, NaN and undecided.
+    A task needs `min_active` active and inactive library compounds. Columns `compound`, `task`, `family`, `p_active`,
+    `p_inactive`, `call`: active, inactive, undecided (neither class is ruled out) or neither (both are: unlike the
+    library's compounds of either class). Without held-out compounds of a class its p is NaN.
     """
-    columns = "compound task family probability p_active p_inactive call".split()
     known = pd.concat([table for one in references for table in (one.library, one.held_out)])[COMPOUND].unique()
     labels, _ = label_matrix(activity, tasks, known, min_active=min_active, min_inactive=min_active)
     family = tasks.drop_duplicates("task").set_index("task")["family"]
@@ -590,36 +570,22 @@ def predict_activities(
         model.fit(one.codes["library"], labels.loc[one.library[COMPOUND]].to_numpy(float))
         score = {name: model.decision_function(one.codes[name]) for name in ("held_out", "new")}
         fitted.append((score, labels.loc[one.held_out[COMPOUND]].to_numpy(float)))
+    names = ["p_active", "p_inactive"]
     tables = []
     for column, task in enumerate(labels.columns):
-        p_values = []
-        for label, sign in ((1, -1.0), (0, 1.0)):  # actives that score no higher, inactives that score no lower
+        table = pd.DataFrame({"compound": references[0].new, "task": task, "family": family.get(task, "other")})
+        # actives that score no higher, inactives that score no lower
+        for name, label, sign in zip(names, (1, 0), (-1.0, 1.0), strict=True):
             nulls = [sign * score["held_out"][truth[:, column] == label, column] for score, truth in fitted]
-            values = [pd.DataFrame({task: sign * score["new"][:, column]}) for score, _ in fitted]
-            mean, p_value = _pooled(values, nulls)
-            p_values.append(p_value[task].to_numpy())
-        held_out = np.concatenate([score["held_out"][:, column] for score, _ in fitted])
-        outcome = np.concatenate([truth[:, column] for _, truth in fitted])
-        not_active, not_inactive = (p_value <= 1 - confidence for p_value in p_values)
-        calls = [not_active & not_inactive, not_inactive, not_active]
-        call = np.select(calls, ["neither", "active", "inactive"], default="undecided")
-        probability = _platt(held_out, outcome, mean[task].to_numpy())
-        values = (references[0].new, task, family.get(task, "other"), probability, *p_values, call)
-        tables.append(pd.DataFrame(dict(zip(columns, values, strict=True))))
-    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
+            values = [pd.DataFrame({name: sign * score["new"][:, column]}) for score, _ in fitted]
+            table[name] = _pooled(values, nulls)[1][name] if any(map(len, nulls)) else np.nan
+        tables.append(table)
+    nothing = pd.DataFrame(columns=["compound", "task", "family", *names])
+    table = pd.concat(tables, ignore_index=True) if tables else nothing
+    not_active, not_inactive = (table[name] <= 1 - confidence for name in names)
+    calls = [not_active & not_inactive, not_inactive, not_active]
+    table["call"] = np.select(calls, ["neither", "active", "inactive"], default="undecided")
     return table.sort_values("compound", kind="stable", ignore_index=True)
-
-
-def _platt(scores: np.ndarray, outcome: np.ndarray, new_scores: np.ndarray) -> np.ndarray:
-    """Probability of new scores by a logistic curve through known outcomes; NaN without both classes."""
-    from sklearn.linear_model import LogisticRegression
-
-    scores, outcome = scores[~np.isnan(outcome), None], outcome[~np.isnan(outcome)]
-    if len(np.unique(outcome)) < 2:
-        return np.full(len(new_scores), np.nan)
-    centre, spread = scores.mean(), max(scores.std(), 1e-12)
-    curve = LogisticRegression().fit((scores - centre) / spread, outcome)
-    return curve.predict_proba((new_scores[:, None] - centre) / spread)[:, 1]
 
 
 # --- one row a compound ---------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
+from unittest.mock import patch
 
 import pandas as pd
 from pydantic import ConfigDict, TypeAdapter
@@ -121,7 +122,7 @@ class Stage:
     name: str  # of its file without suffix, such as "03_train_contrastive"; it begins with the number
     path: Path
     question: str  # its first heading
-    parameters: dict[str, Parameter]  # in the notebook's order, those of a cell `settings` last
+    parameters: dict[str, Parameter]  # in the notebook's order
     cells: list[str]  # its code, those two cells excepted
 
 
@@ -129,19 +130,17 @@ def read_stages(notebooks: str | Path) -> list[Stage]:
     """Read the stages of a folder: its notebooks `NN_*.ipynb`, in order; a ScreenError if one can't be understood."""
     stages = []
     for path in sorted(Path(notebooks).glob("[0-9][0-9]_*.ipynb")):
-        code, parameters, settings, question = [], {}, {}, ""
+        code, parameters, question = [], {}, ""
         for cell in read_json(path)["cells"]:
             source = "".join(cell["source"])  # a list of lines, or one string
             tags = cell["metadata"].get("tags", [])
             if cell["cell_type"] == "markdown":
                 question = question or source.strip().partition("\n")[0].lstrip("# ").strip()
-            elif "parameters" in tags:
+            elif {"parameters", "settings"} & set(tags):
                 parameters |= read_parameters(source, path.stem)
-            elif "settings" in tags:
-                settings |= read_parameters(source, path.stem)
             else:
                 code.append(source)
-        stages.append(Stage(path.stem, path, question, parameters | settings, code))
+        stages.append(Stage(path.stem, path, question, parameters, code))
     if not stages:
         raise ScreenError(f"{notebooks} holds no notebook named NN_what_it_does.ipynb, NN being two digits")
     return stages
@@ -172,28 +171,25 @@ def checked_value(parameter: Parameter, value: Any) -> Any:
     """Return `value` in the parameter's type.
 
     A value is a Python value, or a string as typed on the command line: "true" and "false" for bool, items with commas
-    or JSON for lists. A whole number serves as a float; nothing else changes its type. A ScreenError says in a line
-    what the parameter wants, with an example, and what it got.
+    for lists. A whole number serves as a float; nothing else changes its type. A ScreenError says in a line what the
+    parameter wants, with an example, and what it got.
     """
     kind, example = TYPES[parameter.kind]
     strict = ConfigDict(strict=True, allow_inf_nan=False)
-    adapter = TypeAdapter(kind, config=strict)
     try:
         if kind is str or not isinstance(value, str):
-            checked = adapter.validate_python(value)
-        elif value.strip().startswith("["):
-            checked = adapter.validate_json(value)
+            checked = TypeAdapter(kind, config=strict).validate_python(value)
         elif parameter.kind.startswith("list"):
             single = TypeAdapter(*get_args(kind), config=strict)
             checked = [single.validate_strings(item.strip()) for item in value.split(",") if item]
         else:
-            checked = adapter.validate_strings(value.strip())
+            checked = TypeAdapter(kind, config=strict).validate_strings(value.strip())
     except ValueError:
         wanted = f"{'an' if kind is int else 'a'} {parameter.kind} such as {example}"
         raise ScreenError(one_line(f"{parameter.name} wants {wanted}; {str(value)[:80]!r} isn't one")) from None
-    for item in checked if isinstance(checked, list) else [checked]:
-        if parameter.choices and item not in parameter.choices:
-            raise ScreenError(f"{parameter.name} wants one of {', '.join(parameter.choices)}; {item!r} isn't")
+    wrong = [item for item in (checked if isinstance(checked, list) else [checked]) if item not in parameter.choices]
+    if parameter.choices and wrong:
+        raise ScreenError(f"{parameter.name} wants one of {', '.join(parameter.choices)}; {wrong[0]!r} isn't")
     return checked
 
 
@@ -233,9 +229,8 @@ def resolve_parameters(
         if not declaring:
             who = f"{chosen[0].name} has no parameter" if where else "no notebook has a parameter"
             declared = sorted({known for stage in chosen for known in stage.parameters} - PLUMBING.keys())
-            nearest = difflib.get_close_matches(name, declared, n=1)
-            hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(declared)}"
-            raise ScreenError(f"{who} {name!r}; {hint}")
+            near = [f"did you mean {known!r}?" for known in difflib.get_close_matches(name, declared, n=1)]
+            raise ScreenError(f"{who} {name!r}; {''.join(near) or 'there are ' + ', '.join(declared)}")
         for stage in declaring:
             resolved[stage.name][name] = checked_value(stage.parameters[name], value)
     return resolved
@@ -347,31 +342,25 @@ def kernel_environment(scheduler: str) -> Iterator[None]:
     A temporary folder holds the kernel's description (another one called python3 may be installed, or none), its
     connection files and its IPython profile; nothing is written into the user's home.
     """
-    before = dict(os.environ)
     with tempfile.TemporaryDirectory(prefix="cpx-", ignore_cleanup_errors=True) as name:
         argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        kernel = {"display_name": "Python 3", "language": "python", "argv": argv}
-        kernel["metadata"] = {"supported_encryption": ["curve"]}
-        write_json(Path(name, "kernels", "python3", "kernel.json"), kernel)
+        kernel = {"display_name": "Python 3", "language": "python", "metadata": {"supported_encryption": ["curve"]}}
+        write_json(Path(name, "kernels", "python3", "kernel.json"), kernel | {"argv": argv})
         Path(name, "matplotlibrc").touch()  # matplotlib's own defaults, so that figures are everyone's
-        os.environ.update(
-            dict.fromkeys(THREAD_VARIABLES, str(THREADS_PER_STAGE)),
-            CPX_SCHEDULER=scheduler,  # fits go there
-            CUBLAS_WORKSPACE_CONFIG=":4096:8",  # what CUDA asks for to give the same sums twice
-            IPYTHONDIR=f"{name}/ipython",
-            JUPYTER_CONFIG_DIR=f"{name}/config",
-            JUPYTER_PATH=name,
-            JUPYTER_RUNTIME_DIR=f"{name}/runtime",
-            MATPLOTLIBRC=f"{name}/matplotlibrc",
-            MPLBACKEND="module://matplotlib_inline.backend_inline",
-            PYTHONHASHSEED="0",
-            PYTHONPATH=os.pathsep.join(filter(None, [str(PACKAGE_FOLDER.parent), before.get("PYTHONPATH")])),
-        )
-        try:
+        changes = dict.fromkeys(THREAD_VARIABLES, str(THREADS_PER_STAGE)) | {
+            "CPX_SCHEDULER": scheduler,  # fits go there
+            "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # what CUDA asks for to give the same sums twice
+            "IPYTHONDIR": f"{name}/ipython",
+            "JUPYTER_CONFIG_DIR": f"{name}/config",
+            "JUPYTER_PATH": name,
+            "JUPYTER_RUNTIME_DIR": f"{name}/runtime",
+            "MATPLOTLIBRC": f"{name}/matplotlibrc",
+            "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+            "PYTHONHASHSEED": "0",
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(PACKAGE_FOLDER.parent), os.environ.get("PYTHONPATH")])),
+        }
+        with patch.dict(os.environ, changes):  # which puts the old ones back
             yield
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
 
 
 def execute(plan: Plan, stage: Stage) -> float:
@@ -486,8 +475,9 @@ def run_lock(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except filelock.Timeout:
-        what = f"{folder} is in use by another run"
-        raise ScreenError(f"{what}; wait for its end, or give other folders with --results and --figures") from None
+        raise ScreenError(
+            f"{folder} is in use by another run; wait for its end, or give other folders with --results and --figures"
+        ) from None
     except OSError as error:
         raise ScreenError(f"nothing can be written in {folder} ({error}); give another folder") from None
     try:
@@ -512,8 +502,8 @@ def run_plan(plan: Plan) -> int:
         report = plan.run_dir / "report" / "index.html"
         if not ((plan.run_dir / "manifest.json").is_file() and report.is_file()):
             write_summary(plan)
-    ran, unchanged = states.count("ran"), states.count("unchanged")
-    say(f"notebooks: {ran} ran, {unchanged} unchanged, {time.time() - started:.1f} s")
+    counts = f"{states.count('ran')} ran, {states.count('unchanged')} unchanged"
+    say(f"notebooks: {counts}, {time.time() - started:.1f} s")
     path = plan.run_dir / "tables" / "claims.csv"
     claims = pd.read_csv(path) if path.is_file() else pd.DataFrame({"verdict": []})
     for row in claims[claims["verdict"].notna()].itertuples():
@@ -542,9 +532,10 @@ def write_summary(plan: Plan) -> None:
     with atomic_path(plan.run_dir / "tables" / "timings.csv") as temporary:
         pd.DataFrame(rows, columns=["stage", "step", "seconds", "peak_mb"]).to_csv(temporary, index=False)
     seeds = {values["seed"] for values in plan.parameters.values() if "seed" in values}
-    call = {"dataset": plan.dataset, "profile": plan.options.profile, "unverified": plan.options.unverified}
-    call |= {"seed": seeds.pop() if len(seeds) == 1 else None, "threads": THREADS_PER_STAGE}
-    manifest = run_manifest(plan.run_dir, **call)
+    manifest = run_manifest(
+        plan.run_dir, dataset=plan.dataset, profile=plan.options.profile, seed=seeds.pop() if len(seeds) == 1 else None,
+        threads=THREADS_PER_STAGE, unverified=plan.options.unverified,
+    )  # fmt: skip
     write_report(plan.run_dir, plan.figures_dir, manifest)
     write_json(plan.run_dir / "manifest.json", manifest)
 
@@ -573,14 +564,13 @@ def parse_call(arguments: Sequence[str] | None) -> argparse.Namespace:
         description="Run the numbered notebooks in order, each only if something it depends on changed.",
         epilog="Exit status: 0 done, 1 a notebook failed, 2 the call was wrong.",
     )
-    add = parser.add_argument_group("the screen").add_argument
+    add = parser.add_argument
     add("--dataset", default="simulated", metavar="NAME|FILE.toml",
         help="a screen of the registry, or your own (default: simulated, which needs no download)")  # fmt: skip
     add("--mirror", default="", metavar="DIR_OR_URL", help="download https://HOST/PATH from MIRROR/HOST/PATH instead")
     add("--data-dir", default="", metavar="DIR", help="where downloads are kept (default: a folder of your user)")
     add("--unverified", action="store_true", help="accept files whose hash isn't the registry's; the results say so")
     add("--check", action="store_true", help="examine the screen, list what is wrong or not testable, run nothing")
-    add = parser.add_argument_group("the study").add_argument
     add("--profile", choices=list(PROFILES), default="default",
         help="smoke: small, to see that everything works; full: more repeats (default: default)")  # fmt: skip
     add("--seed", type=int, help="seed of every notebook")
@@ -590,9 +580,7 @@ def parse_call(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="runs go to DIR/DATASET/PROFILE (default: results/ of the project)")  # fmt: skip
     add("--figures", metavar="DIR", default=project_root() / "figures",
         help="pictures go to DIR/DATASET (default: figures/ of the project)")  # fmt: skip
-    group = parser.add_argument_group("the notebooks")
-    add = group.add_argument
-    which = group.add_mutually_exclusive_group()
+    which = parser.add_mutually_exclusive_group()
     which.add_argument("--only", nargs="+", metavar="NN", help="consider these notebooks alone")
     which.add_argument("--from", dest="first", metavar="NN", help="consider this notebook and those after it")
     add("--force", action="store_true", help="run the notebooks considered even if nothing changed")

@@ -729,17 +729,17 @@ def nearest_mechanisms(table: pd.DataFrame, *, title: str) -> StudyFigure:
     return fig
 
 
-@_draws(reason="the library has no task to predict, or no compound is new", number="probability")
+@_draws(reason="the library has no task to predict, or no compound is new", number="p_active")
 def predicted_activity(table: pd.DataFrame, *, title: str) -> StudyFigure:
-    """Predicted probability of activity of the first new compounds in the tasks that differ most, by target family."""
+    """How active the first new compounds look in the tasks that differ most, by target family."""
     compounds = table["compound"].unique()
-    matrix = table.pivot_table(index="compound", columns=["family", "task"], values="probability").loc[compounds[:40]]
+    matrix = table.pivot_table(index="compound", columns=["family", "task"], values="p_active").loc[compounds[:40]]
     widest = matrix.std().sort_values(ascending=False, kind="stable").index[:30]
     matrix = matrix[sorted(widest, key=lambda one: (one[0] == "other", one))]
     families = matrix.columns.get_level_values("family")
     matrix.columns = [task if family in task else f"{family}: {task}" for family, task in matrix.columns]
     counts = f"{len(matrix)} of {len(compounds)} compounds, {len(widest)} of {table['task'].nunique()} tasks"
-    note, label = f"{counts}: those that differ most between compounds.", "predicted probability of activity"
+    note, label = f"{counts}: those that differ most between compounds.", "share of known actives that score no higher"
     fig, ax = _heat(title, matrix, label, note, vmin=0, vmax=1, cmap="viridis")
     ax.vlines(np.flatnonzero(families[1:] != families[:-1]) + 1, 0, len(matrix), color="white", lw=2.5)
     return fig

@@ -188,8 +188,7 @@ class Workspace:
         self._writes: dict[str, str] = {}
         self._outputs: list[Path] = []  # files and folders to be hashed in the end
         self._figures: dict[str, dict] = {}
-        self._steps: list[dict] = []
-        self._learned: list[str] = []
+        self._told: dict[str, list] = {"steps": [], "learned": []}
         self._started = time.perf_counter()
 
     # reading
@@ -215,40 +214,30 @@ class Workspace:
         return _Tables({name: functools.partial(self.read, pattern.replace("*", name), filters) for name in names})
 
     def input_file(self, name: str) -> Path:
-        """Return a file of this run, checked to be what its writer recorded; record it as read.
+        """Return a file of this run, checked to be what its writer recorded, or a folder with all in it; record both.
 
         Raises
         ------
         ScreenError
-            The file is missing, its writer didn't finish, or its bytes aren't what the writer recorded.
+            A file is missing, its writer didn't finish, or its bytes aren't what the writer recorded.
         """
-        if name not in self._writes:  # else this very stage wrote it
-            self._check([name], stage_records(self.run_dir))
-        return self.run_dir / name
-
-    def input_folder(self, name: str) -> Path:
-        """Return a folder that an earlier stage filled through `output_folder`, all its files checked."""
-        records = stage_records(self.run_dir)
-        files = [file for one in records.values() for file in one["writes"] if file.startswith(f"{name}/")]
-        if not files:
-            raise ScreenError(f"{self.stage} needs the folder {name}, which an earlier notebook makes: run that first")
-        self._check(files, records)
-        return self.run_dir / name
-
-    def _check(self, names: Iterable[str], records: dict[str, dict]) -> None:
-        """Compare files with what their writers recorded, and record them as read."""
-        others = {stage: record["writes"] for stage, record in records.items() if stage != self.stage}
-        for name in names:
-            writers = {stage: writes[name] for stage, writes in others.items() if name in writes}
-            stage, path = next(iter(writers), "an earlier notebook"), self.run_dir / name
+        recorded = {stage: one["writes"] for stage, one in stage_records(self.run_dir).items() if stage != self.stage}
+        inside = sorted({file for writes in recorded.values() for file in writes if file.startswith(f"{name}/")})
+        wanted = [one for one in inside or [name] if one not in self._writes]  # else this very stage wrote it
+        for one in wanted:
+            writers = {stage: writes[one] for stage, writes in recorded.items() if one in writes}
+            stage, path = next(iter(writers), "an earlier notebook"), self.run_dir / one
             if not writers or not path.is_file():
-                raise ScreenError(f"{self.stage} needs {name}, which {stage} makes: run that to its end first")
-            self._reads[name] = sha256_file(path)
-            if self._reads[name] not in writers.values():
+                raise ScreenError(f"{self.stage} needs {one}, which {stage} makes: run that to its end first")
+            self._reads[one] = sha256_file(path)
+            if self._reads[one] not in writers.values():
                 raise ScreenError(
-                    f"{name} isn't what {stage} wrote (changed or damaged since): run {stage} again, "
+                    f"{one} isn't what {stage} wrote (changed or damaged since): run {stage} again, "
                     f"for instance with run_all.py --only {stage[:2]} --force"
                 )
+        return self.run_dir / name
+
+    input_folder = input_file  # one that an earlier stage filled through `output_folder`
 
     def record_input(self, path: str | Path) -> Path:
         """Record a file from outside the run (a user's screen, a download) as read; return it, absolute."""
@@ -284,7 +273,6 @@ class Workspace:
         folder = self.output_file(name)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        self._writes = {known: digest for known, digest in self._writes.items() if not known.startswith(name + "/")}
         return folder
 
     def figure(self, fig: Any, name: str, table: pd.DataFrame, caption: str) -> None:
@@ -318,29 +306,26 @@ class Workspace:
             yield
         finally:
             seconds = round(time.perf_counter() - start, 3)
-            self._steps.append({"step": name, "seconds": seconds, "peak_mb": peak_memory_mb()})
+            self._told["steps"].append({"step": name, "seconds": seconds, "peak_mb": peak_memory_mb()})
 
     def say(self, text: str) -> None:
         """Show a sentence of "What we learn", in which Markdown emphasis counts and HTML doesn't; record it."""
-        self._learned.append(" ".join(text.split()))
+        self._told["learned"].append(" ".join(text.split()))
         if not _show("", text):
             print(text)
 
     def finish(self) -> pd.DataFrame:
         """Write the stage's record, `stages/<stage>.json`, in the notebook's last cell; return files and their kB."""
-        for path in self._outputs:
-            for file in [path, *path.rglob("*")]:
-                if file.is_file():
-                    self._writes[file.relative_to(self.run_dir).as_posix()] = sha256_file(file)
+        files = [file for path in self._outputs for file in [path, *path.rglob("*")] if file.is_file()]
+        made = {file.relative_to(self.run_dir).as_posix(): sha256_file(file) for file in files}
         torch = sys.modules.get("torch")  # not imported for stages that never did
         has_gpu = torch is not None and torch.cuda.is_available()
         record = {
             "stage": self.stage,
             "reads": dict(sorted(self._reads.items())),
-            "writes": dict(sorted(self._writes.items())),
+            "writes": dict(sorted((self._writes | made).items())),
             "figures": list(self._figures.values()),
-            "steps": self._steps,
-            "learned": self._learned,
+            **self._told,
             "device": f"cuda ({torch.cuda.get_device_name()})" if has_gpu else "cpu",
             "seconds": round(time.perf_counter() - self._started, 3),
             "peak_mb": peak_memory_mb(),
@@ -369,7 +354,7 @@ def _show(head: str, text: str, fig: Any = None) -> bool:
 
         # Not left to pyplot, which shows no figure once a style's context has put back the setting
         # "interactive" that it found before the notebook's backend was there.
-        display(fig)
+        display(fig, metadata={"image/png": {"alt": text}})
         pyplot.close(fig)
     display(Markdown(head + html.escape(text, quote=False).replace("[", "&#91;").replace("]", "&#93;")))
     return True
@@ -384,11 +369,8 @@ def package_versions() -> dict[str, str]:
     project = tomllib.loads((project_root() / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     groups = {"": project["dependencies"]} | project.get("optional-dependencies", {})
     pinned = [line for group, lines in groups.items() if group != "test" for line in lines]
-    versions = dict.fromkeys(sorted(re.match(r"[\w.-]+", line)[0] for line in pinned), "")
-    for name in versions:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
-    return versions
+    installed = {one.name.lower().replace("_", "-"): one.version for one in metadata.distributions()}
+    return {name: installed.get(name, "") for name in sorted(re.match(r"[\w.-]+", line)[0] for line in pinned)}
 
 
 def run_manifest(

@@ -3,7 +3,6 @@
 `index.html` shows verdicts, what was learned, figures and where all of it comes from; each executed notebook is a page
 of its own, and so is the map of unseen compounds, the only one with JavaScript. Formulas become MathML, which browsers
 show by themselves. Each page forbids its browser to load anything from elsewhere. The templates lie in `pages/`.
-Slow libraries are imported where they are used.
 """
 
 import base64
@@ -15,16 +14,27 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import bleach
 import jinja2
+import nbformat
 import pandas as pd
+from bokeh.embed import components
+from bokeh.models import CDSView, ColumnDataSource, GroupFilter, HoverTool, TabPanel, Tabs, TapTool
+from bokeh.plotting import figure
+from bokeh.resources import INLINE
+from latex2mathml.converter import convert
 from markupsafe import Markup, escape
+from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
-from cpx_utils.profiles import CLAIM_TEXTS, COMPOUND, UNITS, VERDICTS
+from cpx_utils.plots import CATEGORY_COLOURS, method_label, order_methods
+from cpx_utils.profiles import CLAIM_TEXTS, COMPOUND
 from cpx_utils.provenance import FIGURE_PREFIX, UNFINISHED, read_json, sha256_file, stage_records
 
 PAGES = Path(__file__).parent / "pages"
 # What a page may load: pictures beside it or inside it, its own style, and scripts named by their hashes.
 POLICY = "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+RULINGS = ["claim", "method", "comparison", "attribution", "verdict", "reason"]
 COMPARISONS = ["claim", "endpoint", "method", "reference", "effect", "ci_low", "ci_high", "p_adjusted"]
 SOURCES = ["file", "address", "bytes", "sha256", "verified", "licence", "citation"]
 
@@ -73,17 +83,21 @@ def write_report(run_dir: str | Path, figures_dir: str | Path, manifest: dict) -
 
 def _write_pages(run_dir: Path, figures_dir: Path, manifest: dict, report: Path) -> None:
     records = stage_records(run_dir)
-    notebooks = _notebooks(run_dir, records)
+    notebooks = {}
+    for stage, record in records.items():
+        path = run_dir / "notebooks" / f"{stage}.ipynb"
+        if "run" in record and _is_recorded(path, record["run"]["notebook"]):  # else it ran by hand since
+            notebooks[stage] = nbformat.read(path, as_version=4)
+    headings = {stage: one.cells[0].source.partition("\n")[0].lstrip("# ") for stage, one in notebooks.items()}
     content = _index_content(run_dir, records, manifest)
     compounds = _map_content(run_dir)
-    questions = {stage: question for stage, (question, _) in notebooks.items()}
-    shared = {"questions": questions, "has_map": compounds is not None, "simulated": content["simulated"]}
-    figures = _copy_figures(records, notebooks, figures_dir, report / "figures")
-    for stage, (question, notebook) in notebooks.items():
-        page = {"title": question, "content": Markup(notebook_html(notebook, run_dir / "notebooks"))}
+    shared = {"questions": headings, "has_map": compounds is not None, "simulated": content["simulated"]}
+    for stage, notebook in notebooks.items():
+        page = {"title": headings[stage], "content": Markup(notebook_html(notebook, run_dir / "notebooks"))}
         _write_page(report / "notebooks" / f"{stage}.html", "notebook", shared | page)
     if compounds is not None:
         _write_page(report / "map.html", "map", shared | compounds)
+    figures = _copy_figures(records, figures_dir, report / "figures")
     _write_page(report / "index.html", "index", shared | content | {"figures": figures})
 
 
@@ -101,23 +115,18 @@ def _write_page(path: Path, template: str, content: dict) -> None:
     path.write_text(environment.get_template(f"{template}.html").render(known | content), encoding="utf-8")
 
 
-def _copy_figures(records: dict[str, dict], notebooks: dict, figures_dir: Path, folder: Path) -> list[dict]:
+def _copy_figures(records: dict[str, dict], figures_dir: Path, folder: Path) -> list[dict]:
     """Copy the pictures and their data; return what the index says of each."""
     folder.mkdir(parents=True)
     figures = []
     for stage, record in records.items():
-        cells = notebooks[stage][1].cells if stage in notebooks else []
-        for figure in record["figures"]:
-            name = figure["name"]
-            files = [figures_dir / f"{name}.png", figures_dir / f"{name}.csv"]
+        for known in record["figures"]:
+            files = [figures_dir / f"{known['name']}{suffix}" for suffix in (".png", ".csv")]
             # Drawn into another folder, when the call before had other --figures, or since drawn by another profile
-            if not all(_is_recorded(path, record["writes"].get(FIGURE_PREFIX + path.name)) for path in files):
-                continue
-            for path in files:
-                shutil.copyfile(path, folder / path.name)
-            makers = [cell.id for cell in cells if cell.cell_type == "code" and f'"{name}"' in cell.source]
-            place = f"notebooks/{stage}.html" + "".join(f"#cell-id={maker}" for maker in makers[:1])
-            figures.append({"title": ""} | figure | {"stage": stage, "place": place})
+            if all(_is_recorded(path, record["writes"].get(FIGURE_PREFIX + path.name)) for path in files):
+                for path in files:
+                    shutil.copyfile(path, folder / path.name)
+                figures.append(known | {"stage": stage})
     return figures
 
 
@@ -143,9 +152,10 @@ def _index_content(run_dir: Path, records: dict[str, dict], manifest: dict) -> d
     screen = read_json(run_dir / "screen.json") if (run_dir / "screen.json").is_file() else {}
     testability = run_dir / "tables" / "testability.csv"
     endpoints = pd.read_csv(testability) if testability.is_file() else pd.DataFrame({"testable": []}, dtype=bool)
-    timings = pd.read_csv(run_dir / "tables" / "timings.csv")
-    timings = timings.rename(columns={"stage": "notebook", "peak_mb": "peak MB"})
-    whole = timings["step"] == "total"
+    claims_file = run_dir / "tables" / "claims.csv"
+    claims = pd.read_csv(claims_file) if claims_file.is_file() else pd.DataFrame(columns=["claim", "verdict"])
+    judged = claims[claims["verdict"].notna()]
+    texts = [f"{claim}. {CLAIM_TEXTS.get(claim, '')}" for claim in judged["claim"]]
     return {
         "title": f"cpx on the {manifest['dataset']} screen",
         "manifest": manifest,
@@ -154,54 +164,10 @@ def _index_content(run_dir: Path, records: dict[str, dict], manifest: dict) -> d
         "learned": [(stage, record["learned"]) for stage, record in records.items() if record["learned"]],
         "notes": screen.get("notes", []),
         "sources": pd.DataFrame(screen.get("sources", []), columns=SOURCES),
-        "timings": timings[whole].drop(columns="step"),
-        "steps": timings[~whole],
-        **_claims(run_dir / "tables" / "claims.csv"),
-    }
-
-
-def _claims(path: Path) -> dict:
-    """Return a sentence on all verdicts, each verdict with its primary comparison in words, and all comparisons."""
-    if not path.is_file():
-        return {"verdicts": [], "comparisons": None, "summary": ""}
-    claims = pd.read_csv(path)
-    primary = claims[claims["verdict"].notna()].fillna({"reason": "", "reference": ""}).to_dict("records")
-    given = [row["verdict"] for row in primary]
-    counts = [f"{given.count(name) or 'none'} {name}" for name in VERDICTS if name in ["supported", *given]]
-    return {
-        "verdicts": [row | {"text": CLAIM_TEXTS.get(row["claim"], ""), "numbers": _comparison(row)} for row in primary],
+        "timings": pd.read_csv(run_dir / "tables" / "timings.csv"),
+        "verdicts": judged.assign(claim=texts).reindex(columns=RULINGS),
         "comparisons": claims.reindex(columns=COMPARISONS),
-        "summary": f"Of {len(primary)} claims: {', '.join(counts)}.",
     }
-
-
-def _comparison(row: dict) -> str:
-    """Return a row of the claims table as a line: what, of which method, against which, the gain."""
-    from cpx_utils.plots import ENDPOINT_LABELS, method_label
-
-    endpoint, reference = row["endpoint"], row["reference"]
-    values = [f" {row[name]:.3f}" if pd.notna(row.get(name)) else "" for name in ("value_method", "value_reference")]
-    words = f"{ENDPOINT_LABELS.get(endpoint, endpoint)} ({UNITS.get(endpoint, 'value')}): "
-    words += f"{method_label(row['method'])}{values[0]}"
-    if reference:
-        itself = reference == "deranged"
-        words += f" against {'itself on deranged pairs' if itself else method_label(reference)}{values[1]}"
-    if pd.notna(row["effect"]):
-        words += f", gain {row['effect']:+.3f} [{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]".replace("-", "−")
-    return words
-
-
-def _notebooks(run_dir: Path, records: dict[str, dict]) -> dict[str, tuple[str, Any]]:
-    """Return first heading and content of each executed notebook, by stage."""
-    import nbformat
-
-    notebooks = {}
-    for stage, record in records.items():
-        path = run_dir / "notebooks" / f"{stage}.ipynb"
-        if "run" in record and _is_recorded(path, record["run"]["notebook"]):  # else it ran by hand since
-            notebook = nbformat.read(path, as_version=4)
-            notebooks[stage] = notebook.cells[0].source.partition("\n")[0].lstrip("# ") or stage, notebook
-    return notebooks
 
 
 def notebook_html(notebook: Any, folder: str | Path = ".") -> str:
@@ -212,18 +178,11 @@ def notebook_html(notebook: Any, folder: str | Path = ".") -> str:
     Parameters
     ----------
     notebook
-        An nbformat version 4 notebook; it isn't changed.
+        An nbformat version 4 notebook.
     folder
         Where the pictures lie that its text refers to: they become part of the page.
     """
-    import nbformat
-    from nbconvert import HTMLExporter
-    from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
-
-    notebook = nbformat.from_dict(notebook)
     for output in [output for cell in notebook.cells for output in cell.get("outputs", ())]:
-        for kind in {"image/png", "image/jpeg"} & output.get("data", {}).keys():
-            output.metadata.setdefault(kind, {}).setdefault("alt", "Picture without a description")
         if output.get("name") == "stderr":
             output.text = "\n".join(line for line in re.split(r"[\r\n]+", output.text) if "%|" not in line).strip()
     exporter = HTMLExporter(template_name="basic", sanitize_html=True)
@@ -240,8 +199,6 @@ def _harmless(page: str) -> str:
 
     The words of other elements stay, so styles (pandas brings one with each table) and scripts go as a whole before.
     """
-    import bleach
-
     page = re.sub(r"<(style|script)\b.*?</\1\s*>", "", page, flags=re.IGNORECASE | re.DOTALL)
     protocols = ["http", "https", "mailto", "data"]
     return bleach.clean(page, tags=TAGS, attributes=ATTRIBUTES, protocols=protocols, strip=True)
@@ -249,8 +206,6 @@ def _harmless(page: str) -> str:
 
 def formula_html(tex: str, block: bool = False) -> str:
     """Return a TeX formula without its dollars as MathML, a `block` on a line of its own; as code if that fails."""
-    from latex2mathml.converter import convert
-
     others = {"{aligned}": "{align*}", r"\tfrac": r"\frac", r"\lVert": r"\Vert ", r"\rVert": r"\Vert "}
     for name, known in others.items():  # latex2mathml knows these by another name
         tex = tex.replace(name, known)
@@ -269,11 +224,6 @@ def _map_content(run_dir: Path) -> dict | None:
 
     Positions are those of notebook 05's UMAP, neighbours the nearest by cosine in the full embedding.
     """
-    from bokeh.embed import components
-    from bokeh.resources import INLINE
-
-    from cpx_utils.plots import method_label, order_methods
-
     files = [run_dir / "tables" / name for name in ("map.csv", "map_nearest.csv")]
     if not files[1].is_file():
         return None
@@ -309,11 +259,6 @@ def _map_content(run_dir: Path) -> dict | None:
 
 def _map_plot(table: pd.DataFrame, methods: list[str], labels: list[str]) -> Any:
     """Return a tab for each method; a compound chosen in one is chosen in all, since they share their source."""
-    from bokeh.models import CDSView, ColumnDataSource, GroupFilter, HoverTool, TabPanel, Tabs, TapTool
-    from bokeh.plotting import figure
-
-    from cpx_utils.plots import CATEGORY_COLOURS, method_label
-
     source = ColumnDataSource(table)
     # Grey ones are drawn first, so that they hide none that has a name.
     styles = {OTHER: ("#8C8C8C", "circle")} | dict(zip(labels, zip(CATEGORY_COLOURS, MARKS, strict=True), strict=False))

@@ -12,9 +12,10 @@ and the predictability of TX from CP resemble those of real screens (`CALIBRATIO
 
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -46,95 +47,20 @@ NAMES = tomllib.loads(Path(__file__).with_name("simulation.toml").read_text(enco
 # --- knobs ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class SimulationSettings:
-    """The knobs of a simulated screen; strengths are in units of one replicate's noise unless said otherwise."""
-
-    n_compounds: int = 600
-    n_moas: int = 40
-    n_tasks: int = 64
-    n_cp_replicates: int = 4
-    n_tx_replicates: int = 2
-    doses: tuple[float, ...] = (1.0, 10.0)  # micromolar
-    n_cp_features: int = 300
-    n_genes: int = 500
-    n_treatments_per_plate: int = 300
-    n_control_wells: int = 60  # on every plate
-    n_shared: int = 9  # latent effects that both modalities show
-    n_cp_only: int = 17
-    n_tx_only: int = 240
-    shared_strength: float = 1.0  # times `tx_shared`; 0: TX carries compound identity and nothing else
-    tx_shared: float = 0.35  # of the shared effects in TX
-    cp_shared: float = 0.15  # of the shared effects in CP
-    cp_only: float = 0.15
-    tx_only: float = 0.46
-    cp_only_decay: float = 0.6  # effect k is seen in proportion to k^-decay: 0 is a flat spectrum, 1 a steep one
-    tx_only_decay: float = 0.25
-    moa_share: float = 0.75  # share of the variance of the shared effects that an MoA's compounds have in common
-    moa_share_private: float = 0.1  # the same of the CP-only and, where TX shares anything, the TX-only effects
-    inactive_share: float = 0.25
-    amplitude_spread: float = 0.5  # of active compounds, standard deviation of the natural logarithm
-    hill_slope: float = 1.2
-    cp_noise: float = 1.0
-    tx_noise: float = 1.0
-    cp_noise_correlated: float = 0.987  # share of the noise that many features have in common (cell density, focus)
-    tx_noise_correlated: float = 0.285
-    cp_noise_rank: int = 12  # directions of that part: the fewer, the more unlike wells correlate by chance
-    tx_noise_rank: int = 4
-    cp_noise_decay: float = 0.87  # of those directions, as for effects
-    tx_noise_decay: float = 0.1
-    cp_handling: float = 0.32  # of what treated wells show and controls don't, which sit elsewhere
-    plate_strength: float = 0.5
-    cp_position: float = 0.3  # of trends over rows and columns; replicates share a place, and so these
-    tx_position: float = 0.1
-    tail: float = 0.28  # heaviness of the tails of CP features; 0: none
-    n_tx_only_read: int = 6  # TX-only effects that assays read, the strongest; of hundreds no assay could be learned
-    task_noise: float = 0.6
-    missing_labels: float = 0.25
-
-
-SIZES = {
-    "default": SimulationSettings(),
-    "small": SimulationSettings(
-        n_compounds=240, n_moas=20, n_tasks=24, n_cp_features=150, n_genes=200, n_treatments_per_plate=240
-    ),
-    "tiny": SimulationSettings(
-        n_compounds=72, n_moas=8, n_tasks=8, n_cp_replicates=3, n_cp_features=60, n_genes=80,
-        n_treatments_per_plate=144, n_control_wells=12, n_shared=6, n_cp_only=4, n_tx_only=8,
-    ),
-}  # fmt: skip
-
-
+SIZES: dict[str, dict[str, Any]] = NAMES["sizes"]
 # Knobs that make a screen resemble a real one, applied on top of a size; tests hold each to tolerances.
-# How much an MoA explains is free: no published statistic tells it.
-PRESETS: dict[str, dict[str, float]] = {
-    # CDRP-bio (Haghighi 2022) is what the defaults imitate: few treatments replicate beyond chance in CP.
-    "cdrp-bio": {},
-    # LINCS Pilot 1 (the same source): more treatments replicate in CP, and wells resemble each other more.
-    "lincs": {
-        "n_tx_replicates": 3,
-        "inactive_share": 0.52,
-        "cp_shared": 0.45,
-        "cp_only": 1.1,
-        "cp_only_decay": 1.25,
-        "cp_handling": 0.66,
-        "cp_noise_correlated": 0.99,
-        "tx_shared": 0.41,
-        "tx_only": 0.48,
-        "tx_noise_correlated": 0.15,
-    },
-}
+PRESETS: dict[str, dict[str, Any]] = NAMES["presets"]
 # The real screen that a preset imitates, as `CALIBRATION_TARGETS` calls it.
 IMITATES = {"cdrp-bio": "CDRP-bio", "lincs": "LINCS Pilot 1"}
 
 
-def simulation_settings(size: str = "default", preset: str = "cdrp-bio", **knobs: float) -> SimulationSettings:
+def simulation_settings(size: str = "default", preset: str = "cdrp-bio", **knobs: float) -> SimpleNamespace:
     """The settings of a size and preset with some knobs turned; raises ScreenError for any that is unknown."""
-    known = {"size": SIZES, "preset": PRESETS, "knob": SimulationSettings.__dataclass_fields__}
+    known = {"size": SIZES, "preset": PRESETS, "knob": NAMES["knobs"]}
     for kind, name in (("size", size), ("preset", preset), *(("knob", knob) for knob in knobs)):
         if name not in known[kind]:
             raise ScreenError(f"no simulated screen has the {kind} {name!r}; it is one of {', '.join(known[kind])}")
-    settings = replace(SIZES[size], **(PRESETS[preset] | knobs))
+    settings = SimpleNamespace(**(NAMES["knobs"] | SIZES[size] | PRESETS[preset] | knobs))
     if not settings.shared_strength >= 0:
         raise ScreenError(f"shared_strength is {settings.shared_strength:g}; it is 0 (TX shares nothing) or positive")
     return settings
@@ -152,7 +78,7 @@ def simulate_screen(size: str = "default", seed: int = 0, preset: str = "cdrp-bi
     preset
         What real screen it resembles in effects and noise: a key of `PRESETS`.
     **knobs
-        Any field of `SimulationSettings`, instead of the size's and the preset's value.
+        Any knob of `simulation.toml`, instead of the size's and the preset's value.
 
     Returns
     -------
@@ -194,7 +120,7 @@ def simulate_screen(size: str = "default", seed: int = 0, preset: str = "cdrp-bi
 # --- biology: effects, mechanisms, structures, assays ---------------------------------------------------------
 
 
-def simulate_truth(settings: SimulationSettings, seed: int = 0) -> dict[str, np.ndarray]:
+def simulate_truth(settings: SimpleNamespace, seed: int = 0) -> dict[str, np.ndarray]:
     """Draw what a real screen never tells: latent effects, potencies and loadings.
 
     Returns
@@ -261,25 +187,18 @@ def _structures(moa: np.ndarray, rng: np.random.Generator) -> tuple[list[str], l
     order = rng.permutation(len(pool))
     by_core = {core: [pool[index] for index in order if pool[index][0] == core] for core in range(len(NAMES["cores"]))}
     preferred = rng.integers(len(NAMES["cores"]), size=(moa.max() + 1, 3))
-    smiles, keys, seen = [], [], set()
-    for group in moa:
+    smiles: dict[str, str] = {}  # by first InChIKey block
+    for number, group in enumerate(moa, start=1):
         core = rng.choice(preferred[group]) if rng.random() < 0.7 else rng.integers(len(NAMES["cores"]))
-        while True:
+        while len(smiles) < number:
             core = core if by_core[core] else max(by_core, key=lambda name: len(by_core[name]))
-            if not by_core[core]:
-                raise ScreenError(f"{len(moa)} compounds are too many; structures are known for {len(seen)}")
             _, a, b = by_core[core].pop()
             molecule = Chem.MolFromSmiles(NAMES["cores"][core].format(a=a, b=b))
-            key = Chem.MolToInchiKey(molecule)[:14]
-            if key not in seen:
-                break
-        seen.add(key)
-        smiles.append(Chem.MolToSmiles(molecule))
-        keys.append(key)
-    return smiles, keys
+            smiles.setdefault(Chem.MolToInchiKey(molecule)[:14], Chem.MolToSmiles(molecule))
+    return list(smiles.values()), list(smiles)
 
 
-def _assays(settings: SimulationSettings, truth: dict, rng: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _assays(settings: SimpleNamespace, truth: dict, rng: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Binary assays by family: a family reads shared, CP-only, TX-only, all or none of the effects."""
     amplitudes = {"shared": "amplitude", "cp_only": "amplitude", "tx_only": "tx_amplitude"}
     expressed = {name: truth[amplitude][:, None] * truth[name] for name, amplitude in amplitudes.items()}
@@ -313,7 +232,7 @@ def _assays(settings: SimulationSettings, truth: dict, rng: np.random.Generator)
 # --- plates: what is measured where ---------------------------------------------------------------------------
 
 
-def _cell_painting_wells(settings: SimulationSettings, truth: dict, rng: np.random.Generator) -> pd.DataFrame:
+def _cell_painting_wells(settings: SimpleNamespace, truth: dict, rng: np.random.Generator) -> pd.DataFrame:
     """CP wells: effects on plates, replicate noise, handling, heavy tails, plate effects, and a cell count."""
     signal = settings.cp_shared * truth["shared"] @ truth["cp_from_shared"]
     signal = signal + settings.cp_only * truth["cp_only"] @ truth["cp_from_cp_only"]  # (n_compounds, n_features)
@@ -337,7 +256,7 @@ def _cell_painting_wells(settings: SimulationSettings, truth: dict, rng: np.rand
     return pd.concat([layout, table, pd.Series(count.astype(np.float32), name=CELL_COUNT)], axis=1)
 
 
-def _transcriptomics_wells(settings: SimulationSettings, truth: dict, rng: np.random.Generator) -> pd.DataFrame:
+def _transcriptomics_wells(settings: SimpleNamespace, truth: dict, rng: np.random.Generator) -> pd.DataFrame:
     """TX wells: effects on plates, replicate noise, plate effects."""
     signal = settings.shared_strength * settings.tx_shared * truth["shared"] @ truth["tx_from_shared"]
     signal = signal + settings.tx_only * truth["tx_only"] @ truth["tx_from_tx_only"]  # (n_compounds, n_genes)
@@ -353,7 +272,7 @@ def _transcriptomics_wells(settings: SimulationSettings, truth: dict, rng: np.ra
 
 
 def _layout(
-    settings: SimulationSettings,
+    settings: SimpleNamespace,
     compounds: np.ndarray,
     strength: np.ndarray,
     signal: np.ndarray,
@@ -373,32 +292,25 @@ def _layout(
     tables, effects = [], []
     for number, on_map in enumerate(maps, start=1):
         wells = _well_names(len(on_map) + settings.n_control_wells)
-        position = rng.permutation(len(wells))
-        compound = np.append(compounds[on_map // n_doses], [CONTROL_NAME] * settings.n_control_wells)
-        is_control = np.arange(len(wells)) >= len(on_map)
+        of_map = pd.DataFrame({
+            PLATE: "",
+            WELL: rng.permutation(wells),
+            COMPOUND: np.append(compounds[on_map // n_doses], [CONTROL_NAME] * settings.n_control_wells),
+            DOSE: np.append(doses[on_map], [0.0] * settings.n_control_wells),
+            CONTROL: np.arange(len(wells)) >= len(on_map),
+        })  # fmt: skip
         effect = np.zeros((len(wells), signal.shape[1]))
         effect[: len(on_map)] = strength[on_map, None] * signal[on_map // n_doses]
-        for replicate in range(1, n_replicates + 1):
-            tables.append(
-                pd.DataFrame(
-                    {
-                        PLATE: f"{prefix}-{number:02d}-{replicate}",
-                        WELL: wells[position],
-                        COMPOUND: compound,
-                        DOSE: np.append(doses[on_map], [0.0] * settings.n_control_wells),
-                        CONTROL: is_control,
-                    }
-                )
-            )
-            effects.append(effect)
+        names = [f"{prefix}-{number:02d}-{replicate}" for replicate in range(1, n_replicates + 1)]
+        tables += [of_map.assign(**{PLATE: name}) for name in names]
+        effects += [effect] * n_replicates
     return pd.concat(tables, ignore_index=True), np.concatenate(effects)
 
 
 def _well_names(n_wells: int) -> np.ndarray:
-    """Names A01, A02 ... of the first wells of a 384-well plate (1,536 if it must be)."""
-    n_rows, n_columns = (16, 24) if n_wells <= 384 else (32, 48)
-    rows = [chr(65 + row) if row < 26 else "A" + chr(39 + row) for row in range(n_rows)]
-    names = np.array([f"{row}{column:02d}" for row, column in product(rows, range(1, n_columns + 1))], dtype=object)
+    """Names A01, A02 ... of the first wells of a 384-well plate."""
+    places = product("ABCDEFGHIJKLMNOP", range(1, 25))
+    names = np.array([f"{row}{column:02d}" for row, column in places], dtype=object)
     if n_wells > len(names):
         raise ScreenError(f"{n_wells} wells don't fit on a plate of {len(names)}; set n_treatments_per_plate lower")
     return names[:n_wells]
@@ -434,8 +346,8 @@ def _plate_effects(
     plate, plates = pd.factorize(layout[PLATE])
     offset = plate_strength * rng.normal(size=(len(plates), n_features))
     scale = np.exp(0.2 * plate_strength * rng.normal(size=(len(plates), n_features)))
-    row = layout[WELL].str.extract(r"^([A-Z]+)")[0].map(lambda name: ord(name[-1]) - 64 + 26 * (len(name) - 1))
-    column = layout[WELL].str.extract(r"(\d+)$")[0].astype(int)
+    row = layout[WELL].str[0].map(ord) - 64
+    column = layout[WELL].str[1:].astype(int)
     trend = np.column_stack([row / row.max() - 0.5, column / column.max() - 0.5])  # (n_wells, 2)
     position = position_strength * trend @ rng.normal(size=(2, n_features))
     return (values + position) * scale[plate] + offset[plate]

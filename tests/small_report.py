@@ -1,6 +1,5 @@
 """A run in small whose every name from data is an attack, for the tests of the report."""
 
-import re
 from pathlib import Path
 
 import matplotlib
@@ -64,22 +63,6 @@ def map_points() -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def remote_references(folder: str | Path) -> list[str]:
-    """Return what the pages of a folder would load from a network, as "page: address"; links are fine."""
-    pattern = re.compile(
-        r"<(?:script|link|img|iframe|source|video|audio|embed|object)\b[^>]*?"
-        r"(?:src|href|data)\s*=\s*[\"']?((?:https?:)?//[^\"'\s>]+)"
-        r"|(?:@import|url\()\s*[\"']?((?:https?:)?//[^\"')\s]+)",
-        flags=re.IGNORECASE,
-    )
-    pages = sorted(Path(folder).rglob("*.html"))
-    return [
-        f"{page.relative_to(folder)}: {match[1] or match[2]}"
-        for page in pages
-        for match in pattern.finditer(page.read_text(encoding="utf-8"))
-    ]
-
-
 def _prepare(workspace: Workspace) -> None:
     endpoints = pd.DataFrame({"endpoint": ["replicates", "moa"], "testable": [False, True]})
     workspace.write(endpoints.assign(reason=["no replicates " + EVIL, ""]), "tables/testability.csv")
@@ -99,9 +82,10 @@ def _cluster(workspace: Workspace) -> None:
 
 def _weigh(workspace: Workspace) -> None:
     claims = pd.DataFrame(
-        {"screen": EVIL, "claim": [1, 2, 2], "endpoint": EVIL, "method": "contrastive", "reference": ["raw_cp", "", ""],
-         "effect": [0.12345678, None, None], "ci_low": -0.1, "ci_high": 0.2,
-         "verdict": ["supported", "explained without TX", ""], "reason": ["for " + EVIL, "", ""]}
+        {"screen": EVIL, "claim": [1, 2, 2], "endpoint": EVIL, "method": ["contrastive", "autoencoder", "autoencoder"],
+         "reference": ["raw_cp", "raw_cp", "deranged"], "effect": [0.12345678, None, None], "ci_low": -0.1,
+         "ci_high": 0.2, "comparison": ["holds", "open", ""], "attribution": ["shown", "open", ""],
+         "verdict": ["supported", "open", ""], "reason": ["for " + EVIL, "", ""]}
     )  # fmt: skip
     workspace.write(claims, "tables/claims.csv")
 

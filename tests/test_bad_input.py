@@ -119,8 +119,6 @@ CASES = {
     "a number without end": (["-p", "tx_min=inf"], ["tx_min wants a float such as 0.1", "'inf'"]),
     "a number of 5000 digits": (["-p", "n_folds=" + "9" * 5000], ["n_folds wants an int such as 3", "999"]),
     "a word for a switch": (["-p", "tame_tails=perhaps"], ["tame_tails wants a bool such as true", "'perhaps'"]),
-    "a table for a list": (["-p", 'split_kinds=[{"a": 1}]'], ["split_kinds wants a list[str] such as a,b"]),
-    "brackets without end": (["-p", "temperature=" + "[" * 99999], ["temperature wants a float", "[[["]),
     "a value that isn't a choice": (
         ["-p", "split_kinds=random,sideways"],
         ["split_kinds wants one of random, scaffold, moa", "sideways"],

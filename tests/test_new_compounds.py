@@ -80,25 +80,21 @@ def test_a_bad_file_is_one_line_that_says_what_would_be_right(case, tmp_path, li
     path = tmp_path / "plate.csv"
     spoil(plate_wells()).to_csv(path, index=False)
     with pytest.raises(ScreenError) as told:
-        wells, _ = new_compounds.read_wells(path, control_compounds=controls)
+        wells = new_compounds.read_wells(path, control_compounds=controls)
         wells, _ = new_compounds.normalise_new(wells, "plate.csv", library)
-        new_compounds.require_features(new_compounds.check_features(wells, library, FEATURES), "plate.csv")
+        new_compounds.check_features(wells, library, FEATURES, "plate.csv", 0.2)
     message = str(told.value)
     assert "\n" not in message and [word for word in ["plate.csv", *words] if word not in message] == [], message
 
 
-def test_a_table_and_a_toml_that_describes_it_give_the_same_wells(tmp_path):
+def test_a_table_is_read_by_the_names_of_its_columns(tmp_path):
     table = plate_wells()
-    names = {"compound": "drug", "plate": "plate id", "dose": "uM"}
+    names = {"compound": "drug", "plate": "plate id", "dose": "uM", "well": ""}
     renamed = table.rename(columns={COMPOUND: "drug", PLATE: "plate id", DOSE: "uM"}).drop(columns=CONTROL)
     renamed.to_csv(tmp_path / "plate.csv", index=False)
-    described = "\n".join(f'{role} = "{name}"' for role, name in names.items())
-    (tmp_path / "plate.toml").write_text(f'[cp]\npath = "plate.csv"\n[columns]\n{described}\n', encoding="utf-8")
-    for path, columns in (("plate.csv", names | {"well": ""}), ("plate.toml", {"compound": ""})):
-        wells, files = new_compounds.read_wells(tmp_path / path, columns, control_compounds=["DMSO"])
-        assert [file.name for file in files] == list(dict.fromkeys([path, "plate.csv"]))
-        assert wells[CONTROL].tolist() == table[CONTROL].tolist() and wells[COMPOUND].tolist() == list(table[COMPOUND])
-        np.testing.assert_allclose(wells[FEATURES], table[FEATURES], rtol=1e-5)
+    wells = new_compounds.read_wells(tmp_path / "plate.csv", names, control_compounds=["DMSO"])
+    assert wells[CONTROL].tolist() == table[CONTROL].tolist() and wells[COMPOUND].tolist() == list(table[COMPOUND])
+    np.testing.assert_allclose(wells[FEATURES], table[FEATURES], rtol=1e-5)
     with pytest.raises(ScreenError, match="isn't there"):
         new_compounds.read_wells(tmp_path / "nowhere.csv")
 
@@ -128,7 +124,6 @@ def test_features_are_told_apart(library):
     table.loc[table.index[:5], "Cells_F03"] = np.nan
     table["Cells_F04"] += 1000
     checked = new_compounds.check_features(table, library, FEATURES)
-    assert new_compounds.require_features(checked, "x") == ["Cells_F00", "Cells_F01", "Cells_F02"]
     checked = checked.set_index("feature")
     told = checked.loc[FEATURES[:6]]
     assert told["status"].tolist() == ["missing", "missing", "missing", "used", "out of range", "used"]
@@ -187,15 +182,6 @@ def test_what_differs_is_called_and_what_points_to_different_sides_is_not(librar
     assert calls["active"].to_dict() == {"alone": False, "opposed": False, "strong": True, "weak": False}
     assert calls.loc["strong", "distance"] > 2 > calls.loc["weak", "distance"]
     assert np.isnan(calls.loc["alone", "p_value"]) and "no negative controls" in calls.loc["alone", "reason"]
-
-
-def test_a_feature_that_hardly_varies_on_a_plate_makes_nothing_active(library, encoder):
-    wells = plate_wells(3, ["a"], 12, seed=5)
-    before = new_compounds.activity_calls(wells, library, encoder, n_null=200)
-    flat = wells[PLATE] == "P0"
-    wells.loc[flat, "Cells_F00"] = 7 + 1e-6 * wells.loc[flat, "Cells_F01"] + 1e-2 * ~wells.loc[flat, CONTROL]
-    after = new_compounds.activity_calls(wells, library, encoder, n_null=200)
-    assert abs(after["distance"] - before["distance"])[0] < 0.5 and after["p_value"][0] > 0.05
 
 
 def test_p_equals_counting_all_arrangements_by_hand(library, encoder):
@@ -354,8 +340,8 @@ def outcomes(seed, n_new=150):
     return reference, pd.concat(tables).sample(frac=0.8, random_state=rng), truth[2]
 
 
-def test_calls_keep_the_true_class_as_often_as_they_promise_and_probabilities_are_calibrated():
-    kept, decided, gap = {0: [], 1: []}, {"easy": [], "hopeless": []}, []
+def test_calls_keep_the_true_class_as_often_as_they_promise():
+    kept, decided = {0: [], 1: []}, {"easy": [], "hopeless": []}
     for draw in range(8):
         reference, activity, truth = outcomes([draw, 6])
         table = new_compounds.predict_activities([reference], activity, TASKS, confidence=0.8)
@@ -366,10 +352,9 @@ def test_calls_keep_the_true_class_as_often_as_they_promise_and_probabilities_ar
                 kept[label].append(~rows["call"][truth[:, column] == label].isin([other, "neither"]))
             if task in decided:
                 decided[task].append(rows["call"].isin(["active", "inactive"]).mean())
-        gap.append(table.loc[table["task"] == "easy", "probability"].mean() - truth[:, 0].mean())
     for label in (0, 1):
         assert 0.78 < np.concatenate(kept[label]).mean() < 0.9, f"coverage of class {label}"
-    assert np.mean(decided["easy"]) > np.mean(decided["hopeless"]) + 0.15 and abs(np.mean(gap)) < 0.04
+    assert np.mean(decided["easy"]) > np.mean(decided["hopeless"]) + 0.15
 
 
 def test_more_confidence_flips_no_call_and_one_class_or_no_task_says_nothing():
@@ -386,7 +371,7 @@ def test_more_confidence_flips_no_call_and_one_class_or_no_task_says_nothing():
     assert len(none) == 0 and "call" in none
     one_class = activity[activity[COMPOUND].str.startswith("L") | (activity["active"] == 0)]
     table = new_compounds.predict_activities([reference], one_class, TASKS)
-    assert table["probability"].isna().all() and (table["p_active"] == 1).all()
+    assert table["p_active"].isna().all()
     assert set(table["call"]) <= {"undecided", "active"}
 
 
@@ -450,8 +435,6 @@ def test_the_summary_holds_every_compound_of_the_file(tiny_tables, played):
     plates = [*played.new[PLATE].unique(), "lost"]
     plates = pd.DataFrame({"plate": plates, "used": [name != "lost" for name in plates]})
     calls = new_compounds.activity_calls(played.new, cp, played.encoder, n_null=50)
-    lax = new_compounds.activity_calls(played.new, cp, played.encoder, n_null=50, fdr=0.5)
-    assert (lax["active"] >= calls["active"]).all()
     parts = (new_compounds.nearest_compounds([played.reference]),
              new_compounds.nearest_mechanisms([played.reference], compounds))  # fmt: skip
     summary = new_compounds.compound_summary(pd.concat([played.new, lost]), plates, calls, *parts)

@@ -110,8 +110,7 @@ def test_a_stage_needs_those_before_it_near_and_far(study, stages):
         ("x: bool = True", "false", False),
         ("x: str = ''", "12", "12"),
         ("x: list[int] = []", "1, 2", [1, 2]),
-        ("x: list[float] = []", "[1, 2.5]", [1.0, 2.5]),
-        ("x: list[str] = []", '["a, b"]', ["a, b"]),
+        ("x: list[float] = []", "1, 2.5", [1.0, 2.5]),
         ("x: list[str] = []", "", []),
         ("x: list[str] = ['a']  # any, one of: a, b, c", "c,a", ["c", "a"]),
     ],
@@ -198,12 +197,6 @@ def test_staleness_names_its_reason(tmp_path, stages, monkeypatch):
     executed.write_text("{}")
     write_json(path, read_json(path) | {"run": {"fingerprint": current, "notebook": sha256_file(executed)}})
     assert reason() == ""
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-20])
-    assert reason() == "not done yet"
-    path.write_bytes(whole.replace(b"model.json", b"modem.json"))
-    assert reason() == "modem.json is missing"
-    path.write_bytes(whole)
     executed.write_text("{ }")
     assert reason() == "notebooks/02_baselines.ipynb changed"
     executed.unlink()

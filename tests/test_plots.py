@@ -198,7 +198,7 @@ def activity_table(n_compounds=12, n_tasks=48):
     rng = np.random.default_rng(12)
     pairs = itertools.product(range(n_compounds), range(n_tasks))
     rows = [(f"BRD-K{i}", f"assay {j:02d}", FAMILIES[j % len(FAMILIES)], rng.uniform()) for i, j in pairs]
-    table = pd.DataFrame(rows, columns=["compound", "task", "family", "probability"])
+    table = pd.DataFrame(rows, columns=["compound", "task", "family", "p_active"])
     return table
 
 

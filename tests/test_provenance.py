@@ -55,13 +55,9 @@ def test_atomic_path_leaves_the_old_file_and_nothing_else_on_error(tmp_path):
 
 def test_json_is_written_for_people_takes_numpy_and_paths_and_tells_damage(tmp_path):
     path = tmp_path / "a.json"
-    write_json(path, {"b": [np.int64(1)], "a": "µm"})
-    assert path.read_bytes() == '{\n "b": [\n  1\n ],\n "a": "µm"\n}\n'.encode()
-    with pytest.raises(TypeError):
-        write_json(path, {"set": {1}})
-    assert read_json(path)["b"] == [1]
-    write_json(path, {"x": np.array([1.5, 2]), "p": tmp_path})
-    assert read_json(path) == {"x": [1.5, 2.0], "p": str(tmp_path)}
+    write_json(path, {"b": [np.int64(1)], "a": "µm", "x": np.array([1.5, 2]), "p": tmp_path})
+    assert path.read_bytes().startswith('{\n "b": [\n  1\n ],\n "a": "µm"'.encode())
+    assert read_json(path) == {"b": [1], "a": "µm", "x": [1.5, 2.0], "p": str(tmp_path)}
     path.write_text('{"n": ')
     with pytest.raises(ScreenError, match=r"a\.json isn't valid JSON \(.*\)$"):
         read_json(path)
@@ -141,7 +137,7 @@ def test_folders_and_files_are_recorded_whole_and_emptied_first(tmp_path):
     (final / "deep" / "weights").write_text("4")
     with pytest.raises(ScreenError, match="isn't what 03_train wrote"):
         reader.input_folder("models/contrastive")
-    with pytest.raises(ScreenError, match="needs the folder models/none"):
+    with pytest.raises(ScreenError, match="needs models/none, which an earlier"):
         reader.input_folder("models/none")
     (writer.output_folder("models/contrastive") / "other").write_text("5")
     writer.finish()

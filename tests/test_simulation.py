@@ -34,11 +34,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tiny_screen)
     again, other = (simulation.simulate_screen("tiny", seed=seed) for seed in (0, 1))
     for name in TABLES:
         pd.testing.assert_frame_equal(getattr(tiny_screen, name), getattr(again, name), check_exact=True)
-    for name in ("cp", "tx"):
-        assert feature_matrix(getattr(tiny_screen, name)).tobytes() == feature_matrix(getattr(again, name)).tobytes()
-        assert not np.allclose(feature_matrix(getattr(tiny_screen, name)), feature_matrix(getattr(other, name)))
-    assert list(tiny_screen.compounds["SMILES"]) != list(other.compounds["SMILES"])
-    assert not tiny_screen.activity["active"].equals(other.activity["active"])
+        assert name == "tasks" or not getattr(tiny_screen, name).equals(getattr(other, name))
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.5])
@@ -146,7 +142,7 @@ def test_without_shared_strength_tx_knows_compounds_and_nothing_else():
         ({"size": "tiny", "preset": "jump"}, ("jump", "cdrp-bio", "lincs")),
         ({"size": "tiny", "shared_strenght": 0.5}, ("shared_strenght", "shared_strength")),
         ({"size": "tiny", "shared_strength": -1.0}, ("shared_strength", "-1")),
-        ({"size": "tiny", "n_treatments_per_plate": 5000, "n_compounds": 1000}, ("n_treatments_per_plate", "1536")),
+        ({"size": "tiny", "n_treatments_per_plate": 5000, "n_compounds": 1000}, ("n_treatments_per_plate", "384")),
     ],
 )
 def test_what_the_simulator_cannot_do_is_said_in_one_line(arguments, words):
