@@ -3,13 +3,12 @@
 A screen is one of the registry (screens.toml, beside this file), or a user's own, described by a TOML file
 (`cpx_utils.own_screens`). Files come from pinned addresses, or from a mirror laid out as HOST/PATH, are checked, and
 are kept once. A download streams into ``NAME.part`` beside its final name; after a break it goes on from there, in the
-same call or in a later one, if the server still has the same version.
+same call or in a later one.
 
 A further public screen is an entry of screens.toml and, where none of `READERS` reads its layout, a function here.
 """
 
 import difflib
-import gzip
 import hashlib
 import re
 import time
@@ -29,20 +28,8 @@ from cpx_utils.own_screens import examine_own_screen, read_description, read_own
 from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, PLATE, WELL, Screen, ScreenError, some_names, user_path
 from cpx_utils.provenance import sha256_file
 
-RETRIES = 4  # after a break or damage, with growing pauses
-PASSING_STATUS = {408, 416, 425, 429, *range(500, 600)}  # too busy or too slow now; others from 400 on are refusals
-# What errors that requests nests hold, and what that means; all but the last are no use to try again.
-SIGNS = {
-    "NameResolution": "the host's name can't be resolved",
-    "unreachable": "network unreachable",
-    "refused": "connection refused",
-    "CERTIFICATE": "the server's certificate isn't trusted",
-    "connection adapters": "an address that isn't https; only a mirror may be http",
-    "Failed to parse": "no address of a server",
-    "timed out": "no answer in time",
-}
+RETRIES = 3  # after a break or damage, with growing pauses
 TIMEOUT = (15, 45)  # seconds to connect, and between bytes
-ABSENT, OTHER_RELEASE = "absent", "another release"  # flaws of a file; others are words about its damage
 S3_PART_BYTES = 8 << 20  # the default of Amazon's own tools; an ETag doesn't tell it
 CHECKS = {"sha256": "SHA-256", "git_blob_id": "git blob id", "s3_etag": "S3 ETag"}  # of screens.toml, in words
 # The two CP tables that the Rosetta screens come with, and their roles: selected features, or all of them.
@@ -73,12 +60,9 @@ class RemoteFile:
 
     @property
     def mirror_path(self) -> str:
-        """HOST/PATH: where the file lies below a mirror or a data folder; a ScreenError if that leads out of it."""
+        """HOST/PATH: where the file lies below a mirror or a data folder."""
         parts = urlsplit(self.address)
-        path = f"{parts.netloc.replace(':', '_')}{unquote(parts.path)}"
-        if not all(part not in ("", ".", "..") for part in path.split("/")) or re.search(r"[\\\0]", path):
-            raise ScreenError(f"{self.address!r} is no address of a file: it must be https://HOST/PATH without '..'")
-        return path
+        return f"{parts.netloc}{unquote(parts.path)}"
 
 
 def checksum(path: str | Path, kind: str, like: str = "") -> str:
@@ -129,7 +113,7 @@ def obtain(
     data_dir
         Where downloads are kept; the per-user cache folder if empty. A damaged file there is downloaded anew.
     unverified
-        Accept a file whose checksum is not the registry's (a newer release upstream), as long as it is intact.
+        Accept a file whose checksum is not the registry's (a newer release upstream).
 
     Returns
     -------
@@ -139,160 +123,107 @@ def obtain(
     Raises
     ------
     ScreenError
-        If the file can't be had, is damaged or is not the registry's: nothing is then left under its final name.
+        If the file can't be had or is not the registry's: nothing new is then left under its final name.
     """
     import filelock
 
     path, address = _place(file, mirror, data_dir)
-    accepted = ("", OTHER_RELEASE) if unverified else ("",)
-    flaw = _flaw(file, path)
-    if address and flaw not in accepted:
+    verified = _is_registered(file, path)
+    if address and not (verified or (unverified and path.is_file())):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(path.with_name(path.name + ".lock")):
-                flaw = _flaw(file, path)
-                if flaw not in accepted:  # else another process has brought it meanwhile
-                    path.unlink(missing_ok=True)
+                verified = _is_registered(file, path)
+                if not verified:  # else another process has brought it meanwhile
                     part = path.with_name(path.name + ".part")
-                    flaw = _download(file, part, address, str(mirror).startswith("http://"))
-                    if flaw in accepted:
+                    verified = _download(file, part, address)
+                    if verified or unverified:
                         part.replace(path)
                     else:
                         part.unlink()
         except OSError as error:
             place = f"{file.name}: can't be written below {data_folder(data_dir)} ({error.strerror or error})"
             raise ScreenError(f"{place}; make room, or choose another folder with --data-dir") from None
-    if flaw in accepted:
-        return path, not flaw
-    if flaw == ABSENT:
+    elif not path.is_file():
         raise ScreenError(f"{file.name}: not in the mirror {str(mirror)!r}; expected at {file.mirror_path}")
-    if flaw != OTHER_RELEASE:
-        raise ScreenError(f"{file.name}: the copy {str(path)!r} is damaged ({flaw}); replace it")
-    sizes = f"; {path.stat().st_size} bytes, expected {file.bytes or 'not known'}" if path.is_file() else ""
-    raise ScreenError(
-        f"{file.name}: its {file.checksum_kind} isn't {file.checksum[:12]}...{sizes} (from {address or path}), but it "
-        "shows no damage, so this may be another release than the registry's: accept it with --unverified"
-    )
+    if not (verified or unverified):
+        raise ScreenError(
+            f"{file.name}: its {file.checksum_kind} isn't {file.checksum[:12]}... (from {address or path}): it is "
+            "damaged, or another release than the registry's, which --unverified accepts"
+        )
+    return path, verified
 
 
-def _flaw(file: RemoteFile, path: Path) -> str:
-    """What keeps a file from being the registry's: `ABSENT`, `OTHER_RELEASE`, or what shows damage; "" if nothing."""
-    if not path.is_file():
-        return ABSENT
-    if checksum(path, file.checksum_kind, file.checksum) == file.checksum:
-        return ""
-    if not path.stat().st_size:
-        return "it is empty"
-    if file.name.endswith(".gz"):
-        try:
-            with gzip.open(path, "rb") as handle:
-                while handle.read(1 << 20):
-                    pass
-        except (EOFError, OSError, zlib.error) as error:
-            return f"it is no whole gzip file: {error}"
-    return OTHER_RELEASE
+def _is_registered(file: RemoteFile, path: Path) -> bool:
+    """Whether a file is there and has the registry's checksum."""
+    return path.is_file() and checksum(path, file.checksum_kind, file.checksum) == file.checksum
 
 
-def _download(file: RemoteFile, part: Path, address: str, plain_http: bool) -> str:
-    """Download a file whole into `part` while its lock is held; return its flaw: "" or `OTHER_RELEASE`."""
+def _download(file: RemoteFile, part: Path, address: str) -> bool:
+    """Download a file whole into `part` while its lock is held; return whether it is the registry's."""
     import requests
 
     for attempt in range(RETRIES + 1):
+        resumed = part.exists()
         try:
-            resumed = _transfer(address, part, plain_http)
-            reason, hopeless = _flaw(file, part), False
-            if not reason or (reason == OTHER_RELEASE and not resumed):
-                return reason
-            part.unlink()  # of pieces taken at different times, too, which may be of two releases
+            _transfer(address, part)
+            verified = _is_registered(file, part)
+            if verified or not resumed:
+                return verified
+            reason = "its pieces don't fit together"  # taken at different times, they may be of two releases
+            part.unlink()
         except requests.RequestException as error:
-            reason, hopeless = _reason(error)
-        if hopeless or attempt == RETRIES:
-            break
-        time.sleep(min(2**attempt, 10))
-    kept = f"; {size_words(part.stat().st_size)} of it are kept to go on from" if part.exists() else ""
+            reason = str(error).rpartition("Caused by ")[2]
+            if isinstance(error, ValueError):  # the address can't be one
+                break
+        time.sleep(2**attempt)
     raise ScreenError(
-        f"{file.name}: can't be downloaded from {address} ({reason}){kept}; check the network, or give a "
+        f"{file.name}: can't be downloaded from {address} ({reason}); check the network, or give a "
         f"copy with --mirror DIR_OR_URL (laid out as {file.mirror_path})"
     )
 
 
-def _transfer(address: str, part: Path, plain_http: bool) -> bool:
-    """Bring what is still missing of a file into `part`, and say whether bytes from earlier are in it.
-
-    What version these are of stands beside it in ``.part.version``, the server's strong ETag. The server compares
-    (If-Range), and sends the whole file where it has another one, or knows no ranges.
-    """
+def _transfer(address: str, part: Path) -> None:
+    """Bring what is still missing of a file into `part`; the whole of it where the server knows no ranges."""
+    import pooch
     import requests
     from tqdm import tqdm
 
-    version = part.with_name(part.name + ".version")
-    offset = part.stat().st_size if part.exists() and version.exists() else 0
     headers = {"Accept-Encoding": "identity"}
-    if offset:
-        headers |= {"Range": f"bytes={offset}-", "If-Range": version.read_text(encoding="utf-8")}
-    session = requests.Session()
-    if not plain_http:
-        del session.adapters["http://"]  # then no redirect leads there, either
-    with session, session.get(address, headers=headers, stream=True, timeout=TIMEOUT) as response:
-        if response.status_code == 416:  # the server has no such part of it any more
-            part.unlink()
-        if response.status_code not in (200, 206):
-            raise requests.HTTPError(response=response)
-        resumed = response.status_code == 206
-        if not resumed:
-            offset, etag = 0, response.headers.get("ETag", "").strip()
-            version.unlink(missing_ok=True)
-            if etag.startswith('"'):  # a weak one, W/"...", doesn't promise the same bytes
-                version.write_text(etag, encoding="utf-8")
-        total = offset + int(response.headers.get("Content-Length", 0))
+    if part.exists() and part.stat().st_size:
+        headers["Range"] = f"bytes={part.stat().st_size}-"
+
+    def examine(response: requests.Response, **options) -> None:
+        if address.startswith("https:") and response.headers.get("Location", "").lower().startswith("http:"):
+            raise requests.exceptions.InvalidSchema("it leads to an address that isn't https")
+        if response.status_code in (200, 416):  # all of it comes, or there is no such part of it
+            handle.truncate(0)
         # Some servers mark a .gz file as gzip'd content whatever is asked; requests would unpack it.
         response.raw.headers.pop("Content-Encoding", None)
-        bar = tqdm(total=total or None, initial=offset, desc=part.stem, unit="B", unit_scale=True, leave=False)
-        with open(part, "ab" if resumed else "wb") as handle, bar:
-            for chunk in response.iter_content(1 << 16):
-                handle.write(chunk)
-                bar.update(len(chunk))
-    version.unlink(missing_ok=True)
-    return resumed
 
-
-def _reason(error: Exception) -> tuple[str, bool]:
-    """The few words that matter of requests' nested errors, and whether it is no use to try again."""
-    response = getattr(error, "response", None)
-    if response is not None:
-        words = f"the server answers {response.status_code} {response.reason}"
-        return words, response.status_code not in PASSING_STATUS
-    sign = next((sign for sign in SIGNS if sign in str(error)), "")
-    return SIGNS.get(sign, "the connection broke off"), sign not in ("", "timed out")
-
-
-def size_words(count: int) -> str:
-    """A number of bytes for people: ``20.2 kB``, ``412.3 MB``; ``size not known`` for 0."""
-    words = f"{count / 1e3:.1f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"
-    return words if count else "size not known"
+    bar = tqdm(total=1, desc=part.stem, unit="B", unit_scale=True, leave=False, delay=1)  # pooch sets the total
+    options = {"headers": headers, "timeout": TIMEOUT, "hooks": {"response": examine}}
+    with open(part, "ab") as handle:
+        pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 16, **options)(address, handle, None)
 
 
 def download_lines(
     dataset: str, mirror: str | Path = "", data_dir: str | Path = "", cp_table: str = "selected"
 ) -> list[str]:
-    """What reading a screen would download, told from names and sizes alone; the parameters are those of `read_screen`.
+    """What reading a screen would download, a line a file, from names and sizes alone; parameters as of `read_screen`.
 
-    One line a file (state, size, address or path) and last the total; empty for a screen without downloads.
+    Empty for a screen without downloads.
     """
-    files = DATASETS[dataset].files if dataset in DATASETS else ()
-    if {file.role for file in files} >= set(CP_TABLES.values()):
-        files = [file for file in files if file.role not in {*CP_TABLES.values()} - {CP_TABLES.get(cp_table)}]
-    lines, coming = [], []
-    for file in files:
+    lines = []
+    for file in DATASETS[dataset].files if dataset in DATASETS else ():
         path, address = _place(file, mirror, data_dir)
+        size = f"{file.bytes / 1e6:.1f} MB" if file.bytes else "size not known"
         if path.is_file():
             lines.append(f"  {file.name}: at hand ({path})")
-        else:
+        elif file.role not in {*CP_TABLES.values()} - {CP_TABLES.get(cp_table)}:
             state = "to download" if address else "missing from the mirror"
-            lines.append(f"  {file.name}: {state}, {size_words(file.bytes)} ({address or path})")
-            coming += [file.bytes] if address else []
-    amount = f"{len(coming)} of {len(files)} files, {size_words(sum(coming))}, into {data_folder(data_dir)}"
-    return [*lines, f"downloads: {amount if coming else 'none'}"] if lines else []
+            lines.append(f"  {file.name}: {state}, {size} ({address or path})")
+    return lines
 
 
 # -------------------------------------------------------------------------------------------------- registry

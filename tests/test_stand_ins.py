@@ -26,7 +26,7 @@ def test_wells_compounds_and_labels_are_read_as_planted(name, load_benchmark, tm
     screen = datasets.read_screen(name, **places)
     assert_wells(screen.cp, planted.cp)
     assert_wells(screen.tx, planted.tx)
-    assert "HLA-DMA" in screen.tx and not datasets.describe_sources(screen)["verified"].any()
+    assert "HLA-DMA" in screen.tx and not any(source["verified"] for source in screen.sources)
     if name == "cdrp-u2os":
         assert len(screen.cp) == 60 and len(feature_columns(screen.tx)) == 10
     else:
