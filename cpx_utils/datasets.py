@@ -267,7 +267,7 @@ def is_user_screen(dataset: str) -> bool:
 def dataset_name(dataset: str) -> str:
     """Name of a screen: the registry's, or the ``name`` of a TOML file; a ScreenError where there is no such screen."""
     if is_user_screen(dataset):
-        return read_description(dataset, reserved=DATASETS)["name"]
+        return read_description(dataset, reserved=DATASETS).name
     if dataset in DATASETS:
         return dataset
     hint = "".join(f" Did you mean {near!r}?" for near in difflib.get_close_matches(str(dataset), DATASETS, n=1))

@@ -24,7 +24,7 @@ from scipy.stats import hypergeom
 from cpx_utils.bioactivity import ManyTaskRidgeClassifier, label_matrix
 from cpx_utils.encoders import Encoder, load_encoder
 from cpx_utils.metrics import benjamini_hochberg, cosine_similarity, shared_labels
-from cpx_utils.own_screens import read_cell_painting, read_description
+from cpx_utils.own_screens import Description, read_cell_painting, read_description
 from cpx_utils.preprocessing import (
     NO_SPREAD,
     TO_DEVIATION,
@@ -71,16 +71,16 @@ def read_wells(
         Ids that are negative controls, such as DMSO, beside those that a control column marks.
     """
     path = user_path(path).resolve()
-    files, described = [path], {"cp": {}}
+    files, known = [path], {}
     if path.suffix.lower() == ".toml":
-        described = read_description(path, sections=("cp", "columns"))
-        path = (path.parent / user_path(described["cp"]["path"])).resolve()
+        described = read_description(path, kind=Description)
+        known, features = described.columns.model_dump(exclude_unset=True), features or described.cp.features
+        path = (path.parent / user_path(described.cp.path)).resolve()
         files.append(path)
     if not path.is_file():
         raise ScreenError(f"{path} isn't there; name a file of new Cell Painting wells")
-    names = described.get("columns", {}) | {role: name for role, name in (columns or {}).items() if name}
-    features = features or described["cp"].get("features", "")
-    wells = read_cell_painting(path, names, features, described["cp"].get("layer", ""))
+    names = known | {role: name for role, name in (columns or {}).items() if name}
+    wells = read_cell_painting(path, names, features)
     absent = [name for name in control_compounds if name not in set(wells[COMPOUND])]
     if absent:
         known = some_names(dict.fromkeys(wells[COMPOUND]))
