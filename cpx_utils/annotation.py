@@ -258,30 +258,24 @@ def reach(screen: Screen, min_active: int = 25, min_inactive: int = 25) -> pd.Da
 
     One row a source in the order of the tasks, then one for mechanisms: source, compounds (paired ones with any label),
     tasks (with any such label), tested (tasks with at least `min_active` and `min_inactive` such labels), labels,
-    conflicts (as of `outcomes`, of all compounds) and families (tasks of the most frequent ones). In the row of
-    mechanisms, tasks are MoAs, tested those of at least two compounds of different structure, labels pairs of compound
-    and MoA.
+    conflicts (as of `outcomes`, of all compounds) and families (tasks of each). In the row of mechanisms, tasks are
+    MoAs, tested those of at least two compounds of different structure, labels pairs of compound and MoA.
     """
     paired = profiles.paired_compounds(screen)
     counts = profiles.task_counts(screen, min_active, min_inactive)
     counts["labels"] = counts["n_active"] + counts["n_inactive"]
     counts["conflicts"] = screen.tasks["conflicts"].to_numpy() if "conflicts" in screen.tasks else 0
-    activity = screen.activity[screen.activity[COMPOUND].isin(paired)]
-    source_of = activity["task"].map(counts.set_index("task")["source"])
-    compounds = activity[COMPOUND].groupby(source_of.to_numpy()).nunique()
+    activity = screen.activity[screen.activity[COMPOUND].isin(paired)].merge(counts[["task", "source"]], on="task")
     rows = []
     for source, tasks in counts[counts["labels"] > 0].groupby("source", sort=False):
         sums = [int(tasks[column].sum()) for column in ("tested", "labels", "conflicts")]
-        families = sorted(tasks["family"].value_counts().items(), key=lambda item: (-item[1], item[0]))
-        words = [f"{family} {count}" for family, count in families[:6]]
-        words += [f"{sum(count for _, count in families[6:])} in other families"] if families[6:] else []
-        rows.append((source or "not stated", int(compounds[source]), len(tasks), *sums, ", ".join(words)))
+        words = ", ".join(f"{family} {count}" for family, count in tasks["family"].value_counts().items())
+        n_compounds = activity.loc[activity["source"] == source, COMPOUND].nunique()
+        rows.append((source, n_compounds, len(tasks), *sums, words))
     known = screen.compounds[screen.compounds[COMPOUND].isin(paired)]
-    held = known.assign(group=profiles.compound_groups(known).to_numpy())[["group", "MoA"]].explode("MoA").dropna()
-    shared = held.groupby("MoA")["group"].nunique()
-    from_hub = any(str(source["file"]).endswith("repurposing_info.tsv") for source in screen.sources)
-    name, annotated = "Repurposing Hub MoA" if from_hub else "MoA", int(known["MoA"].map(bool).sum())
-    rows.append((name, annotated, len(shared), int((shared >= 2).sum()), len(held), 0, ""))
+    holders = profiles.mechanism_holders(known)
+    n_annotated, n_labels = (int(count) for count in (known["MoA"].map(bool).sum(), known["MoA"].map(len).sum()))
+    rows.append(("MoA", n_annotated, len(holders), int((holders >= 2).sum()), n_labels, 0, ""))
     return pd.DataFrame(rows, columns=["source", "compounds", "tasks", "tested", "labels", "conflicts", "families"])
 
 

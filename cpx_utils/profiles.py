@@ -339,6 +339,12 @@ def count_compounds(screen: Screen) -> pd.DataFrame:
     return pd.DataFrame({"what": list(counts), "n": list(counts.values())})
 
 
+def mechanism_holders(compounds: pd.DataFrame) -> pd.Series:
+    """Of how many different structures each MoA is."""
+    held = compounds.assign(group=compound_groups(compounds).to_numpy()).explode("MoA")
+    return held.groupby("MoA")["group"].nunique()
+
+
 def testability(screen: Screen, min_active: int = 25, min_inactive: int = 25) -> pd.DataFrame:
     """Which of six endpoints the screen can answer, and why not the others: endpoint, testable, reason.
 
@@ -356,8 +362,7 @@ def testability(screen: Screen, min_active: int = 25, min_inactive: int = 25) ->
     replicates = f"{n_replicated} of {len(spread)} CP treatments are on at least 2 {unit} (at least 2 are needed)"
     n_controls = int(screen.cp[CONTROL].astype(bool).sum())
     calls = replicates if n_controls >= 2 else "activity is called against controls"
-    holders = known.assign(group=compound_groups(known).to_numpy()).explode("MoA").groupby("MoA")["group"].nunique()
-    n_moas, n_annotated = int((holders >= 2).sum()), int((known["MoA"].map(len) > 0).sum())
+    n_moas, n_annotated = int((mechanism_holders(known) >= 2).sum()), int((known["MoA"].map(len) > 0).sum())
     counts = task_counts(screen, min_active, min_inactive)
     tested = counts[counts["tested"]]
     assays = "the screen has no assay outcomes"

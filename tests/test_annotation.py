@@ -311,7 +311,7 @@ def test_reach_counts_paired_compounds_by_source():
     columns = ["source", "compounds", "tasks", "tested", "labels", "conflicts", "families"]
     assert list(table.columns) == columns
     assert table.values.tolist() == [
-        ["ChEMBL", 5, 2, 1, 6, 2, "cell 1, kinase 1"],
+        ["ChEMBL", 5, 2, 1, 6, 2, "kinase 1, cell 1"],
         ["ToxCast", 2, 1, 0, 2, 0, "ATG 1"],
         # C0 and C1 are one structure, which C2 shares mechanism a with; b is of C2 and C3
         ["MoA", 4, 2, 2, 5, 0, ""],

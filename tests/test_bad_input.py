@@ -224,7 +224,7 @@ CASES = {
     ),
     "a preparation with too few numbers": (
         modelled("raw_cp", saying("preparation.json", mean_=[0.0]), read_preparation),
-        ["mean_ aren't 5 finite numbers, one a feature"],
+        ["holds no feature preparation"],
     ),
     "a preparation that divides by zero": (
         modelled("raw_cp", saying("preparation.json", scale_=[1, 1, 0, 1, 1]), read_preparation),
@@ -232,7 +232,7 @@ CASES = {
     ),
     "a preparation with a feature twice": (
         modelled("raw_cp", saying("preparation.json", features=["Cells_A"] * 5), read_preparation),
-        ["aren't a list of different names"],
+        ["it needs three finite numbers of each of its features"],
     ),
 }
 
