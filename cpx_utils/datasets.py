@@ -32,8 +32,6 @@ RETRIES = 3  # after a break or damage, with growing pauses
 TIMEOUT = (15, 45)  # seconds to connect, and between bytes
 S3_PART_BYTES = 8 << 20  # the default of Amazon's own tools; an ETag doesn't tell it
 CHECKS = {"sha256": "SHA-256", "git_blob_id": "git blob id", "s3_etag": "S3 ETag"}  # of screens.toml, in words
-# The two CP tables that the Rosetta screens come with, and their roles: selected features, or all of them.
-CP_TABLES = {"selected": "cp", "all": "cp_all"}
 
 # ------------------------------------------------------------------------------------------------- downloads
 
@@ -207,9 +205,7 @@ def _transfer(address: str, part: Path) -> None:
         pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 16, **options)(address, handle, None)
 
 
-def download_lines(
-    dataset: str, mirror: str | Path = "", data_dir: str | Path = "", cp_table: str = "selected"
-) -> list[str]:
+def download_lines(dataset: str, mirror: str | Path = "", data_dir: str | Path = "") -> list[str]:
     """What reading a screen would download, a line a file, from names and sizes alone; parameters as of `read_screen`.
 
     Empty for a screen without downloads.
@@ -220,7 +216,7 @@ def download_lines(
         size = f"{file.bytes / 1e6:.1f} MB" if file.bytes else "size not known"
         if path.is_file():
             lines.append(f"  {file.name}: at hand ({path})")
-        elif file.role not in {*CP_TABLES.values()} - {CP_TABLES.get(cp_table)}:
+        else:
             state = "to download" if address else "missing from the mirror"
             lines.append(f"  {file.name}: {state}, {size} ({address or path})")
     return lines
@@ -281,7 +277,6 @@ def read_screen(
     mirror: str = "",
     data_dir: str = "",
     unverified: bool = False,
-    cp_table: str = "selected",
     **simulated: object,
 ) -> Screen:
     """Read a screen by name or by TOML file, checked and fit for use.
@@ -292,8 +287,6 @@ def read_screen(
     ----------
     mirror, data_dir, unverified
         As of `obtain`; a file that isn't the registry's release is marked in `Screen.sources` and noted.
-    cp_table
-        A key of `CP_TABLES`: which CP features of a Rosetta screen are read.
     **simulated
         Of the simulated screen alone: size, seed and knobs (`simulate_screen`).
     """
@@ -312,17 +305,14 @@ def read_screen(
                 had[role] = obtain(by_role[role], mirror=mirror, data_dir=data_dir, unverified=unverified)
         return [had[role][0] for role in roles]
 
-    screen = READERS[entry.reader](entry, files, simulated | {"cp_table": cp_table})
-    sources, doubtful = [], []
-    for role, file in by_role.items():
-        if role in had:
-            path, verified = had[role]
-            known = verified and file.checksum_kind == "SHA-256"  # hashed already
-            sha256 = file.checksum if known else sha256_file(path)
-            facts = {"sha256": sha256, "bytes": path.stat().st_size, "verified": verified}
-            terms = {"licence": file.licence, "citation": file.citation}
-            sources.append({"file": file.name, "address": file.address} | facts | terms)
-            doubtful += [] if verified else [file.name]
+    screen = READERS[entry.reader](entry, files, simulated)
+    sources = []
+    for file in [file for file in entry.files if file.role in had]:
+        path, verified = had[file.role]
+        facts = {"sha256": sha256_file(path), "bytes": path.stat().st_size, "verified": verified}
+        terms = {"licence": file.licence, "citation": file.citation}
+        sources.append({"file": file.name, "address": file.address} | facts | terms)
+    doubtful = [source["file"] for source in sources if not source["verified"]]
     notes = [f"Not the registry's release, accepted with --unverified: {', '.join(doubtful)}."] if doubtful else []
     screen = replace(screen, sources=(*screen.sources, *sources), notes=(*screen.notes, *notes))
     return profiles.require_valid(screen)
@@ -349,7 +339,7 @@ def local_files(screen: Screen) -> list[Path]:
 def _read_simulated(dataset: Dataset, files: Callable[..., list[Path]], options: dict) -> Screen:
     from cpx_utils.simulation import simulate_screen
 
-    return simulate_screen(**{name: value for name, value in options.items() if name != "cp_table"})
+    return simulate_screen(**options)
 
 
 def read_r_profiles(path: str | Path) -> pd.DataFrame:
@@ -361,20 +351,13 @@ def read_r_profiles(path: str | Path) -> pd.DataFrame:
 
     path = Path(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # guesses about a file that is no R data; the error says it better
-            content = rdata.read_rda(path)
+        # guesses about a file that is no R data; values too large, which are refused by name
+        with warnings.catch_warnings(), np.errstate(over="ignore", invalid="ignore"):
+            warnings.simplefilter("ignore")
+            (table,) = (value for value in rdata.read_rda(path).values() if isinstance(value, pd.DataFrame))
+            table = table.astype(np.float32)
     except Exception as error:  # rdata raises whatever its parser stumbles over
-        raise ScreenError(f"{path.name}: not a readable R data file ({type(error).__name__})") from None
-    frames = [value for value in content.values() if isinstance(value, pd.DataFrame)]
-    if len(frames) != 1:
-        raise ScreenError(f"{path.name}: holds {len(frames)} data frames; exactly one is expected")
-    table = frames[0]
-    words = [str(column) for column in table if not pd.api.types.is_numeric_dtype(table[column])]
-    if words:
-        raise ScreenError(f"{path.name}: column {words[0]!r} is not numeric; all columns are features there")
-    with np.errstate(over="ignore", invalid="ignore"):  # what is too large becomes infinite, which is refused by name
-        table = table.astype(np.float32)
+        raise ScreenError(f"{path.name}: not readable as one R data frame of numbers ({error})") from None
     return table.set_axis(table.index.astype(str)).set_axis(table.columns.astype(str), axis=1)
 
 
@@ -383,9 +366,6 @@ def _read_consensus(dataset: Dataset, files: Callable[..., list[Path]], options:
     cp, tx = (read_r_profiles(path) for path in files("cp", "tx"))
     tx.columns = tx.columns.str.replace("HLA.", "HLA-", regex=False)  # R writes a dot; no other symbol has a hyphen
     notes = ["One consensus profile a compound: there are no replicates, doses, plates or negative controls."]
-    if list(cp.index) != list(tx.index):
-        shared = cp.index.intersection(tx.index)
-        notes.append(f"CP and TX list different compounds or another order; {len(shared)} are in both.")
     *known, more = annotation.annotate_compounds(sorted({*cp.index, *tx.index}), files)
     blank = {PLATE: "", WELL: "", COMPOUND: "", DOSE: np.nan, CONTROL: False}
     wells = [
@@ -413,12 +393,9 @@ def _read_rosetta(dataset: Dataset, files: Callable[..., list[Path]], options: d
     Two CSV tables with metadata of mixed types between the features. What they spell in several ways (controls, doses,
     plate names, gaps) has one spelling in a `Screen`; whatever is changed or left out is counted in a note.
     """
-    cp_table = options["cp_table"]
-    if cp_table not in CP_TABLES:
-        raise ScreenError(f"there is no CP table {cp_table!r}; cp_table is one of {', '.join(CP_TABLES)}")
     tables, smiles, notes = [], [], []
-    for kind, role in (("cp", CP_TABLES[cp_table]), ("tx", "tx")):
-        (path,) = files(role)
+    for kind in ("cp", "tx"):
+        (path,) = files(kind)
         metadata, features = _read_csv(path, kind)
         wells = _wells(metadata, dataset, kind, path.name, notes)
         smiles.append(wells[[COMPOUND, CONTROL]].assign(SMILES=wells.pop("smiles")))
@@ -427,7 +404,7 @@ def _read_rosetta(dataset: Dataset, files: Callable[..., list[Path]], options: d
         features = _informative(features, wells.index, kind.upper(), notes)
         tables.append(pd.concat([wells.reset_index(drop=True), features], axis=1))
     cp, tx = tables
-    tx[DOSE] = _joint_doses(cp, tx, notes)
+    tx[DOSE] = _joint_doses(cp, tx)
     cp_pairs, tx_pairs = (table.loc[~table[CONTROL], [COMPOUND, DOSE]].drop_duplicates() for table in tables)
     cp_ids, tx_ids = set(cp_pairs[COMPOUND]), set(tx_pairs[COMPOUND])
     notes.append(
@@ -496,30 +473,21 @@ def _wells(metadata: pd.DataFrame, dataset: Dataset, kind: str, file: str, notes
     wells[COMPOUND] = compound.mask(control, "negcon" if dataset.alleles else "DMSO")
     wells[DOSE] = np.where(control | dataset.alleles | ~(doses > 0), np.nan, doses)
     wells = wells.assign(**{CONTROL: control.to_numpy(bool), "smiles": smiles})
-    nameless = wells[COMPOUND] == ""
-    if nameless.any():
-        notes.append(f"{label}: {nameless.sum()} wells without treatment that are no controls were dropped.")
-    wells = wells[~nameless]
-    repeated = wells.duplicated([PLATE, WELL]) & (wells[PLATE] != "") & (wells[WELL] != "")
-    if repeated.any():
-        notes.append(f"{label}: {repeated.sum()} rows repeat a plate's well; the first of each was kept.")
-    return wells[~repeated]
+    named = wells[wells[COMPOUND] != ""]
+    kept = named[~named.duplicated([PLATE, WELL]) | (named[PLATE] == "") | (named[WELL] == "")]
+    if len(kept) < len(wells):
+        counts = f"{len(wells) - len(named)} wells without treatment and {len(named) - len(kept)} that repeat another"
+        notes.append(f"{label}: {counts} well of their plate were dropped.")
+    return kept
 
 
-def _joint_doses(cp: pd.DataFrame, tx: pd.DataFrame, notes: list[str]) -> pd.Series:
+def _joint_doses(cp: pd.DataFrame, tx: pd.DataFrame) -> list[float]:
     """Doses of the TX wells, each replaced by the dose of its compound in CP that nearly agrees, if there is one."""
     known = cp.dropna(subset=DOSE).groupby(COMPOUND)[DOSE].unique()
-
-    def joint(compound: str, dose: float) -> float:
-        for other in known.get(compound, ()):
-            if 1 / SAME_DOSE < dose / other < SAME_DOSE:
-                return other
-        return dose
-
-    doses = pd.Series([joint(*treatment) for treatment in zip(tx[COMPOUND], tx[DOSE], strict=True)])
-    changed = int((doses != tx[DOSE])[doses.notna()].sum())
-    if changed:
-        notes.append(f"{changed} TX wells have a dose that differs by less than 5% from that of CP, which they got.")
+    doses = []
+    for compound, dose in zip(tx[COMPOUND], tx[DOSE], strict=True):
+        near = [other for other in known.get(compound, ()) if 1 / SAME_DOSE < dose / other < SAME_DOSE]
+        doses.append(near[0] if near else dose)
     return doses
 
 
@@ -541,13 +509,14 @@ def _gene_symbols(probes: Sequence[str], path: Path, notes: list[str]) -> list[s
 def _informative(features: pd.DataFrame, rows: pd.Index, label: str, notes: list[str]) -> pd.DataFrame:
     """Some rows of the features, in alphabetical order, infinite values missing, without empty and constant ones."""
     features = features.loc[rows, sorted(features)].reset_index(drop=True)
-    if infinite := int(np.isinf(features.to_numpy()).sum()):
-        features = features.mask(np.isinf(features))
-        notes.append(f"{label}: {infinite} infinite values count as missing.")
+    infinite = np.isinf(features.to_numpy())
+    features = features.mask(infinite)
     lowest, highest = features.min(), features.max()
     empty, constant = int(lowest.isna().sum()), int((lowest == highest).sum())
-    if empty or constant:
-        notes.append(f"{label}: {empty} features without any value and {constant} constant ones were dropped.")
+    notes.append(
+        f"{label}: {empty} features without any value and {constant} constant ones were dropped; {infinite.sum()} "
+        "infinite values count as missing."
+    )
     return features.loc[:, lowest < highest]
 
 

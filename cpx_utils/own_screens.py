@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import csv as arrow
 from pyarrow import parquet
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cpx_utils.profiles import (
     BLOCK_LENGTH,
@@ -83,13 +83,6 @@ class Columns(_Section):
     plate: Text = PLATE
     well: Text = WELL
     control: Text = CONTROL
-
-    @model_validator(mode="after")
-    def _one_column_a_role(self):
-        names = list(self.model_dump(exclude_unset=True).values())
-        if len(set(names)) < len(names):
-            raise ValueError("two roles have one column, and each has its own column")
-        return self
 
 
 class Description(_Section):

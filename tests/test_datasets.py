@@ -42,16 +42,14 @@ def test_registry_entries_are_complete(name):
             assert file.checksum.partition("-")[2] == (str(parts) if parts > 1 else "")
 
 
-def test_broken_r_files_are_named(tmp_path):
-    (tmp_path / "x.rda").write_bytes(b"not R at all")
-    with pytest.raises(ScreenError, match=r"x.rda: not a readable R data file"):
+@pytest.mark.parametrize("content", [b"not R at all", {"a": [1.0], "b": [1.0]}, {"a": pd.Categorical(["word"])}])
+def test_broken_r_files_are_named(tmp_path, content):
+    if isinstance(content, bytes):
+        (tmp_path / "x.rda").write_bytes(content)
+    else:
+        rdata.write_rda(tmp_path / "x.rda", {name: pd.DataFrame({"x": values}) for name, values in content.items()})
+    with pytest.raises(ScreenError, match=r"x.rda: not readable as one R data frame of numbers"):
         datasets.read_r_profiles(tmp_path / "x.rda")
-    rdata.write_rda(tmp_path / "two.rda", {"a": pd.DataFrame({"x": [1.0]}), "b": pd.DataFrame({"x": [1.0]})})
-    with pytest.raises(ScreenError, match=r"two.rda: holds 2 data frames; exactly one"):
-        datasets.read_r_profiles(tmp_path / "two.rda")
-    rdata.write_rda(tmp_path / "text.rda", {"a": pd.DataFrame({"x": pd.Categorical(["word"])})})
-    with pytest.raises(ScreenError, match=r"text.rda: column 'x' is not numeric"):
-        datasets.read_r_profiles(tmp_path / "text.rda")
 
 
 @pytest.fixture(scope="module")

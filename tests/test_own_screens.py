@@ -218,7 +218,6 @@ CASES = {
     "a number for a path": (toml(TX, "path = 3"), [("tx.path: ", "valid string")]),
     "no path": (toml(TX, 'path = ""'), [("tx.path: ", "at least 1 character")]),
     "a number for a section": (toml("[tx]  # one row a well\n" + TX, ""), [("tx: Field required", HOW)]),
-    "one column for two roles": (toml('well = "well"', 'well = "plate"'), [("each has its own column", HOW)]),
     "no ids by that name": (
         toml('compound = "compound"', 'compound = "drug"'),
         [("cp.csv: column 'drug' (the compound id) is missing",), ("tx.csv: column 'drug'", "is missing")],
