@@ -224,14 +224,11 @@ def _write_rosetta(
     if kind == "tx":
         probes = [f"{200_000 + 3 * code}{'_s' if code % 4 == 0 else ''}_at" for code in range(features.shape[1])]
         pd.DataFrame({"probe_id": probes, "symbol": list(features)}).to_excel(paths["idmap"], index=False)
-        tables = {"tx": features.set_axis(probes, axis=1)}
-    else:
-        tables = {"cp": features.iloc[:, [*range(features.shape[1] // 2), -1]], "cp_all": features}
-    for role, table in tables.items():
-        whole = pd.concat([metadata, table], axis=1)
-        if "well" in names:  # without wells nobody can tell a repeat from a replicate
-            whole = pd.concat([whole, whole.head(2)])
-        whole.to_csv(paths[role], index=False, na_rep="nan", compression={"method": "gzip", "compresslevel": 1})
+    table = features.set_axis(probes, axis=1) if kind == "tx" else features
+    whole = pd.concat([metadata, table], axis=1)
+    if "well" in names:  # without wells nobody can tell a repeat from a replicate
+        whole = pd.concat([whole, whole.head(2)])
+    whole.to_csv(paths[kind], index=False, na_rep="nan", compression={"method": "gzip", "compresslevel": 1})
     informative = features.columns.delete([EMPTY, CONSTANT]) if kind == "cp" else features.columns
     return pd.concat([expected, features[informative].replace([np.inf, -np.inf], np.nan)], axis=1)
 

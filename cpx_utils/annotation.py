@@ -47,21 +47,19 @@ def read_table(path: str | Path, columns: Sequence[str], separator: str = ",", *
     return table
 
 
-def join_structures(compounds: Sequence[str], sources: Sequence[pd.DataFrame]) -> tuple[pd.DataFrame, int]:
+def join_structures(compounds: Sequence[str], sources: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Structure of each compound from the first source that has one.
 
     Sources are tables with Metadata_Compound, SMILES and InChIKey14 (``""``: computed from the SMILES), the most
-    trusted first. Returned are a table of these columns, in the order of `compounds`, both ``""`` where unknown, and
-    for how many compounds two sources disagree in the InChIKey block.
+    trusted first. Returned is a table of these columns, in the order of `compounds`, both ``""`` where unknown.
     """
     known = pd.concat([source.drop_duplicates(COMPOUND) for source in sources])[[COMPOUND, "InChIKey14", "SMILES"]]
     known = known[known[COMPOUND].isin(compounds)].fillna("")
     keys = zip(known["InChIKey14"], known["SMILES"], strict=True)
     known["InChIKey14"] = [block or inchikey(smiles)[:BLOCK_LENGTH] for block, smiles in keys]
     known = known[known["InChIKey14"] != ""]
-    n_disagree = int((known.groupby(COMPOUND)["InChIKey14"].nunique() > 1).sum())
     table = pd.DataFrame({COMPOUND: list(compounds)}, dtype="str")
-    return table.merge(known.drop_duplicates(COMPOUND).astype("str"), how="left").fillna(""), n_disagree
+    return table.merge(known.drop_duplicates(COMPOUND).astype("str"), how="left").fillna("")
 
 
 def read_structures(files: Callable[..., list[Path]]) -> list[pd.DataFrame]:
@@ -74,10 +72,7 @@ def read_structures(files: Callable[..., list[Path]]) -> list[pd.DataFrame]:
         ids = read_table(lists[0], ["broad_id"], dtype=str)["broad_id"].str[:BROAD_ID_LENGTH]
         # a SMILES holds neither quotes nor tabs, but may hold commas in extended forms
         smiles = read_table(lists[1], ["smiles"], "\t", dtype=str, quoting=3)["smiles"]
-        if len(ids) != len(smiles):
-            names = f"{lists[0].name} has {len(ids)} rows and {lists[1].name} {len(smiles)}"
-            raise ScreenError(f"{names}; the two lists belong together row by row")
-        sources.append(pd.DataFrame({COMPOUND: ids, "SMILES": smiles, "InChIKey14": ""}))
+        sources.append(pd.DataFrame({COMPOUND: ids.to_list(), "SMILES": smiles.to_list(), "InChIKey14": ""}))
     for path in files("broad6k_structures"):
         table = read_table(path, ["pert_id", "smiles", "inchikey"], dtype=str).dropna(subset=["pert_id"]).fillna("")
         ids, blocks = table["pert_id"].str[:BROAD_ID_LENGTH], table["inchikey"].str[:BLOCK_LENGTH]
@@ -229,15 +224,13 @@ def annotate_compounds(
     hub = pd.DataFrame(columns=[COMPOUND, "SMILES", "InChIKey14", "MoA", "target"], dtype=object)
     for path in files("hub"):
         hub = read_repurposing_hub(path)
-    structures, disagreements = join_structures(compounds, [*own, *read_structures(files), hub])
+    structures = join_structures(compounds, [*own, *read_structures(files), hub])
     table = annotate_mechanisms(structures, hub)
     notes = [
         f"{(table['InChIKey14'] != '').sum()} of {len(table)} compounds have a structure, "
         f"{table['MoA'].map(bool).sum()} a mechanism of action "
         "(Repurposing Hub, by compound id or else by InChIKey block)."
     ]
-    if disagreements:
-        notes.append(f"{disagreements} compounds have two structures in the sources; the first was taken.")
     found = []
     for name, roles in COLLECTIONS.items():
         if paths := files(*roles):
@@ -258,30 +251,24 @@ def reach(screen: Screen, min_active: int = 25, min_inactive: int = 25) -> pd.Da
 
     One row a source in the order of the tasks, then one for mechanisms: source, compounds (paired ones with any label),
     tasks (with any such label), tested (tasks with at least `min_active` and `min_inactive` such labels), labels,
-    conflicts (as of `outcomes`, of all compounds) and families (tasks of the most frequent ones). In the row of
-    mechanisms, tasks are MoAs, tested those of at least two compounds of different structure, labels pairs of compound
-    and MoA.
+    conflicts (as of `outcomes`, of all compounds) and families (tasks of each). In the row of mechanisms, tasks are
+    MoAs, tested those of at least two compounds of different structure, labels pairs of compound and MoA.
     """
     paired = profiles.paired_compounds(screen)
     counts = profiles.task_counts(screen, min_active, min_inactive)
     counts["labels"] = counts["n_active"] + counts["n_inactive"]
     counts["conflicts"] = screen.tasks["conflicts"].to_numpy() if "conflicts" in screen.tasks else 0
-    activity = screen.activity[screen.activity[COMPOUND].isin(paired)]
-    source_of = activity["task"].map(counts.set_index("task")["source"])
-    compounds = activity[COMPOUND].groupby(source_of.to_numpy()).nunique()
+    activity = screen.activity[screen.activity[COMPOUND].isin(paired)].merge(counts[["task", "source"]], on="task")
     rows = []
     for source, tasks in counts[counts["labels"] > 0].groupby("source", sort=False):
         sums = [int(tasks[column].sum()) for column in ("tested", "labels", "conflicts")]
-        families = sorted(tasks["family"].value_counts().items(), key=lambda item: (-item[1], item[0]))
-        words = [f"{family} {count}" for family, count in families[:6]]
-        words += [f"{sum(count for _, count in families[6:])} in other families"] if families[6:] else []
-        rows.append((source or "not stated", int(compounds[source]), len(tasks), *sums, ", ".join(words)))
+        words = ", ".join(f"{family} {count}" for family, count in tasks["family"].value_counts().items())
+        n_compounds = activity.loc[activity["source"] == source, COMPOUND].nunique()
+        rows.append((source, n_compounds, len(tasks), *sums, words))
     known = screen.compounds[screen.compounds[COMPOUND].isin(paired)]
-    held = known.assign(group=profiles.compound_groups(known).to_numpy())[["group", "MoA"]].explode("MoA").dropna()
-    shared = held.groupby("MoA")["group"].nunique()
-    from_hub = any(str(source["file"]).endswith("repurposing_info.tsv") for source in screen.sources)
-    name, annotated = "Repurposing Hub MoA" if from_hub else "MoA", int(known["MoA"].map(bool).sum())
-    rows.append((name, annotated, len(shared), int((shared >= 2).sum()), len(held), 0, ""))
+    holders = profiles.mechanism_holders(known)
+    n_annotated, n_labels = (int(count) for count in (known["MoA"].map(bool).sum(), known["MoA"].map(len).sum()))
+    rows.append(("MoA", n_annotated, len(holders), int((holders >= 2).sum()), n_labels, 0, ""))
     return pd.DataFrame(rows, columns=["source", "compounds", "tasks", "tested", "labels", "conflicts", "families"])
 
 

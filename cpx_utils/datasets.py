@@ -3,13 +3,12 @@
 A screen is one of the registry (screens.toml, beside this file), or a user's own, described by a TOML file
 (`cpx_utils.own_screens`). Files come from pinned addresses, or from a mirror laid out as HOST/PATH, are checked, and
 are kept once. A download streams into ``NAME.part`` beside its final name; after a break it goes on from there, in the
-same call or in a later one, if the server still has the same version.
+same call or in a later one.
 
 A further public screen is an entry of screens.toml and, where none of `READERS` reads its layout, a function here.
 """
 
 import difflib
-import gzip
 import hashlib
 import re
 import time
@@ -29,24 +28,10 @@ from cpx_utils.own_screens import examine_own_screen, read_description, read_own
 from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, PLATE, WELL, Screen, ScreenError, some_names, user_path
 from cpx_utils.provenance import sha256_file
 
-RETRIES = 4  # after a break or damage, with growing pauses
-PASSING_STATUS = {408, 416, 425, 429, *range(500, 600)}  # too busy or too slow now; others from 400 on are refusals
-# What errors that requests nests hold, and what that means; all but the last are no use to try again.
-SIGNS = {
-    "NameResolution": "the host's name can't be resolved",
-    "unreachable": "network unreachable",
-    "refused": "connection refused",
-    "CERTIFICATE": "the server's certificate isn't trusted",
-    "connection adapters": "an address that isn't https; only a mirror may be http",
-    "Failed to parse": "no address of a server",
-    "timed out": "no answer in time",
-}
+RETRIES = 3  # after a break or damage, with growing pauses
 TIMEOUT = (15, 45)  # seconds to connect, and between bytes
-ABSENT, OTHER_RELEASE = "absent", "another release"  # flaws of a file; others are words about its damage
 S3_PART_BYTES = 8 << 20  # the default of Amazon's own tools; an ETag doesn't tell it
 CHECKS = {"sha256": "SHA-256", "git_blob_id": "git blob id", "s3_etag": "S3 ETag"}  # of screens.toml, in words
-# The two CP tables that the Rosetta screens come with, and their roles: selected features, or all of them.
-CP_TABLES = {"selected": "cp", "all": "cp_all"}
 
 # ------------------------------------------------------------------------------------------------- downloads
 
@@ -73,12 +58,9 @@ class RemoteFile:
 
     @property
     def mirror_path(self) -> str:
-        """HOST/PATH: where the file lies below a mirror or a data folder; a ScreenError if that leads out of it."""
+        """HOST/PATH: where the file lies below a mirror or a data folder."""
         parts = urlsplit(self.address)
-        path = f"{parts.netloc.replace(':', '_')}{unquote(parts.path)}"
-        if not all(part not in ("", ".", "..") for part in path.split("/")) or re.search(r"[\\\0]", path):
-            raise ScreenError(f"{self.address!r} is no address of a file: it must be https://HOST/PATH without '..'")
-        return path
+        return f"{parts.netloc}{unquote(parts.path)}"
 
 
 def checksum(path: str | Path, kind: str, like: str = "") -> str:
@@ -129,7 +111,7 @@ def obtain(
     data_dir
         Where downloads are kept; the per-user cache folder if empty. A damaged file there is downloaded anew.
     unverified
-        Accept a file whose checksum is not the registry's (a newer release upstream), as long as it is intact.
+        Accept a file whose checksum is not the registry's (a newer release upstream).
 
     Returns
     -------
@@ -139,160 +121,105 @@ def obtain(
     Raises
     ------
     ScreenError
-        If the file can't be had, is damaged or is not the registry's: nothing is then left under its final name.
+        If the file can't be had or is not the registry's: nothing new is then left under its final name.
     """
     import filelock
 
     path, address = _place(file, mirror, data_dir)
-    accepted = ("", OTHER_RELEASE) if unverified else ("",)
-    flaw = _flaw(file, path)
-    if address and flaw not in accepted:
+    verified = _is_registered(file, path)
+    if address and not (verified or (unverified and path.is_file())):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(path.with_name(path.name + ".lock")):
-                flaw = _flaw(file, path)
-                if flaw not in accepted:  # else another process has brought it meanwhile
-                    path.unlink(missing_ok=True)
+                verified = _is_registered(file, path)
+                if not verified:  # else another process has brought it meanwhile
                     part = path.with_name(path.name + ".part")
-                    flaw = _download(file, part, address, str(mirror).startswith("http://"))
-                    if flaw in accepted:
+                    verified = _download(file, part, address)
+                    if verified or unverified:
                         part.replace(path)
                     else:
                         part.unlink()
         except OSError as error:
             place = f"{file.name}: can't be written below {data_folder(data_dir)} ({error.strerror or error})"
             raise ScreenError(f"{place}; make room, or choose another folder with --data-dir") from None
-    if flaw in accepted:
-        return path, not flaw
-    if flaw == ABSENT:
+    elif not path.is_file():
         raise ScreenError(f"{file.name}: not in the mirror {str(mirror)!r}; expected at {file.mirror_path}")
-    if flaw != OTHER_RELEASE:
-        raise ScreenError(f"{file.name}: the copy {str(path)!r} is damaged ({flaw}); replace it")
-    sizes = f"; {path.stat().st_size} bytes, expected {file.bytes or 'not known'}" if path.is_file() else ""
-    raise ScreenError(
-        f"{file.name}: its {file.checksum_kind} isn't {file.checksum[:12]}...{sizes} (from {address or path}), but it "
-        "shows no damage, so this may be another release than the registry's: accept it with --unverified"
-    )
+    if not (verified or unverified):
+        raise ScreenError(
+            f"{file.name}: its {file.checksum_kind} isn't {file.checksum[:12]}... (from {address or path}): it is "
+            "damaged, or another release than the registry's, which --unverified accepts"
+        )
+    return path, verified
 
 
-def _flaw(file: RemoteFile, path: Path) -> str:
-    """What keeps a file from being the registry's: `ABSENT`, `OTHER_RELEASE`, or what shows damage; "" if nothing."""
-    if not path.is_file():
-        return ABSENT
-    if checksum(path, file.checksum_kind, file.checksum) == file.checksum:
-        return ""
-    if not path.stat().st_size:
-        return "it is empty"
-    if file.name.endswith(".gz"):
-        try:
-            with gzip.open(path, "rb") as handle:
-                while handle.read(1 << 20):
-                    pass
-        except (EOFError, OSError, zlib.error) as error:
-            return f"it is no whole gzip file: {error}"
-    return OTHER_RELEASE
+def _is_registered(file: RemoteFile, path: Path) -> bool:
+    """Whether a file is there and has the registry's checksum."""
+    return path.is_file() and checksum(path, file.checksum_kind, file.checksum) == file.checksum
 
 
-def _download(file: RemoteFile, part: Path, address: str, plain_http: bool) -> str:
-    """Download a file whole into `part` while its lock is held; return its flaw: "" or `OTHER_RELEASE`."""
+def _download(file: RemoteFile, part: Path, address: str) -> bool:
+    """Download a file whole into `part` while its lock is held; return whether it is the registry's."""
     import requests
 
     for attempt in range(RETRIES + 1):
+        resumed = part.exists()
         try:
-            resumed = _transfer(address, part, plain_http)
-            reason, hopeless = _flaw(file, part), False
-            if not reason or (reason == OTHER_RELEASE and not resumed):
-                return reason
-            part.unlink()  # of pieces taken at different times, too, which may be of two releases
+            _transfer(address, part)
+            verified = _is_registered(file, part)
+            if verified or not resumed:
+                return verified
+            reason = "its pieces don't fit together"  # taken at different times, they may be of two releases
+            part.unlink()
         except requests.RequestException as error:
-            reason, hopeless = _reason(error)
-        if hopeless or attempt == RETRIES:
-            break
-        time.sleep(min(2**attempt, 10))
-    kept = f"; {size_words(part.stat().st_size)} of it are kept to go on from" if part.exists() else ""
+            reason = str(error).rpartition("Caused by ")[2]
+            if isinstance(error, ValueError):  # the address can't be one
+                break
+        time.sleep(2**attempt)
     raise ScreenError(
-        f"{file.name}: can't be downloaded from {address} ({reason}){kept}; check the network, or give a "
+        f"{file.name}: can't be downloaded from {address} ({reason}); check the network, or give a "
         f"copy with --mirror DIR_OR_URL (laid out as {file.mirror_path})"
     )
 
 
-def _transfer(address: str, part: Path, plain_http: bool) -> bool:
-    """Bring what is still missing of a file into `part`, and say whether bytes from earlier are in it.
-
-    What version these are of stands beside it in ``.part.version``, the server's strong ETag. The server compares
-    (If-Range), and sends the whole file where it has another one, or knows no ranges.
-    """
+def _transfer(address: str, part: Path) -> None:
+    """Bring what is still missing of a file into `part`; the whole of it where the server knows no ranges."""
+    import pooch
     import requests
     from tqdm import tqdm
 
-    version = part.with_name(part.name + ".version")
-    offset = part.stat().st_size if part.exists() and version.exists() else 0
     headers = {"Accept-Encoding": "identity"}
-    if offset:
-        headers |= {"Range": f"bytes={offset}-", "If-Range": version.read_text(encoding="utf-8")}
-    session = requests.Session()
-    if not plain_http:
-        del session.adapters["http://"]  # then no redirect leads there, either
-    with session, session.get(address, headers=headers, stream=True, timeout=TIMEOUT) as response:
-        if response.status_code == 416:  # the server has no such part of it any more
-            part.unlink()
-        if response.status_code not in (200, 206):
-            raise requests.HTTPError(response=response)
-        resumed = response.status_code == 206
-        if not resumed:
-            offset, etag = 0, response.headers.get("ETag", "").strip()
-            version.unlink(missing_ok=True)
-            if etag.startswith('"'):  # a weak one, W/"...", doesn't promise the same bytes
-                version.write_text(etag, encoding="utf-8")
-        total = offset + int(response.headers.get("Content-Length", 0))
+    if part.exists() and part.stat().st_size:
+        headers["Range"] = f"bytes={part.stat().st_size}-"
+
+    def examine(response: requests.Response, **options) -> None:
+        if address.startswith("https:") and response.headers.get("Location", "").lower().startswith("http:"):
+            raise requests.exceptions.InvalidSchema("it leads to an address that isn't https")
+        if response.status_code in (200, 416):  # all of it comes, or there is no such part of it
+            handle.truncate(0)
         # Some servers mark a .gz file as gzip'd content whatever is asked; requests would unpack it.
         response.raw.headers.pop("Content-Encoding", None)
-        bar = tqdm(total=total or None, initial=offset, desc=part.stem, unit="B", unit_scale=True, leave=False)
-        with open(part, "ab" if resumed else "wb") as handle, bar:
-            for chunk in response.iter_content(1 << 16):
-                handle.write(chunk)
-                bar.update(len(chunk))
-    version.unlink(missing_ok=True)
-    return resumed
+
+    bar = tqdm(total=1, desc=part.stem, unit="B", unit_scale=True, leave=False, delay=1)  # pooch sets the total
+    options = {"headers": headers, "timeout": TIMEOUT, "hooks": {"response": examine}}
+    with open(part, "ab") as handle:
+        pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 16, **options)(address, handle, None)
 
 
-def _reason(error: Exception) -> tuple[str, bool]:
-    """The few words that matter of requests' nested errors, and whether it is no use to try again."""
-    response = getattr(error, "response", None)
-    if response is not None:
-        words = f"the server answers {response.status_code} {response.reason}"
-        return words, response.status_code not in PASSING_STATUS
-    sign = next((sign for sign in SIGNS if sign in str(error)), "")
-    return SIGNS.get(sign, "the connection broke off"), sign not in ("", "timed out")
+def download_lines(dataset: str, mirror: str | Path = "", data_dir: str | Path = "") -> list[str]:
+    """What reading a screen would download, a line a file, from names and sizes alone; parameters as of `read_screen`.
 
-
-def size_words(count: int) -> str:
-    """A number of bytes for people: ``20.2 kB``, ``412.3 MB``; ``size not known`` for 0."""
-    words = f"{count / 1e3:.1f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"
-    return words if count else "size not known"
-
-
-def download_lines(
-    dataset: str, mirror: str | Path = "", data_dir: str | Path = "", cp_table: str = "selected"
-) -> list[str]:
-    """What reading a screen would download, told from names and sizes alone; the parameters are those of `read_screen`.
-
-    One line a file (state, size, address or path) and last the total; empty for a screen without downloads.
+    Empty for a screen without downloads.
     """
-    files = DATASETS[dataset].files if dataset in DATASETS else ()
-    if {file.role for file in files} >= set(CP_TABLES.values()):
-        files = [file for file in files if file.role not in {*CP_TABLES.values()} - {CP_TABLES.get(cp_table)}]
-    lines, coming = [], []
-    for file in files:
+    lines = []
+    for file in DATASETS[dataset].files if dataset in DATASETS else ():
         path, address = _place(file, mirror, data_dir)
+        size = f"{file.bytes / 1e6:.1f} MB" if file.bytes else "size not known"
         if path.is_file():
             lines.append(f"  {file.name}: at hand ({path})")
         else:
             state = "to download" if address else "missing from the mirror"
-            lines.append(f"  {file.name}: {state}, {size_words(file.bytes)} ({address or path})")
-            coming += [file.bytes] if address else []
-    amount = f"{len(coming)} of {len(files)} files, {size_words(sum(coming))}, into {data_folder(data_dir)}"
-    return [*lines, f"downloads: {amount if coming else 'none'}"] if lines else []
+            lines.append(f"  {file.name}: {state}, {size} ({address or path})")
+    return lines
 
 
 # -------------------------------------------------------------------------------------------------- registry
@@ -336,7 +263,7 @@ def is_user_screen(dataset: str) -> bool:
 def dataset_name(dataset: str) -> str:
     """Name of a screen: the registry's, or the ``name`` of a TOML file; a ScreenError where there is no such screen."""
     if is_user_screen(dataset):
-        return read_description(dataset, reserved=DATASETS)["name"]
+        return read_description(dataset, reserved=DATASETS).name
     if dataset in DATASETS:
         return dataset
     hint = "".join(f" Did you mean {near!r}?" for near in difflib.get_close_matches(str(dataset), DATASETS, n=1))
@@ -350,7 +277,6 @@ def read_screen(
     mirror: str = "",
     data_dir: str = "",
     unverified: bool = False,
-    cp_table: str = "selected",
     **simulated: object,
 ) -> Screen:
     """Read a screen by name or by TOML file, checked and fit for use.
@@ -361,8 +287,6 @@ def read_screen(
     ----------
     mirror, data_dir, unverified
         As of `obtain`; a file that isn't the registry's release is marked in `Screen.sources` and noted.
-    cp_table
-        A key of `CP_TABLES`: which CP features of a Rosetta screen are read.
     **simulated
         Of the simulated screen alone: size, seed and knobs (`simulate_screen`).
     """
@@ -381,17 +305,14 @@ def read_screen(
                 had[role] = obtain(by_role[role], mirror=mirror, data_dir=data_dir, unverified=unverified)
         return [had[role][0] for role in roles]
 
-    screen = READERS[entry.reader](entry, files, simulated | {"cp_table": cp_table})
-    sources, doubtful = [], []
-    for role, file in by_role.items():
-        if role in had:
-            path, verified = had[role]
-            known = verified and file.checksum_kind == "SHA-256"  # hashed already
-            sha256 = file.checksum if known else sha256_file(path)
-            facts = {"sha256": sha256, "bytes": path.stat().st_size, "verified": verified}
-            terms = {"licence": file.licence, "citation": file.citation}
-            sources.append({"file": file.name, "address": file.address} | facts | terms)
-            doubtful += [] if verified else [file.name]
+    screen = READERS[entry.reader](entry, files, simulated)
+    sources = []
+    for file in [file for file in entry.files if file.role in had]:
+        path, verified = had[file.role]
+        facts = {"sha256": sha256_file(path), "bytes": path.stat().st_size, "verified": verified}
+        terms = {"licence": file.licence, "citation": file.citation}
+        sources.append({"file": file.name, "address": file.address} | facts | terms)
+    doubtful = [source["file"] for source in sources if not source["verified"]]
     notes = [f"Not the registry's release, accepted with --unverified: {', '.join(doubtful)}."] if doubtful else []
     screen = replace(screen, sources=(*screen.sources, *sources), notes=(*screen.notes, *notes))
     return profiles.require_valid(screen)
@@ -418,7 +339,7 @@ def local_files(screen: Screen) -> list[Path]:
 def _read_simulated(dataset: Dataset, files: Callable[..., list[Path]], options: dict) -> Screen:
     from cpx_utils.simulation import simulate_screen
 
-    return simulate_screen(**{name: value for name, value in options.items() if name != "cp_table"})
+    return simulate_screen(**options)
 
 
 def read_r_profiles(path: str | Path) -> pd.DataFrame:
@@ -430,20 +351,13 @@ def read_r_profiles(path: str | Path) -> pd.DataFrame:
 
     path = Path(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # guesses about a file that is no R data; the error says it better
-            content = rdata.read_rda(path)
+        # guesses about a file that is no R data; values too large, which are refused by name
+        with warnings.catch_warnings(), np.errstate(over="ignore", invalid="ignore"):
+            warnings.simplefilter("ignore")
+            (table,) = (value for value in rdata.read_rda(path).values() if isinstance(value, pd.DataFrame))
+            table = table.astype(np.float32)
     except Exception as error:  # rdata raises whatever its parser stumbles over
-        raise ScreenError(f"{path.name}: not a readable R data file ({type(error).__name__})") from None
-    frames = [value for value in content.values() if isinstance(value, pd.DataFrame)]
-    if len(frames) != 1:
-        raise ScreenError(f"{path.name}: holds {len(frames)} data frames; exactly one is expected")
-    table = frames[0]
-    words = [str(column) for column in table if not pd.api.types.is_numeric_dtype(table[column])]
-    if words:
-        raise ScreenError(f"{path.name}: column {words[0]!r} is not numeric; all columns are features there")
-    with np.errstate(over="ignore", invalid="ignore"):  # what is too large becomes infinite, which is refused by name
-        table = table.astype(np.float32)
+        raise ScreenError(f"{path.name}: not readable as one R data frame of numbers ({error})") from None
     return table.set_axis(table.index.astype(str)).set_axis(table.columns.astype(str), axis=1)
 
 
@@ -452,9 +366,6 @@ def _read_consensus(dataset: Dataset, files: Callable[..., list[Path]], options:
     cp, tx = (read_r_profiles(path) for path in files("cp", "tx"))
     tx.columns = tx.columns.str.replace("HLA.", "HLA-", regex=False)  # R writes a dot; no other symbol has a hyphen
     notes = ["One consensus profile a compound: there are no replicates, doses, plates or negative controls."]
-    if list(cp.index) != list(tx.index):
-        shared = cp.index.intersection(tx.index)
-        notes.append(f"CP and TX list different compounds or another order; {len(shared)} are in both.")
     *known, more = annotation.annotate_compounds(sorted({*cp.index, *tx.index}), files)
     blank = {PLATE: "", WELL: "", COMPOUND: "", DOSE: np.nan, CONTROL: False}
     wells = [
@@ -482,12 +393,9 @@ def _read_rosetta(dataset: Dataset, files: Callable[..., list[Path]], options: d
     Two CSV tables with metadata of mixed types between the features. What they spell in several ways (controls, doses,
     plate names, gaps) has one spelling in a `Screen`; whatever is changed or left out is counted in a note.
     """
-    cp_table = options["cp_table"]
-    if cp_table not in CP_TABLES:
-        raise ScreenError(f"there is no CP table {cp_table!r}; cp_table is one of {', '.join(CP_TABLES)}")
     tables, smiles, notes = [], [], []
-    for kind, role in (("cp", CP_TABLES[cp_table]), ("tx", "tx")):
-        (path,) = files(role)
+    for kind in ("cp", "tx"):
+        (path,) = files(kind)
         metadata, features = _read_csv(path, kind)
         wells = _wells(metadata, dataset, kind, path.name, notes)
         smiles.append(wells[[COMPOUND, CONTROL]].assign(SMILES=wells.pop("smiles")))
@@ -496,7 +404,7 @@ def _read_rosetta(dataset: Dataset, files: Callable[..., list[Path]], options: d
         features = _informative(features, wells.index, kind.upper(), notes)
         tables.append(pd.concat([wells.reset_index(drop=True), features], axis=1))
     cp, tx = tables
-    tx[DOSE] = _joint_doses(cp, tx, notes)
+    tx[DOSE] = _joint_doses(cp, tx)
     cp_pairs, tx_pairs = (table.loc[~table[CONTROL], [COMPOUND, DOSE]].drop_duplicates() for table in tables)
     cp_ids, tx_ids = set(cp_pairs[COMPOUND]), set(tx_pairs[COMPOUND])
     notes.append(
@@ -565,30 +473,21 @@ def _wells(metadata: pd.DataFrame, dataset: Dataset, kind: str, file: str, notes
     wells[COMPOUND] = compound.mask(control, "negcon" if dataset.alleles else "DMSO")
     wells[DOSE] = np.where(control | dataset.alleles | ~(doses > 0), np.nan, doses)
     wells = wells.assign(**{CONTROL: control.to_numpy(bool), "smiles": smiles})
-    nameless = wells[COMPOUND] == ""
-    if nameless.any():
-        notes.append(f"{label}: {nameless.sum()} wells without treatment that are no controls were dropped.")
-    wells = wells[~nameless]
-    repeated = wells.duplicated([PLATE, WELL]) & (wells[PLATE] != "") & (wells[WELL] != "")
-    if repeated.any():
-        notes.append(f"{label}: {repeated.sum()} rows repeat a plate's well; the first of each was kept.")
-    return wells[~repeated]
+    named = wells[wells[COMPOUND] != ""]
+    kept = named[~named.duplicated([PLATE, WELL]) | (named[PLATE] == "") | (named[WELL] == "")]
+    if len(kept) < len(wells):
+        counts = f"{len(wells) - len(named)} wells without treatment and {len(named) - len(kept)} that repeat another"
+        notes.append(f"{label}: {counts} well of their plate were dropped.")
+    return kept
 
 
-def _joint_doses(cp: pd.DataFrame, tx: pd.DataFrame, notes: list[str]) -> pd.Series:
+def _joint_doses(cp: pd.DataFrame, tx: pd.DataFrame) -> list[float]:
     """Doses of the TX wells, each replaced by the dose of its compound in CP that nearly agrees, if there is one."""
     known = cp.dropna(subset=DOSE).groupby(COMPOUND)[DOSE].unique()
-
-    def joint(compound: str, dose: float) -> float:
-        for other in known.get(compound, ()):
-            if 1 / SAME_DOSE < dose / other < SAME_DOSE:
-                return other
-        return dose
-
-    doses = pd.Series([joint(*treatment) for treatment in zip(tx[COMPOUND], tx[DOSE], strict=True)])
-    changed = int((doses != tx[DOSE])[doses.notna()].sum())
-    if changed:
-        notes.append(f"{changed} TX wells have a dose that differs by less than 5% from that of CP, which they got.")
+    doses = []
+    for compound, dose in zip(tx[COMPOUND], tx[DOSE], strict=True):
+        near = [other for other in known.get(compound, ()) if 1 / SAME_DOSE < dose / other < SAME_DOSE]
+        doses.append(near[0] if near else dose)
     return doses
 
 
@@ -610,13 +509,14 @@ def _gene_symbols(probes: Sequence[str], path: Path, notes: list[str]) -> list[s
 def _informative(features: pd.DataFrame, rows: pd.Index, label: str, notes: list[str]) -> pd.DataFrame:
     """Some rows of the features, in alphabetical order, infinite values missing, without empty and constant ones."""
     features = features.loc[rows, sorted(features)].reset_index(drop=True)
-    if infinite := int(np.isinf(features.to_numpy()).sum()):
-        features = features.mask(np.isinf(features))
-        notes.append(f"{label}: {infinite} infinite values count as missing.")
+    infinite = np.isinf(features.to_numpy())
+    features = features.mask(infinite)
     lowest, highest = features.min(), features.max()
     empty, constant = int(lowest.isna().sum()), int((lowest == highest).sum())
-    if empty or constant:
-        notes.append(f"{label}: {empty} features without any value and {constant} constant ones were dropped.")
+    notes.append(
+        f"{label}: {empty} features without any value and {constant} constant ones were dropped; {infinite.sum()} "
+        "infinite values count as missing."
+    )
     return features.loc[:, lowest < highest]
 
 

@@ -668,7 +668,7 @@ def check(options: argparse.Namespace, notebooks: Path) -> int:
     first = {} if problems else next(iter(make_plan(options, notebooks).parameters.values()))
     if not own:
         first["size"] = first.get("screen_size", "default")
-        names = ("size", "seed", "preset", "shared_strength", "cp_table", "mirror", "data_dir", "unverified")
+        names = ("size", "seed", "preset", "shared_strength", "mirror", "data_dir", "unverified")
         screen, problems = examine_screen(options.dataset, **{name: first[name] for name in names if name in first})
     for problem in problems:
         say(problem, wrong=True)
@@ -707,7 +707,7 @@ def main(arguments: Sequence[str] | None = None, notebooks: str | Path | None = 
 
             print_forecast(plan)
             first = plan.parameters[plan.stages[0].name]
-            known = {name: first[name] for name in ("mirror", "data_dir", "cp_table") if name in first}
+            known = {name: first[name] for name in ("mirror", "data_dir") if name in first}
             for line in download_lines(plan.dataset, **known):
                 say(line)
         else:

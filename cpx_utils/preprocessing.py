@@ -27,7 +27,6 @@ from cpx_utils.profiles import (
     treatments,
 )
 
-FEW_CONTROLS = ("leave_out", "treated")
 NO_SPREAD = 1e-9  # a spread up to this is none
 TO_DEVIATION = 1.4826  # from a median absolute deviation to the standard deviation of normal values
 HARDLY_VARIES = 0.01  # of a feature's usual spread; plates of one file may come in units that differ by tens
@@ -39,10 +38,8 @@ def leave_out_plates(screen: Screen, min_controls: int = 4, few_controls: str = 
     A modality without any negative control is left as it is: its profiles must be comparable already.
 
     `min_controls` and `few_controls` are those of `normalise_plates`. Raises ScreenError where no plate of a modality
-    has enough controls, or `few_controls` is unknown.
+    has enough controls.
     """
-    if few_controls not in FEW_CONTROLS:
-        raise ScreenError(f"few_controls is {few_controls!r}; it is one of {', '.join(FEW_CONTROLS)}")
     kept, notes = {}, list(screen.notes)
     for name in ("cp", "tx"):
         table = kept[name] = getattr(screen, name)
@@ -227,14 +224,12 @@ class FeaturePreparation(TransformerMixin, BaseEstimator):
         try:
             stored = json.loads(Path(path).read_text(encoding="utf-8"))
             preparation = cls(**stored["parameters"])
-            preparation.features_ = names = stored["features"]
-            if not names or len(set(names)) < len(names):
-                raise ValueError("its features aren't a list of different names")
+            preparation.features_ = list(dict.fromkeys(stored["features"]))
             for name in ("median_", "mean_", "scale_"):
-                values = np.asarray(stored[name], dtype=np.float64)
-                if values.shape != (len(names),) or not np.isfinite(values).all():
-                    raise ValueError(f"{name} aren't {len(names)} finite numbers, one a feature")
-                setattr(preparation, name, values)
+                setattr(preparation, name, np.asarray(stored[name], dtype=np.float64))
+            learned = np.array([preparation.median_, preparation.mean_, preparation.scale_])
+            if learned.shape != (3, len(preparation.features_)) or not np.isfinite(learned).all():
+                raise ValueError("it needs three finite numbers of each of its features")
             if not (preparation.scale_ > 0).all():
                 raise ValueError("scale_ isn't above 0 everywhere")
         except (OSError, AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError) as error:
@@ -351,11 +346,8 @@ def most_plate_dependent(table: pd.DataFrame) -> str:
 
     The first one where fewer than two plates have controls.
     """
-    features = feature_columns(table)
     controls = table[table[CONTROL].to_numpy(bool)]
-    plates = controls.groupby(PLATE)[features]
-    if len(plates) < 2:
-        return features[0]
+    plates = controls.groupby(PLATE)[feature_columns(table)]
     return str((plates.median().std() / plates.std().median()).fillna(0).idxmax())
 
 

@@ -7,7 +7,7 @@ convention of the field: metadata start with ``Metadata_``, everything else is a
 Whatever a screen lacks has one spelling: no plate or well is ``""``, no dose is NaN, no control is False.
 """
 
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -230,45 +230,32 @@ def _treated(table: pd.DataFrame) -> pd.DataFrame:
 # ----------------------------------------------------------------------------------------------- checking
 
 
-def _problems(label: str, checks: Iterable[tuple[Sized, str]]) -> list[str]:
-    """A line for each check that found something: what it found, and the message about it.
-
-    In a message ``{names}`` stands for the first few findings, ``{n}`` for their number, ``{first}`` for the first.
-    """
-    return [
-        f"{label}: {message.format(names=some_names(found), n=len(found), first=found[0])}"
-        for found, message in ((list(found), message) for found, message in checks)
-        if found
-    ]
-
-
 def check_screen(screen: Screen) -> list[str]:
     """Everything that is wrong with a screen, one line a problem; an empty list if nothing is.
 
-    Checked: each profile table (`check_table`), ids that are both control and compound, that CP and TX share a
-    compound, and that the tables about compounds say everything once and know each compound and task.
+    Checked: each profile table (`check_table`), ids that are both control and compound, and that CP and TX share a
+    compound. That the tables about compounds say everything once is their readers' part.
     """
     problems = check_table(screen.cp, "CP") + check_table(screen.tx, "TX")
     if problems:
         return problems
     wells = pd.concat([table[[COMPOUND, CONTROL]] for table in (screen.cp, screen.tx)])
     treated, controls = (set(wells.loc[wells[CONTROL].astype(bool) == flag, COMPOUND]) for flag in (False, True))
-    both = sorted(treated & controls, key=str)
-    if both:
+    if treated & controls:
         rule = "is a negative control in some wells and a treatment in others; mark a control's id everywhere"
-        problems.append(f"compound {some_names(both)} {rule}")
+        problems.append(f"compound {some_names(sorted(treated & controls))} {rule}")
     if not paired_compounds(screen):
         cp, tx = (some_names(_treated(table)[COMPOUND].unique()) for table in (screen.cp, screen.tx))
         apart = f"CP has {cp}, TX has {tx}; the compound columns must use the same ids"
         problems.append(f"CP and TX have no compound in common: {apart}")
-    for label, keys in {"compounds": [COMPOUND], "activity": [COMPOUND, "task"], "tasks": ["task"]}.items():
-        table = getattr(screen, label)
-        twice = table.loc[table.duplicated(keys), keys[0]]
-        problems += _problems(label, [(twice, f"{{names}} is given more than once; one row a {' and '.join(keys)}")])
-    unlisted = sorted(treated - set(screen.compounds[COMPOUND]), key=str)
-    unknown = sorted(set(screen.activity["task"]) - set(screen.tasks["task"]), key=str)
-    problems += _problems("compounds", [(unlisted, "{names} is measured but not listed; one row a compound")])
-    return problems + _problems("tasks", [(unknown, "{names} occurs in the activity table but is not listed")])
+    return problems
+
+
+def refuse(problems: list[str]) -> None:
+    """Raise the first problem, if there is any, with the number of the others."""
+    if problems:
+        more = f" (and {len(problems) - 1} more; run_all.py --check of a screen lists them)" if problems[1:] else ""
+        raise ScreenError(problems[0] + more)
 
 
 def require_valid(screen: Screen) -> Screen:
@@ -280,12 +267,9 @@ def require_valid(screen: Screen) -> Screen:
     Raises
     ------
     ScreenError
-        With the first problem of `check_screen`, saying how many more there are.
+        With the first problem of `check_screen`, and the number of the others.
     """
-    problems = check_screen(screen)
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise ScreenError(f"{screen.name}: {problems[0]}{more}")
+    refuse(check_screen(screen))
     measured = set(_treated(screen.cp)[COMPOUND]) | set(_treated(screen.tx)[COMPOUND])
     known, labelled = (table[COMPOUND].isin(measured) for table in (screen.compounds, screen.activity))
     used = screen.tasks["task"].isin(screen.activity.loc[labelled, "task"])
@@ -309,9 +293,6 @@ def check_table(table: pd.DataFrame, label: str) -> list[str]:
 
     That its metadata columns are there and its features numbers is its reader's part.
     """
-    repeated = table.columns[table.columns.duplicated()]
-    if len(repeated):
-        return _problems(label, [(repeated, "column name {names} occurs more than once; names must be unique")])
     # One by one: a whole screen in double precision would not fit everywhere.
     empty = [name for name in feature_columns(table) if table[name].isna().all()]
     endless = [name for name in feature_columns(table) if np.isinf(table[name]).any()]
@@ -333,7 +314,11 @@ def check_table(table: pd.DataFrame, label: str) -> list[str]:
         ),
         (twice[PLATE] + " " + twice[WELL], "plate and well {names} is given more than once; a row is a well"),
     ]
-    return _problems(label, checks)
+    return [
+        f"{label}: {message.format(names=some_names(found), n=len(found), first=next(iter(found)))}"
+        for found, message in checks
+        if len(found)
+    ]
 
 
 # -------------------------------------------------------------------------------------------- testability
@@ -354,6 +339,12 @@ def count_compounds(screen: Screen) -> pd.DataFrame:
     return pd.DataFrame({"what": list(counts), "n": list(counts.values())})
 
 
+def mechanism_holders(compounds: pd.DataFrame) -> pd.Series:
+    """Of how many different structures each MoA is."""
+    held = compounds.assign(group=compound_groups(compounds).to_numpy()).explode("MoA")
+    return held.groupby("MoA")["group"].nunique()
+
+
 def testability(screen: Screen, min_active: int = 25, min_inactive: int = 25) -> pd.DataFrame:
     """Which of six endpoints the screen can answer, and why not the others: endpoint, testable, reason.
 
@@ -371,8 +362,7 @@ def testability(screen: Screen, min_active: int = 25, min_inactive: int = 25) ->
     replicates = f"{n_replicated} of {len(spread)} CP treatments are on at least 2 {unit} (at least 2 are needed)"
     n_controls = int(screen.cp[CONTROL].astype(bool).sum())
     calls = replicates if n_controls >= 2 else "activity is called against controls"
-    holders = known.assign(group=compound_groups(known).to_numpy()).explode("MoA").groupby("MoA")["group"].nunique()
-    n_moas, n_annotated = int((holders >= 2).sum()), int((known["MoA"].map(len) > 0).sum())
+    n_moas, n_annotated = int((mechanism_holders(known) >= 2).sum()), int((known["MoA"].map(len) > 0).sum())
     counts = task_counts(screen, min_active, min_inactive)
     tested = counts[counts["tested"]]
     assays = "the screen has no assay outcomes"

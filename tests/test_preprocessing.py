@@ -86,8 +86,6 @@ def test_raw_wells_never_stand_beside_normalised_ones():
     assert none.empty and not report["normalised"].any()
     with pytest.raises(ScreenError, match=r"no CP plate has 9 negative controls.*at most 8.*few_controls=treated"):
         leave_out_plates(screen_of(table), min_controls=9)
-    with pytest.raises(ScreenError, match="few_controls is 'all'; it is one of leave_out, treated"):
-        leave_out_plates(screen_of(table), few_controls="all")
 
 
 def test_a_plate_with_few_controls_may_be_normalised_by_all_of_its_wells():
