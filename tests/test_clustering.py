@@ -285,3 +285,32 @@ def test_found_at_a_false_discovery_rate_fold_by_fold():
     by_method = found.groupby("method")["found"].mean()
     assert by_method["rcca"] > by_method["raw_cp"]
     assert clustering.found_by_fold([]).empty
+
+
+def test_the_position_null_finds_what_positions_alone_make_alike():
+    """Four compounds a position on two maps: by hand, and with a planted edge effect."""
+    rng = np.random.default_rng(0)
+    rows = [
+        (f"p{n_map}{copy}", well, f"c{n_map}{well}")
+        for n_map in range(4) for copy in range(2) for well in ("A01", "A02", "B01", "B02")
+    ]  # fmt: skip
+    wells = pd.DataFrame(rows, columns=[PLATE, WELL, COMPOUND]).assign(**{DOSE: np.nan, CONTROL: False})
+    values = rng.normal(size=(len(wells), 5)).astype(np.float32)
+    got = clustering.position_null(wells, values).set_index("compound")["position_map"]
+    similarity = metrics.cosine_similarity(values, values)
+    by_hand = {}
+    for i, query in wells.iterrows():
+        other = (wells[PLATE] != query[PLATE]) & (wells[COMPOUND] != query[COMPOUND])
+        positive = (wells[WELL] == query[WELL])[other].to_numpy()
+        value = average_precision_score(positive, similarity[i][other.to_numpy()])
+        by_hand.setdefault(query[COMPOUND], []).append(value)
+    assert got.to_dict() == pytest.approx({name: np.mean(value) for name, value in by_hand.items()}, abs=1e-6)
+    edge = values + 20 * np.eye(5, dtype=np.float32)[pd.factorize(wells[WELL])[0]]
+    assert clustering.position_null(wells, edge)["position_map"].min() > 0.99
+    nowhere = clustering.position_null(wells.assign(**{WELL: ""}), values)
+    assert nowhere["position_map"].isna().all() and len(nowhere) == 16
+    keyed = wells.assign(split="random", repeat=0, fold=0, seed=0, method="m", control="")
+    table = pd.concat([keyed, embedding_table(values)], axis=1)
+    by_fold = clustering.position_null_by_fold([table])
+    assert by_fold["position_map"].tolist() == pytest.approx(got.tolist()) and set(by_fold["method"]) == {"m"}
+    assert clustering.position_null_by_fold([]).empty
