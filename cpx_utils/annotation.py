@@ -41,8 +41,7 @@ def read_table(path: str | Path, columns: Sequence[str], separator: str = ",", *
         table = pd.read_csv(path, sep=separator, low_memory=False, **options)
     except (OSError, EOFError, ValueError) as error:
         raise ScreenError(f"{name}: can't be read as a table ({error})") from None
-    missing = [column for column in columns if column not in table.columns]
-    if missing:
+    if missing := sorted({*columns} - {*table.columns}):
         raise ScreenError(f"{name}: column {missing[0]!r} is missing; the registry's release has {list(columns)}")
     return table
 

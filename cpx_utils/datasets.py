@@ -405,16 +405,11 @@ def _read_rosetta(dataset: Dataset, files: Callable[..., list[Path]], options: d
         tables.append(pd.concat([wells.reset_index(drop=True), features], axis=1))
     cp, tx = tables
     tx[DOSE] = _joint_doses(cp, tx)
-    cp_pairs, tx_pairs = (table.loc[~table[CONTROL], [COMPOUND, DOSE]].drop_duplicates() for table in tables)
-    cp_ids, tx_ids = set(cp_pairs[COMPOUND]), set(tx_pairs[COMPOUND])
-    notes.append(
-        f"{len(cp_ids & tx_ids)} compounds are in both modalities, in {len(cp_pairs.merge(tx_pairs))} treatments; "
-        f"{len(cp_ids - tx_ids)} are in CP only and {len(tx_ids - cp_ids)} in TX only."
-    )
+    treated = {name for table in tables for name in table.loc[~table[CONTROL], COMPOUND]}
     if dataset.alleles:
         notes.append("The treatments are overexpressed alleles, not compounds: no doses, structures, MoAs or assays.")
     own = pd.concat(smiles).query(f"SMILES != '' and not {CONTROL}").drop_duplicates(COMPOUND).assign(InChIKey14="")
-    *known, more = annotation.annotate_compounds(sorted(cp_ids | tx_ids), files, [own])
+    *known, more = annotation.annotate_compounds(sorted(treated), files, [own])
     return Screen(dataset.name, cp, tx, *known, (*notes, *more))
 
 

@@ -374,12 +374,6 @@ def testability(screen: Screen, min_active: int = 25, min_inactive: int = 25) ->
             f"{best['n_inactive']})"
         )
     n_families = int((tested.loc[tested["family"] != "other", "family"].value_counts() >= MIN_TASKS_PER_FAMILY).sum())
-    moas = (
-        f"{n_moas} MoAs are shared by at least 2 compounds of different structure ({n_annotated} of {len(paired)} "
-        "paired compounds have an MoA; at least 2 such MoAs are needed)"
-    )
-    pairs = f"{len(paired)} compounds with both CP and TX (at least {MIN_PAIRED_COMPOUNDS} are needed)"
-    families = f"{n_families} target families have at least {MIN_TASKS_PER_FAMILY} tasks with enough labels"
     rows = [
         ("replicate_clustering", n_replicated >= 2, replicates),
         (
@@ -387,10 +381,23 @@ def testability(screen: Screen, min_active: int = 25, min_inactive: int = 25) ->
             n_replicated >= 2 and n_controls >= 2,
             f"{n_controls} negative-control wells in CP; {calls}",
         ),
-        ("moa_clustering", n_moas >= 2, moas),
-        ("retrieval", len(paired) >= MIN_PAIRED_COMPOUNDS, pairs),
+        (
+            "moa_clustering",
+            n_moas >= 2,
+            f"{n_moas} MoAs are shared by at least 2 compounds of different structure ({n_annotated} of {len(paired)} "
+            "paired compounds have an MoA; at least 2 such MoAs are needed)",
+        ),
+        (
+            "retrieval",
+            len(paired) >= MIN_PAIRED_COMPOUNDS,
+            f"{len(paired)} compounds with both CP and TX (at least {MIN_PAIRED_COMPOUNDS} are needed)",
+        ),
         ("bioactivity", len(tested) > 0, assays),
-        ("target_families", n_families > 0, families),
+        (
+            "target_families",
+            n_families > 0,
+            f"{n_families} target families have at least {MIN_TASKS_PER_FAMILY} tasks with enough labels",
+        ),
     ]
     return pd.DataFrame(rows, columns=["endpoint", "testable", "reason"])
 

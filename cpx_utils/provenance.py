@@ -369,7 +369,8 @@ def package_versions() -> dict[str, str]:
     project = tomllib.loads((project_root() / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     groups = {"": project["dependencies"]} | project.get("optional-dependencies", {})
     pinned = [line for group, lines in groups.items() if group != "test" for line in lines]
-    installed = {one.name.lower().replace("_", "-"): one.version for one in metadata.distributions()}
+    found = reversed([*metadata.distributions()])  # where one is found twice, the first is imported
+    installed = {str(one.name).lower().replace("_", "-"): one.version for one in found}
     return {name: installed.get(name, "") for name in sorted(re.match(r"[\w.-]+", line)[0] for line in pinned)}
 
 
