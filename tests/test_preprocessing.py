@@ -6,6 +6,7 @@ import pytest
 from pycytominer import normalize
 from sklearn.base import clone
 
+from cpx_utils.metrics import nearest_shares_label
 from cpx_utils.preprocessing import (
     FeaturePreparation,
     consensus,
@@ -18,8 +19,19 @@ from cpx_utils.preprocessing import (
     replicate_correlations,
     robust_spread,
     share_beyond_chance,
+    shrunken,
 )
-from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, METADATA_COLUMNS, PLATE, WELL, Screen, ScreenError
+from cpx_utils.profiles import (
+    COMPOUND,
+    CONTROL,
+    DOSE,
+    METADATA_COLUMNS,
+    PLATE,
+    WELL,
+    Screen,
+    ScreenError,
+    feature_columns,
+)
 
 
 def plate_table(n_controls=(8, 6, 3, 0), n_treated=10, n_features=5, seed=0):
@@ -57,7 +69,7 @@ def test_plates_are_normalised_to_median_and_mad_of_their_own_controls():
     table = plate_table()
     table.loc[table.index[table[CONTROL]][0], "Cells_f1"] = np.nan
     table.loc[table.index[~table[CONTROL]][0], "Cells_f2"] = np.nan
-    normalised, report = normalise_plates(table)
+    normalised, report = normalise_plates(table, shrink=False)
     for plate in ("P0", "P1"):
         mine = normalised.loc[normalised[PLATE] == plate, FEATURES]
         np.testing.assert_allclose(mine, by_pycytominer(table, plate), rtol=1e-5, atol=1e-6)
@@ -91,12 +103,12 @@ def test_raw_wells_never_stand_beside_normalised_ones():
 def test_a_plate_with_few_controls_may_be_normalised_by_all_of_its_wells():
     table = plate_table()
     assert len(leave_out_plates(screen_of(table), few_controls="treated").cp) == len(table)
-    normalised, report = normalise_plates(table, few_controls="treated")
+    normalised, report = normalise_plates(table, few_controls="treated", shrink=False)
     assert report["normalised"].all() and len(normalised) == len(table)
     wells = table.loc[table[PLATE] == "P3", FEATURES]
     expected = (wells - wells.median()) / robust_spread(wells)
     np.testing.assert_allclose(normalised.loc[wells.index, FEATURES], expected, rtol=1e-4, atol=1e-4)
-    strict = normalise_plates(table)[0]
+    strict = normalise_plates(table, shrink=False)[0]
     pd.testing.assert_frame_equal(normalised.loc[strict.index], strict)  # plates with controls are what they were
 
 
@@ -117,7 +129,7 @@ def test_controls_that_hardly_vary_on_a_plate_do_not_blow_a_feature_up():
     noise = 1e-7 * np.random.default_rng(0).normal(size=int((here & table[CONTROL]).sum()))
     table["Cells_f0"] = table["Cells_f0"].astype(float)
     table.loc[here & table[CONTROL], "Cells_f0"] = 2.0 + noise
-    normalised, report = normalise_plates(table)
+    normalised, report = normalise_plates(table, shrink=False)
     assert report["n_flat"].tolist() == [1, 0, 0]
     assert normalised["Cells_f0"].abs().max() < 100  # the plate's own spread would give hundreds of millions
     spreads = pd.DataFrame([robust_spread(wells[FEATURES]) for _, wells in table[table[CONTROL]].groupby(PLATE)])
@@ -125,6 +137,54 @@ def test_controls_that_hardly_vary_on_a_plate_do_not_blow_a_feature_up():
     expected = (table.loc[here, "Cells_f0"] - 2.0) / usual
     np.testing.assert_allclose(normalised.loc[here, "Cells_f0"], expected, rtol=1e-4, atol=1e-4)
     assert enough_spread(np.array([0.009, 0.011, 5.0]), np.array([1.0, 1.0, np.inf])).tolist() == [1.0, 0.011, np.inf]
+
+
+def wells_on_maps(offset, n_maps=12, n_controls=4, n_treated=40, n_features=120, seed=0):
+    """Heavy-tailed wells on three plates a map, with few controls; plates differ by `offset` deviations."""
+    rng = np.random.default_rng(seed)
+    loadings, wells, values = 0.25 * rng.normal(size=(10, n_features)), [], []
+    for number in range(n_maps):
+        effects = rng.normal(size=(n_treated, 10)) @ loadings
+        names = ["DMSO"] * n_controls + [f"c{number}-{i}" for i in range(n_treated)]
+        for copy in range(3):
+            noise = rng.standard_t(4, size=(len(names), n_features)) + offset * rng.normal(size=n_features)
+            noise[n_controls:] += effects
+            values.append(noise)
+            wells += [(f"m{number}-{copy}", f"W{i}", name, np.nan, name == "DMSO") for i, name in enumerate(names)]
+    features = pd.DataFrame(np.vstack(values), columns=[f"Cells_{i}" for i in range(n_features)])
+    return pd.concat([pd.DataFrame(wells, columns=METADATA_COLUMNS), features], axis=1)
+
+
+def same_map_share(table):
+    """Share of treated wells whose nearest well of another compound lies on the same plate map."""
+    treated = table[~table[CONTROL]]
+    values = treated[feature_columns(treated)]
+    maps = treated[PLATE].str.split("-").str[0]
+    return nearest_shares_label(((values - values.mean()) / values.std()).to_numpy(), treated[COMPOUND], maps)[0]
+
+
+def test_few_controls_do_not_write_their_plate_into_profiles():
+    """As on real wells with four control rows a plate, where plain normalisation made profiles tell their map."""
+    table = wells_on_maps(offset=0.0)
+    before, plain, shrunk = (
+        same_map_share(one) for one in (table, normalise_plates(table, shrink=False)[0], normalise_plates(table)[0])
+    )
+    assert plain > before + 0.3 and abs(shrunk - before) < 0.03
+    # Plates that truly differ are brought together, no worse than without.
+    table = wells_on_maps(offset=2.0)
+    shares = [same_map_share(one) for one in (table, *(normalise_plates(table, shrink=s)[0] for s in (False, True)))]
+    assert shares[0] > 0.95 and shares[2] <= shares[1] < shares[0]
+
+
+def test_estimates_shrink_by_the_chance_in_them():
+    rng = np.random.default_rng(0)
+    apart, alike = 10 * rng.normal(size=(3, 40)), rng.normal(size=(3, 40))
+    estimates = pd.DataFrame(np.vstack([apart, alike]))
+    got = shrunken(estimates, 0 * estimates + 1.0)
+    np.testing.assert_allclose(got[:3], estimates[:3], atol=1.0)
+    np.testing.assert_allclose(got[3:], np.broadcast_to(estimates[3:].median(axis=1).to_numpy()[:, None], (3, 40)))
+    alone = shrunken(estimates[[0]], 0 * estimates[[0]] + 1.0)
+    pd.testing.assert_frame_equal(alone, estimates[[0]])  # a single plate is what it is
 
 
 def training_wells(n=200, seed=1):

@@ -160,7 +160,8 @@ def statistics_of_presets(default_screen):
     for preset, real in simulation.IMITATES.items():
         screen = default_screen if preset == "cdrp-bio" else simulation.simulate_screen("default", 0, preset)
         raw = {"CP": screen.cp, "TX": screen.tx}
-        wells = {name: preprocessing.normalise_plates(table)[0] for name, table in raw.items()}
+        # Each plate by itself, as those who published the real values normalised.
+        wells = {name: preprocessing.normalise_plates(table, shrink=False)[0] for name, table in raw.items()}
         correlations = {name: preprocessing.replicate_correlations(table) for name, table in wells.items()}
         profiles = {
             name: preprocessing.consensus(table[METADATA_COLUMNS], feature_matrix(table), by="compound")[1]
