@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from cpx_utils.profiles import COMPOUND, ScreenError, compound_groups
+from cpx_utils.metrics import nearest_shares_label
+from cpx_utils.profiles import COMPOUND, CONTROL, PLATE, ScreenError, compound_groups, feature_matrix
 
 SPLITS = ("random", "scaffold", "moa")
 
@@ -267,6 +268,22 @@ def plate_maps(plates: np.ndarray, compounds: np.ndarray, treated: np.ndarray) -
     n = compound.max(initial=0) + 1
     links = coo_array((np.ones(treated.sum()), (plate[treated], compound[treated])), shape=(n, n))
     return connected_components(links, directed=False)[1][plate]
+
+
+def same_map_share(wells: pd.DataFrame, *, seed: int = 0) -> tuple[float, float]:
+    """How often a treated well's nearest well of another compound lies on its own plate map, and how often by chance.
+
+    Profiles that tell where they were measured have a share above chance. Where all plates hold the same compounds,
+    plates stand for maps. Features are standardised over the wells; missing values are their mean.
+    """
+    treated = wells[~wells[CONTROL].astype(bool)]
+    plates, compounds = treated[PLATE].to_numpy(), treated[COMPOUND].to_numpy()
+    maps = plate_maps(plates, compounds, np.ones(len(treated), dtype=bool))
+    maps = maps if len(np.unique(maps)) > 1 else plates
+    values = feature_matrix(treated).astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values = np.nan_to_num((values - np.nanmean(values, axis=0)) / np.nanstd(values, axis=0), posinf=0, neginf=0)
+    return nearest_shares_label(values, compounds, maps, seed=seed)
 
 
 def deranged_rows(

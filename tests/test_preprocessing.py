@@ -6,7 +6,6 @@ import pytest
 from pycytominer import normalize
 from sklearn.base import clone
 
-from cpx_utils.metrics import nearest_shares_label
 from cpx_utils.preprocessing import (
     FeaturePreparation,
     consensus,
@@ -30,8 +29,8 @@ from cpx_utils.profiles import (
     WELL,
     Screen,
     ScreenError,
-    feature_columns,
 )
+from cpx_utils.splits import same_map_share
 
 
 def plate_table(n_controls=(8, 6, 3, 0), n_treated=10, n_features=5, seed=0):
@@ -155,24 +154,16 @@ def wells_on_maps(offset, n_maps=12, n_controls=4, n_treated=40, n_features=120,
     return pd.concat([pd.DataFrame(wells, columns=METADATA_COLUMNS), features], axis=1)
 
 
-def same_map_share(table):
-    """Share of treated wells whose nearest well of another compound lies on the same plate map."""
-    treated = table[~table[CONTROL]]
-    values = treated[feature_columns(treated)]
-    maps = treated[PLATE].str.split("-").str[0]
-    return nearest_shares_label(((values - values.mean()) / values.std()).to_numpy(), treated[COMPOUND], maps)[0]
-
-
 def test_few_controls_do_not_write_their_plate_into_profiles():
     """As on real wells with four control rows a plate, where plain normalisation made profiles tell their map."""
     table = wells_on_maps(offset=0.0)
     before, plain, shrunk = (
-        same_map_share(one) for one in (table, normalise_plates(table, shrink=False)[0], normalise_plates(table)[0])
+        same_map_share(one)[0] for one in (table, normalise_plates(table, shrink=False)[0], normalise_plates(table)[0])
     )
     assert plain > before + 0.3 and abs(shrunk - before) < 0.03
     # Plates that truly differ are brought together, no worse than without.
     table = wells_on_maps(offset=2.0)
-    shares = [same_map_share(one) for one in (table, *(normalise_plates(table, shrink=s)[0] for s in (False, True)))]
+    shares = [same_map_share(one)[0] for one in (table, *(normalise_plates(table, shrink=s)[0] for s in (False, True)))]
     assert shares[0] > 0.95 and shares[2] <= shares[1] < shares[0]
 
 
