@@ -508,8 +508,10 @@ def training_curves(table: pd.DataFrame, *, ylabel: str) -> StudyFigure:
     means = {value: _mean_runs(table, ["method", "control"], value) for value in ("training", "validation")}
     unseen = means["validation"]
     lowest = [f"{unseen.loc[method, 'true_pairs'].min():.2f} by {method_label(method)}" for method in methods]
-    fig = _figure(FULL_WIDTH, 3.4, f"Lowest loss on unseen compounds: {', '.join(lowest)}")
-    for ax, method in zip(_panels(fig, len(methods), len(methods)), methods, strict=True):
+    across = min(len(methods), 2)
+    height = 0.9 + 2.5 * -(-len(methods) // across)
+    fig = _figure(FULL_WIDTH, height, f"Lowest loss on unseen compounds: {', '.join(lowest)}")
+    for ax, method in zip(_panels(fig, len(methods), across), methods, strict=True):
         colour = method_colour(method)
         own = table[(table["method"] == method) & (table["control"] == "true_pairs")]
         for value, hue in (("training", GREY), ("validation", colour)):

@@ -61,6 +61,11 @@ def history_table():
     return pd.DataFrame(rows, columns=names)
 
 
+def many_curves():
+    names = ["contrastive", "contrastive_soft", "contrastive_replicates", "contrastive_joint"]
+    return pd.concat([plots.mean_curves(history_table()).assign(method=name) for name in names], ignore_index=True)
+
+
 def plate_table(n_plates=60):
     rng = np.random.default_rng(3)
     parts = [
@@ -224,6 +229,7 @@ FIGURES = {
     "data_size_curves": (plots.data_size_curves, size_table(), {}),
     "training_curves": (plots.training_curves, plots.mean_curves(history_table()),
                         {"ylabel": "loss"}),
+    "training_curves of four": (plots.training_curves, many_curves(), {"ylabel": "loss"}),
     "missing_and_counts": (plots.missing_and_counts, pd.DataFrame({"what": ["CP", "paired"], "n": [1917, 0]}), {}),
     "control_distributions": (plots.control_distributions, plate_table(), {}),
     "replicate_correlations": (plots.replicate_correlations, correlation_table(), {}),
@@ -246,6 +252,7 @@ OWN_TITLES = {  # of those that tell what they show
     "family_gains": "Contrastive gains in 2 of 2 families minus raw CP, 2 of 2 families minus its deranged pairs",
     "gain_steps": "From raw CP to contrastive, step by step",
     "training_curves": "",
+    "training_curves of four": "",
 }  # fmt: skip
 
 
@@ -295,7 +302,7 @@ def test_it_draws_without_a_warning_and_the_same_bytes_again(name):
 
 @pytest.mark.parametrize("name", [name for name in FIGURES if name != "claims_forest"])  # that table has rows always
 def test_an_empty_table_gives_the_reason(name):
-    without_columns = [] if name in OWN_TITLES and name != "training_curves" else [pd.DataFrame()]
+    without_columns = [] if name in OWN_TITLES and "curves" not in name else [pd.DataFrame()]
     for empty in (FIGURES[name][1].iloc[:0], *without_columns):
         assert any(text.startswith("nothing to show: ") for text in words(draw(name, empty)))
 
