@@ -123,7 +123,10 @@ COLUMNS = {
     "tables/retrieval.csv": ["screen", *KEYS, "compound", "rank", "n_candidates"],
     "tables/bioactivity.csv": ["screen", *KEYS, "model", "task", "family", "n_active", "n_inactive", "metric", "value"],
     "tables/timings.csv": ["stage", "step", "seconds", "peak_mb"],
-    "tables/claims.csv": "screen claim endpoint method reference effect ci_low ci_high p_adjusted comparison attribution verdict".split(),
+    "tables/claims.csv": [
+        *("screen", "claim", "endpoint", "method", "reference", "effect", "ci_low", "ci_high", "p_adjusted"),
+        *("comparison", "attribution", "verdict"),
+    ],
 }
 
 
