@@ -275,7 +275,7 @@ def _kinds(table: pd.DataFrame, mark: str) -> list[Line2D]:
 def intervals(
     table: pd.DataFrame, *, title: str, xlabel: str, row: str = "method", facet: str = "", mark: str = "control",
     filled: Sequence[str] = TRUE, line: float | Mapping[str, float] | None = None, line_label: str = "chance",
-    across: int = 3, sharex: bool | str = False, note: str = "", empty: str = "not measured",
+    across: int = 3, sharex: bool | str = False, note: str = "", empty: str = "not measured", order: Sequence[str] = (),
 ) -> StudyFigure:  # fmt: skip
     """Values with their intervals: a row each method, a panel each facet, the marks of a row below each other.
 
@@ -295,11 +295,14 @@ def intervals(
         Panels side by side; whether all, or those of a "row", have one scale.
     note, empty : str
         A sentence above the legend, and the words in a row that a panel lacks.
+    order : sequence of str
+        The rows from top to bottom, where the table's order isn't theirs.
     """
     table = table.assign(tested=table["tested"].astype(bool) if "tested" in table else True)
     table = table if facet else table.assign(**{"": ""})
     table["look"] = table[mark] if mark == "control" else np.where(table[mark].isin(filled), "", "deranged")
     rows, facets, marks = (_distinct(table, name) for name in (row, facet, mark))
+    rows = [name for name in order if name in rows] or rows
     measured = table.dropna(subset="mean").sort_values(mark, key=lambda names: names.map(marks.index))
     heights = measured.groupby(row)[mark].nunique().reindex(rows).fillna(1) + 0.8  # a mark is one high, 0.8 is air
     middles = heights.cumsum() - heights / 2
@@ -392,8 +395,7 @@ def claims_forest(claims: pd.DataFrame) -> StudyFigure:
         panels[head.claim] += f"\n{method_label(head.method)}: {head.verdict}"
     shown = claims.merge(heads[["claim", "endpoint", "method"]])
     shown = shown[(shown["reference"] == "raw_cp") | shown["role"].isin(["reference", "control"])]
-    order = ["raw_cp", "sphered_cp", "lda_identity", "cell_count", *CONTROL_LABELS]
-    shown = shown.sort_values("reference", key=lambda names: names.map(order.index), kind="stable")
+    order = [*order_methods(set(shown["reference"]) - set(CONTROL_LABELS)), *CONTROL_LABELS]
     labels = {
         name: f"itself, {CONTROL_LABELS[name]}" if name in CONTROL_LABELS else method_label(name) for name in order
     }
@@ -404,7 +406,7 @@ def claims_forest(claims: pd.DataFrame) -> StudyFigure:
     )
     look = {"xlabel": "gain over what stands at the left", "row": "label", "facet": "panel", "across": 2, "note": note}
     look |= {"mark": "method", "filled": list(heads["method"]), "line": 0.0, "line_label": "no difference"}
-    return intervals(shown, title=title, empty="not asked", **look)
+    return intervals(shown, title=title, empty="not asked", order=list(labels.values()), **look)
 
 
 def chosen_gains(gains: pd.DataFrame) -> StudyFigure:
@@ -439,8 +441,8 @@ def gain_steps(values: pd.DataFrame, method: str) -> StudyFigure:
     steps = {(name.format(method), control): label for (name, control), label in GAIN_STEPS.items()}
     keys = pd.Series(list(zip(values["method"], values["control"], strict=True)), index=values.index)
     shown = values[keys.isin(steps)].assign(label=keys.map(steps), panel=_claim_panels(values))
-    shown = shown.sort_values("label", key=lambda names: names.map(list(steps.values()).index), kind="stable")
     look = {"xlabel": "value on unseen compounds", "row": "label", "facet": "panel", "across": 2}
+    look |= {"order": list(steps.values())}
     title = f"From raw CP to {method_label(method)}, step by step"
     return intervals(shown.sort_values("claim", kind="stable"), title=title, **look)
 
@@ -506,8 +508,10 @@ def training_curves(table: pd.DataFrame, *, ylabel: str) -> StudyFigure:
     means = {value: _mean_runs(table, ["method", "control"], value) for value in ("training", "validation")}
     unseen = means["validation"]
     lowest = [f"{unseen.loc[method, 'true_pairs'].min():.2f} by {method_label(method)}" for method in methods]
-    fig = _figure(FULL_WIDTH, 3.4, f"Lowest loss on unseen compounds: {', '.join(lowest)}")
-    for ax, method in zip(_panels(fig, len(methods), len(methods)), methods, strict=True):
+    across = min(len(methods), 2)
+    height = 0.9 + 2.5 * -(-len(methods) // across)
+    fig = _figure(FULL_WIDTH, height, f"Lowest loss on unseen compounds: {', '.join(lowest)}")
+    for ax, method in zip(_panels(fig, len(methods), across), methods, strict=True):
         colour = method_colour(method)
         own = table[(table["method"] == method) & (table["control"] == "true_pairs")]
         for value, hue in (("training", GREY), ("validation", colour)):

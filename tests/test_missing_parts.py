@@ -116,4 +116,7 @@ def test_a_screen_that_lacks_a_part_ends_with_all_eight_notebooks(part, tmp_path
     for number, words in said.items():
         assert words in learned[number]
     claims = pd.read_csv(tmp_path / "run" / "tables" / "claims.csv")
-    assert claims.loc[claims["verdict"].notna(), "claim"].tolist() == [1, 2, 3, 4]
+    assert (
+        claims[claims["verdict"].notna()].groupby("method")["claim"].agg(list).map(sorted).tolist()
+        == [[1, 2, 3, 4]] * 2
+    )

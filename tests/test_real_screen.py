@@ -24,7 +24,7 @@ def test_unseen_real_compounds_find_their_own_transcriptome(tmp_path):
     groups = profiles.compound_groups(screen.compounds)
     folds = splits.compound_folds(screen.compounds, groups, n_folds=5, n_repeats=1)
     prepared = list(crossfit.prepare_folds(cp, tx, screen.compounds, folds))
-    for method, least in (("contrastive", 0.22), ("ridge_tx", 0.22)):
+    for method, least in (("contrastive", 0.18), ("ridge_tx", 0.22)):
         draws = {"true_pairs": 1, "deranged": 2}
         results, _ = crossfit.crossfit_all({method: METHODS[method]()}, prepared, draws, progress=False)
         near = retrieval_scores(results[method].retrieval).groupby("control")["near"].agg(["size", "mean"])
