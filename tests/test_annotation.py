@@ -1,26 +1,16 @@
 """Structures, mechanisms and assay outcomes of compounds, and the families of targets."""
 
-import os
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from cpx_utils import annotation, datasets, profiles
-from cpx_utils.profiles import ACTIVITY_COLUMNS, COMPOUND, CONTROL, DOSE, PLATE, TASK_COLUMNS, WELL, Screen, ScreenError
+from cpx_utils import annotation, profiles
+from cpx_utils.profiles import COMPOUND, TASK_COLUMNS, ScreenError
 
-MIRROR = os.environ.get("CPX_MIRROR", "")
-needs_mirror = pytest.mark.skipif(not MIRROR, reason="CPX_MIRROR isn't set to a folder with the real tables")
 ASPIRIN, CAFFEINE = "CC(=O)Oc1ccccc1C(=O)O", "CN1C=NC2=C1C(=O)N(C(=O)N2C)C"
 ASPIRIN_BLOCK, CAFFEINE_BLOCK = "BSYNRYMUTXBXSQ", "RYYVLZVUVIJVGH"  # PubChem CIDs 2244 and 2519
-
-
-def mirrored(*roles: str) -> list[Path]:
-    """The files of these roles in the mirror."""
-    by_role = {file.role: file for file in datasets.DATASETS["cmea-u2os"].files}
-    return [Path(MIRROR) / by_role[role].mirror_path for role in roles if role in by_role]
 
 
 def test_structures_come_from_the_first_source_that_knows():
@@ -188,16 +178,6 @@ def test_target_families_against_hand_written_tables(table):
     assert set(table) <= set(annotation.FAMILIES)
 
 
-def test_names_of_assays_tell_a_protein_or_its_family_or_nothing():
-    names = annotation._NAMES
-    if MIRROR:  # every name in the tables is one of the real ones
-        real = set(pd.read_csv(*mirrored("assay_names"), dtype=str)["ASSAY_NAME"])
-        assert real >= names["assays"].keys() | names["assay_families"].keys()
-    told = {name: annotation.assay_target(name) for name in ("MLPCN CDK5", "MLPCN HDL Receptor", "MLPCN Dyrk-1 kinase")}
-    assert list(told.values()) == [("CDK5", "kinase"), ("SCARB1", ""), ("", "kinase")]
-    assert annotation.assay_target("PI3KinaseSignaling.Absorb.600") == ("", "")
-
-
 TOXCAST = {
     "NVS_GPCR_rmAdra2B": ("Adra2B", "GPCR"),
     "NVS_NR_hPPARg": ("PPARg", "nuclear receptor"),
@@ -271,43 +251,3 @@ def test_files_that_a_screen_lacks_are_done_without(files):
     assert compounds["MoA"].tolist() == compounds["target"].tolist() == [[], []]
     assert compounds["InChIKey14"].tolist() == [ASPIRIN_BLOCK, CAFFEINE_BLOCK]
     assert len(activity) == len(tasks) == 0 and list(tasks.columns)[:4] == TASK_COLUMNS
-
-
-def reach_screen() -> Screen:
-    """Six compounds, of which C5 has no TX; tasks of two sources, and one that no pair reaches."""
-    ids = [f"C{number}" for number in range(6)]
-    wells = pd.DataFrame({PLATE: "", WELL: "", COMPOUND: ids, DOSE: np.nan, CONTROL: False, "Cells_A": 1.0})
-    compounds = pd.DataFrame(
-        {
-            COMPOUND: ids,
-            "InChIKey14": ["AAAAAAAAAAAAAA", "AAAAAAAAAAAAAA", "", "", "", ""],
-            "SMILES": "",
-            "MoA": [["a"], ["a"], ["a", "b"], ["b"], [], ["c"]],
-            "target": [[] for _ in ids],
-        }
-    )
-    rows = [(f"C{number}", "t1", number % 2) for number in range(6)] + [("C5", "t2", 1)]
-    rows += [("C0", "t3", 0), ("C0", "t4", 1), ("C1", "t4", 0)]
-    activity = pd.DataFrame(rows, columns=ACTIVITY_COLUMNS).astype({"active": np.int8})
-    tasks = pd.DataFrame(
-        {
-            "task": ["t1", "t2", "t3", "t4"],
-            "target": "",
-            "family": ["kinase", "cell", "cell", "ATG"],
-            "source": ["ChEMBL", "ChEMBL", "ChEMBL", "ToxCast"],
-            "conflicts": [2, 1, 0, 0],
-        }
-    )
-    return Screen("tiny", wells, wells.iloc[:5], compounds, activity, tasks)
-
-
-def test_reach_counts_paired_compounds_by_source():
-    table = annotation.reach(reach_screen(), min_active=2, min_inactive=3)
-    columns = ["source", "compounds", "tasks", "tested", "labels", "conflicts", "families"]
-    assert list(table.columns) == columns
-    assert table.values.tolist() == [
-        ["ChEMBL", 5, 2, 1, 6, 2, "kinase 1, cell 1"],
-        ["ToxCast", 2, 1, 0, 2, 0, "ATG 1"],
-        # C0 and C1 are one structure, which C2 shares mechanism a with; b is of C2 and C3
-        ["MoA", 4, 2, 2, 5, 0, ""],
-    ]

@@ -17,8 +17,6 @@ from cpx_utils.pipeline import (
     find_stage,
     fingerprint,
     main,
-    make_plan,
-    parse_call,
     read_parameters,
     read_stages,
     run_lock,
@@ -236,24 +234,6 @@ def test_check_examines_the_screen_and_runs_nothing(study, tmp_path, capsys):
     assert call(study, tmp_path, "--check", "--dataset", str(tmp_path / "bad.toml")) == 2
     assert "none.csv" in capsys.readouterr().err
     assert not (tmp_path / "results").exists()
-
-
-def test_paths_and_profile_reach_the_notebooks_absolute(study, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    plan = make_plan(parse_call(["--results", "r", "--seed", "7", "--profile", "smoke"]), study)
-    values = plan.parameters["02_baselines"]
-    assert plan.run_dir == tmp_path / "r" / "simulated" / "smoke" and values["run_dir"] == str(plan.run_dir)
-    assert values["figures_dir"].endswith("figures/simulated-smoke") and values["seed"] == 7
-    assert plan.selected == plan.stages
-
-
-def test_a_dry_run_says_what_would_be_downloaded(study, tmp_path, capsys):
-    places = 'mirror: str = ""  # where from\ndata_dir: str = ""  # where to\n'
-    write_notebook(study, "01_prepare", places, ["1"])
-    assert call(study, tmp_path, "--dry-run", "--dataset", "ta-orf", "--data-dir", str(tmp_path / "data")) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("01_prepare: ") and ": to download, 1.1 MB (https://" in lines[4]
-    assert not (tmp_path / "data").exists()
 
 
 def test_a_folder_that_another_process_holds_is_refused_and_leftovers_go(study, tmp_path, capsys):

@@ -1,11 +1,10 @@
-"""Figures: what is drawn is what the tables say, in one order and palette; and the same table gives the same bytes."""
+"""Figures: what is drawn is what the tables say, in one order and palette."""
 
 import io
 import itertools
 import warnings
 from dataclasses import replace
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -275,25 +274,17 @@ def markers(ax):
     return [line for line in ax.lines if line.get_marker() not in ("None", None, "")]
 
 
-def picture(fig, kind):
-    file = io.BytesIO()
-    fig.savefig(file, format=kind, dpi=50, metadata={"Date": None} if kind == "svg" else {"Software": None})
-    return file.getvalue()
-
-
 # --------------------------------------------------------------------------------------------------
 # All figures
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_it_draws_without_a_warning_and_the_same_bytes_again(name):
+def test_it_draws_without_a_warning_in_words_large_enough_and_leaves_its_table_alone(name):
     before = FIGURES[name][1].copy(deep=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        first = picture(draw(name), "png")
-    np.random.seed(1)  # noqa: NPY002 - the global state must not matter
-    fig = draw(name)
-    assert picture(fig, "png") == first
+        fig = draw(name)
+        fig.savefig(io.BytesIO(), dpi=50)
     pd.testing.assert_frame_equal(FIGURES[name][1], before)
     assert fig.get_suptitle().replace("\n", " ").startswith(OWN_TITLES.get(name, TITLE))
     assert fig.get_figwidth() in (plots.SINGLE_WIDTH, plots.FULL_WIDTH) and fig.get_figheight() < 9.5
@@ -305,26 +296,6 @@ def test_an_empty_table_gives_the_reason(name):
     without_columns = [] if name in OWN_TITLES and "curves" not in name else [pd.DataFrame()]
     for empty in (FIGURES[name][1].iloc[:0], *without_columns):
         assert any(text.startswith("nothing to show: ") for text in words(draw(name, empty)))
-
-
-def test_the_callers_settings_neither_change_nor_matter():
-    options = {"xlabel": "cost in $ or $$", "title": "in $ and $"}
-    expected = picture(plots.intervals(interval_table(), **options), "png")
-    with matplotlib.rc_context({"font.size": 20, "axes.grid": True, "text.parse_math": True}):
-        assert picture(plots.intervals(interval_table(), **options), "png") == expected
-        assert matplotlib.rcParams["font.size"] == 20 and matplotlib.rcParams["axes.grid"]
-
-
-def test_a_notebook_shows_a_figure_once_with_its_title_as_words(monkeypatch):
-    import IPython.display
-    from matplotlib import pyplot
-
-    shown = []
-    monkeypatch.setattr(IPython.display, "display", lambda data, metadata, raw: shown.append((data, metadata)))
-    draw("missing_and_counts")._ipython_display_()
-    assert len(shown) == 1 and shown[0][0]["image/png"].startswith("iVBOR")
-    assert shown[0][1] == {"image/png": {"alt": TITLE}}
-    assert pyplot.get_fignums() == []
 
 
 # --------------------------------------------------------------------------------------------------
@@ -355,16 +326,6 @@ def test_colours_stay_apart_for_every_eye(vision, palette):
     seen = [_lab(colour, np.array(VISION[vision])) for colour in palette]
     closest = min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2))
     assert closest > 10  # 2.3 is the smallest difference that is seen side by side
-
-
-def test_every_method_has_a_label_a_colour_and_a_place():
-    for method in CP_ONLY:
-        assert len(set(to_rgb(plots.METHOD_COLOURS[method]))) == 1  # grey
-    mixed = ["cp_tx", "contrastive", "mine", "concat:rcca", "raw_cp", "rcca", "contrastive"]
-    assert plots.order_methods(mixed) == ["raw_cp", "rcca", "concat:rcca", "contrastive", "mine", "cp_tx"]
-    assert plots.method_label("concat:ridge_tx") == "[CP, ridge CP→TX]" and plots.method_label("mine") == "mine"
-    assert plots.method_colour("concat:rcca") == plots.METHOD_COLOURS["rcca"]
-    assert plots.method_colour("mine") in plots.SPARE_COLOURS
 
 
 def test_wide_tables_are_in_the_order_and_words_of_the_study():
@@ -400,21 +361,6 @@ def test_intervals_draw_every_value_in_order():
     assert {"chance", "raw CP", "control: deranged pairs", "replicate mAP"} <= set(words(fig))
 
 
-def test_intervals_say_what_is_missing_and_grey_what_is_not_tested():
-    table = interval_table(["raw_cp", "mine", "contrastive"])
-    table.loc[table["method"] == "mine", ["mean", "ci_low", "ci_high"]] = np.nan
-    table["control"] = table["control"].replace("", np.nan)  # as a csv gives it back
-    fig = plots.intervals(table, xlabel="mAP", title="t")
-    assert words(fig).count("not measured") == 1 and len(markers(fig.axes[0])) == 4
-    panels = draw("intervals in panels")
-    assert words(panels).count("not measured") == len(list(plots.METHODS)) - len(TX_METHODS)
-    families = draw("intervals of families")
-    assert row_labels(families.axes[0])[-1] == "other" and len(families.axes) == 4
-    assert [line.get_mec() for line in markers(families.axes[0])].count("#B0B0B0") == 2
-    halves = markers(draw("intervals of halves").axes[0])
-    assert sum(line.get_markerfacecolor() == "white" for line in halves) == len(halves) / 2 == len(TX_METHODS)
-
-
 def test_claims_show_the_comparisons_and_the_verdict_and_say_what_is_not_testable():
     fig, table = draw("claims_forest"), claims_table()
     is_shown = (table["reference"] == "raw_cp") | table["role"].isin(["reference", "control"])
@@ -434,20 +380,7 @@ def test_claims_show_the_comparisons_and_the_verdict_and_say_what_is_not_testabl
     assert not shown.axes and shown.get_suptitle() == "No claim is testable on made"
 
 
-def test_steps_lead_from_no_tx_to_the_tx_of_the_compound_itself():
-    fig, values = draw("gain_steps"), value_table()
-    assert row_labels(fig.axes[0]) == list(plots.GAIN_STEPS.values())
-    for ax, (_, part) in zip(fig.axes, values.groupby("claim"), strict=True):
-        kept = part[part["method"].isin(["raw_cp", "sphered_cp", "lda_identity", "contrastive", "tx_encoded"])]
-        drawn = sorted(markers(ax), key=lambda line: line.get_ydata()[0])
-        assert sorted(line.get_xdata()[0] for line in drawn) == pytest.approx(sorted(kept["mean"]))
-        assert drawn[0].get_xdata()[0] == pytest.approx(0.3)
-    paper = draw("paper_comparison")
-    assert set(row_labels(paper.axes[0])) == {plots.METHOD_LABELS[name] for name in plots.PAPER_METHODS}
-    assert words(paper).count("not measured") == 2  # oracles have no replicates on CP's plates
-
-
-def test_mean_curves_are_short_and_training_curves_draw_them():
+def test_mean_curves_are_means_over_seeds_and_short():
     history = history_table()
     curves = plots.mean_curves(history, n_epochs=8)
     assert set(curves["control"]) == {"true_pairs", "deranged"}
@@ -457,32 +390,3 @@ def test_mean_curves_are_short_and_training_curves_draw_them():
     expected = runs.ffill().mean(axis=1)
     own = curves.query("control == 'true_pairs' and fold == 1")
     np.testing.assert_allclose(own["training"], expected[own["epoch"]])
-    fig = draw("training_curves")
-    lines = [line for line in fig.axes[0].lines if line.get_linewidth() == 2]
-    assert [line.get_linestyle() for line in lines] == ["-", "-", "--"]
-    (dot,) = markers(fig.axes[0])
-    assert dot.get_ydata() == lines[1].get_ydata().min()
-    assert fig.get_suptitle() == f"Lowest loss on unseen compounds: {dot.get_ydata()[0]:.2f} by contrastive"
-    assert any(f"lowest at epoch {dot.get_xdata()[0]}" in text for text in words(fig))
-
-
-def test_heat_maps_draw_the_first_compounds_and_box_known_mechanisms():
-    table, ax = mechanism_table(), draw("nearest_mechanisms").axes[0]
-    surest = table[table["rank"] == 1].sort_values("p_adjusted").head(25)
-    compounds = surest["compound"]
-    assert [label.split(" ")[0] for label in row_labels(ax)] == list(compounds)
-    wide = table.pivot(index="compound", columns="mechanism", values="score").clip(lower=0).loc[compounds]
-    values = ax.collections[0].get_array().reshape(wide.shape)
-    np.testing.assert_allclose(np.sort(values, axis=1), np.sort(wide.to_numpy(), axis=1))
-    assert len(ax.patches) == table[table["compound"].isin(compounds)]["is_known"].sum()
-    fig = draw("predicted_activity")
-    assert any("30 of 48 tasks" in text for text in words(fig))
-    assert fig.axes[0].get_xticklabels()[-1].get_text().startswith("other: assay")
-
-
-def test_treatments_are_counted_by_whether_they_are_called():
-    table = call_table()
-    said = words(draw("treatment_calls"))
-    assert f"called active ({table['active'].sum()})" in said and f"not called ({(~table['active']).sum()})" in said
-    untested = draw("treatment_calls", table.assign(p_value=np.nan))
-    assert any("no treatment has negative controls" in text for text in words(untested))

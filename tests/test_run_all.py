@@ -1,7 +1,6 @@
 """Whole runs of a study in small: what runs, what is skipped, what is left behind."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -80,20 +79,6 @@ def test_the_kernel_is_this_python_alone_with_one_thread(study):
     assert lines == [sys.executable, "1", "0", "True"]
 
 
-def test_executed_notebooks_hold_parameters_and_outputs_and_no_warnings(study):
-    notebook = nbformat.read(study.run_dir / "notebooks" / "05_cluster.ipynb", 4)
-    injected = [cell for cell in notebook.cells if "injected-parameters" in cell.metadata.get("tags", [])]
-    assert str(study.run_dir) in injected[0].source and "methods" not in injected[0].source
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    pictures = [list(output["data"]) for output in outputs if "image/png" in output.get("data", {})]
-    assert pictures == [["image/png", "text/plain"]] * 2
-    stderr = [output.text for output in outputs if output.get("name") == "stderr"]
-    assert len(stderr) == 1 and "%|" in stderr[0]
-    source = nbformat.read(study.notebooks / "05_cluster.ipynb", 4)
-    assert not any(cell.get("outputs") for cell in source.cells)
-    assert (study.run_dir / "notebooks" / "diagrams" / "01.svg").read_text() == "<svg/>"
-
-
 def test_nothing_changed_runs_nothing_also_where_prose_changed(study, capsys):
     path = study.notebooks / "01_prepare.ipynb"
     notebook = nbformat.read(path, 4)
@@ -150,8 +135,7 @@ def test_a_damaged_table_is_made_again_and_only_and_force_are_obeyed(study, caps
     assert study.run(capsys, "--only", "1", "--force")[:2] == (0, ["01_prepare"])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_run_ends_its_kernels_and_goes_on_later(study, capsys, number):
+def test_a_killed_run_ends_its_kernels_and_goes_on_later(study, capsys):
     before = study.files()
     process = subprocess.Popen(
         [sys.executable, "-c", RUN, str(study.notebooks), *study.arguments("-p", "02.problem=sleep")],
@@ -162,15 +146,8 @@ def test_an_interrupted_run_ends_its_kernels_and_goes_on_later(study, capsys, nu
     while time.time() < deadline and not any("ipykernel_launcher" in " ".join(p.cmdline()) for p in running):
         time.sleep(0.1)
         running = [child for child in psutil.Process(process.pid).children(recursive=True) if child.is_running()]
-    process.send_signal(number)
-    complaints = process.communicate(timeout=60)[1]
-    if number == signal.SIGKILL:  # nobody is left to say anything
-        assert process.returncode == -number
-    else:
-        assert process.returncode == 128 + number
-        assert complaints.splitlines() == [
-            "run_all: interrupted; finished notebooks are kept, and the same command goes on from there"
-        ]
+    process.kill()
+    process.communicate(timeout=60)
     _, alive = psutil.wait_procs(running, timeout=20)
     assert running and alive == []
     assert "02_baselines" not in stage_records(study.run_dir)
