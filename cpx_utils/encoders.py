@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy.linalg import eigh
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.covariance import ledoit_wolf, shrunk_covariance
+from sklearn.covariance import ledoit_wolf, ledoit_wolf_shrinkage, shrunk_covariance
 from sklearn.decomposition import PCA
 from sklearn.model_selection import GroupKFold
 from sklearn.utils.validation import check_is_fitted
@@ -112,10 +112,6 @@ class Encoder(TransformerMixin, BaseEstimator):
     def _fit(self, cp, groups, controls):
         pass
 
-    def name_features(self, names: list[str]) -> "Encoder":
-        """Tell the encoder what its CP columns are called, in order; only `CellCount` needs to know."""
-        return self
-
     def transform(self, cp: np.ndarray) -> np.ndarray:
         """Embed CP profiles: (n, n_cp_features) -> float32 (n, n_dimensions)."""
         check_is_fitted(self)
@@ -135,9 +131,8 @@ class Encoder(TransformerMixin, BaseEstimator):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         method = next(name for name, encoder in METHODS.items() if encoder is type(self))
-        parameters = {name: _name_of(value) for name, value in self.get_params().items()}
-        description = {"method": method, "parameters": parameters}
-        (folder / "encoder.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
+        description = {"method": method, "parameters": self.get_params()}
+        (folder / "encoder.json").write_text(json.dumps(description, indent=1, default=_name_of), encoding="utf-8")
         save_file(self._arrays(), folder / "encoder.safetensors")
 
     def _arrays(self):
@@ -155,11 +150,10 @@ class Encoder(TransformerMixin, BaseEstimator):
             setattr(self, name, arrays[name])
 
 
-def _name_of(value):
-    """A parameter as JSON knows it: a function by its name, and where it is from unless it is of `cpx_utils.losses`."""
-    if not callable(value):
-        return value
-    return value.__name__ if value.__module__ == "cpx_utils.losses" else f"{value.__name__} of {value.__module__}"
+def _name_of(function):
+    """A function as JSON knows it: by its name, and where it is from unless it is of `cpx_utils.losses`."""
+    own = function.__module__ == "cpx_utils.losses"
+    return function.__name__ if own else f"{function.__name__} of {function.__module__}"
 
 
 def load_encoder(folder: str | Path) -> Encoder:
@@ -170,37 +164,21 @@ def load_encoder(folder: str | Path) -> Encoder:
     folder = Path(folder)
     try:
         description = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
-        encoder = METHODS[description["method"]]()
-        _require_types(description["parameters"], encoder.get_params())
-        encoder.set_params(**description["parameters"])
+        encoder = METHODS[description["method"]]().set_params(**description["parameters"])
         arrays = load_file(folder / "encoder.safetensors")
         if not all((np.abs(values.astype(np.float64)) < LARGEST_WEIGHT).all() for values in arrays.values()):
             raise ValueError("its arrays hold values that aren't finite, or beyond all measure")
         encoder._restore(arrays)
         if not 0 < encoder.n_features_in_ <= MAX_FEATURES:
             raise ValueError(f"it was trained on {encoder.n_features_in_} features")
-        codes = [encoder.transform(np.zeros((2, encoder.n_features_in_)))]
+        encoder.transform(np.zeros((2, encoder.n_features_in_)))
         if encoder.cross_modal:
-            codes.append(encoder.transform_tx(np.zeros((2, len(encoder.tx_mean_)))))
-        shapes = {code.shape for code in codes}
-        if len(shapes) > 1 or any(code.ndim != 2 or len(code) != 2 for code in codes):
-            raise ValueError(f"it gives embeddings of the shapes {sorted(shapes)} for two profiles")
+            encoder.transform_tx(np.zeros((2, len(encoder.tx_mean_))))
     except (OSError, ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, SafetensorError,
             TypeError, ValueError) as error:  # fmt: skip
         reason = " ".join(str(error).split())[:300]  # torch explains itself over many lines
         raise ScreenError(f"{folder} holds no encoder of this version of cpx ({reason})") from error
     return encoder
-
-
-def _require_types(parameters, defaults):
-    """Refuse parameters of another type than the default's: a list stands for a tuple, a whole number for a float."""
-    for name, value in parameters.items():
-        if name not in defaults:
-            raise TypeError(f"parameter {name!r} is unknown")
-        kind = type(defaults[name])
-        given = {list: tuple, int: float if kind is float else int}.get(type(value), type(value))
-        if given is not kind or (kind is tuple and not all(type(one) is int for one in value)):
-            raise TypeError(f"parameter {name} is {str(value)[:40]!r}, of another type than {defaults[name]!r}")
 
 
 class RawCP(Encoder):
@@ -304,33 +282,15 @@ class LdaIdentity(LinearEncoder):
         classes, of_well, counts = np.unique(groups, return_inverse=True, return_counts=True)
         if len(classes) < 3 or np.median(counts) < 2:
             raise ScreenError("LDA on compound identity needs replicates, and this screen has one profile a compound")
-        means, within, shrinkage = _within_compounds(cp, of_well)
-        means = means - cp.mean(axis=0)
-        total = within + (means * counts[:, None]).T @ means / len(cp)
-        within, total = (shrunk_covariance(one, shrinkage) for one in (within, total))
+        deviations = cp - pd.DataFrame(cp).groupby(of_well).transform("mean").to_numpy()
+        # Of the pooled deviations: scikit-learn's "auto" shrinks each class by itself, and two replicates not at all.
+        shrinkage = ledoit_wolf_shrinkage(deviations, assume_centered=True)
+        covariances = deviations.T @ deviations / len(cp), np.cov(cp.T, bias=True)
+        within, total = (shrunk_covariance(one, shrinkage) for one in covariances)
         # scikit-learn's solver "eigen", whose loop over hundreds of classes takes most of its time.
         strongest = eigh(total - within, within)[1][:, ::-1]
         self.mean_ = cp.mean(axis=0)
         self.projection_ = strongest[:, : min(self.n_components, len(classes) - 1)].copy()
-
-
-def _within_compounds(cp, of_well):
-    """Means of compounds, covariance (n_features, n_features) of wells around them, its Ledoit-Wolf shrinkage.
-
-    Of the pooled deviations: scikit-learn's "auto" shrinks each class by itself, and two replicates not at all. The
-    shrinkage is `sklearn.covariance.ledoit_wolf_shrinkage`, which would work out the covariance again, and its square.
-    """
-    means = np.zeros((of_well.max() + 1, cp.shape[1]))
-    np.add.at(means, of_well, cp)
-    means = means / np.bincount(of_well)[:, None]
-    deviations = cp - means[of_well]
-    n_wells, n_features = cp.shape
-    within = deviations.T @ deviations / n_wells
-    mean_variance = np.trace(within) / n_features
-    squared = (within**2).sum()
-    beta = (((deviations**2).sum(axis=1) ** 2).sum() / n_wells - squared) / (n_features * n_wells)
-    delta = squared / n_features - mean_variance**2
-    return means, within, min(beta, delta) / delta if beta > 0 < delta else 0.0
 
 
 @dataclass(eq=False, repr=False)
