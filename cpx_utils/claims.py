@@ -627,13 +627,11 @@ def _needed(table: pd.DataFrame, method: str, references: Sequence[str]) -> dict
 def _p_of_all(endpoint: EndpointBootstrap, method: str, references: Sequence[str], min_families: int) -> float:
     """The p of "better than raw CP, than its controls and than the references", of claim 4 in the same families."""
     tested = tested_families(endpoint.families)
-    p_values = []
-    for one in tested or [endpoint]:
-        legs = _needed(_comparisons(0, one), method, references)
-        p_values.append(max(leg.p_in_favour for leg in legs.values()))
+    legs = [_needed(_comparisons(0, one), method, references).values() for one in tested or [endpoint]]
+    p_values = sorted(max(leg.p_in_favour for leg in of_one) for of_one in legs)
     if not tested:
         return p_values[0]
-    return min(1.0, (len(tested) - min_families + 1) * sorted(p_values)[min_families - 1])
+    return min(1.0, (len(tested) - min_families + 1) * p_values[min_families - 1])
 
 
 def _why_not_testable(endpoint: EndpointBootstrap, method: str, min_families: int) -> str:
@@ -647,20 +645,24 @@ def _why_not_testable(endpoint: EndpointBootstrap, method: str, min_families: in
         f"{method} was not evaluated on true pairs": (method, "true_pairs") not in endpoint.values,
         "raw_cp was not evaluated": ("raw_cp", "") not in endpoint.values,
     }
-    return next((reason for reason, holds in reasons.items() if holds), "")
+    return _first_that_holds(reasons)
 
 
 def _unjudged(endpoint: EndpointBootstrap, method: str) -> str:
     """Why a gain of a method may not be put down to TX, whatever its intervals; "" if it may."""
     derangements = endpoint.n_draws.get((method, "deranged"), 0)
     fits = endpoint.n_draws.get((method, "true_pairs"), 0)
-    if derangements < MIN_DERANGEMENTS:
-        return f"attribution isn't judged by {derangements} derangements a fold, {MIN_DERANGEMENTS} are needed"
-    if (method, "random_codes") not in endpoint.values:
-        return "attribution isn't judged without random codes"
-    if method not in LINEAR_TX and fits < MIN_FITS:
-        return f"attribution isn't judged by {fits} fits of the true pairs a fold, {MIN_FITS} are needed"
-    return ""
+    few = f"attribution isn't judged by {derangements} derangements a fold, {MIN_DERANGEMENTS} are needed"
+    few_fits = f"attribution isn't judged by {fits} fits of the true pairs a fold, {MIN_FITS} are needed"
+    return _first_that_holds({
+        few: derangements < MIN_DERANGEMENTS,
+        "attribution isn't judged without random codes": (method, "random_codes") not in endpoint.values,
+        few_fits: method not in LINEAR_TX and fits < MIN_FITS,
+    })  # fmt: skip
+
+
+def _first_that_holds(reasons: Mapping[str, bool]) -> str:
+    return next((reason for reason, holds in reasons.items() if holds), "")
 
 
 def _comparisons(claim: int, endpoint: EndpointBootstrap, min_families: int = 0) -> pd.DataFrame:
@@ -690,19 +692,17 @@ def _comparisons(claim: int, endpoint: EndpointBootstrap, min_families: int = 0)
 
 def _family_comparisons(claim: int, endpoint: EndpointBootstrap) -> list[pd.DataFrame]:
     """Rows of single target families."""
-    tables = []
-    for family, one in endpoint.families.items():
-        table = _comparisons(claim, one)
-        if one.n_units < MIN_TASKS_PER_FAMILY or family == "other":
-            why = "no known family" if family == "other" else f"fewer than {MIN_TASKS_PER_FAMILY} tasks"
-            table = table.assign(p_value=np.nan, reason=f"{why}: shown, not tested")
-        tables.append(table)
-    if not tables:
+    if not endpoint.families:
         return []
-    table = pd.concat(tables, ignore_index=True)
+    table = pd.concat([_comparisons(claim, one) for one in endpoint.families.values()], ignore_index=True)
+    few = np.where(
+        table["endpoint"].str.endswith(":other"), "no known family", f"fewer than {MIN_TASKS_PER_FAMILY} tasks"
+    )
+    untested = ~table["endpoint"].isin([one.endpoint for one in tested_families(endpoint.families)])
+    table.loc[untested, "reason"] = pd.Series(few) + ": shown, not tested"
+    table.loc[untested, "p_value"] = np.nan
     by_comparison = table.groupby(["method", "reference"])
     table["p_adjusted"] = by_comparison["p_value"].transform(lambda p: benjamini_hochberg(p.to_numpy()))
-    table["shrunk"] = np.nan
     for _, part in table[table["p_value"].notna()].groupby(["method", "reference"]):
         table.loc[part.index, "shrunk"] = shrink(part["effect"], part["detectable"] / DETECTABLE_IN_STANDARD_ERRORS)
     return [table]

@@ -24,7 +24,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
 
 from cpx_utils.profiles import CP_ONLY, ORACLES, UNITS
@@ -168,12 +167,11 @@ def _panels(fig: Figure, n: int, across: int, **options) -> list[Axes]:
     return list(axes[:n])
 
 
-def _legend(fig: Figure, handles: Sequence, labels: Sequence[str] = (), title: str | None = None) -> None:
-    """A legend below all panels in as many columns as the width holds; a tuple's parts stand side by side."""
-    labels = list(labels) or [handle.get_label() for handle in handles]
+def _legend(fig: Figure, handles: Sequence, title: str | None = None) -> None:
+    """A legend below all panels in as many columns as the width holds."""
+    labels = [handle.get_label() for handle in handles]
     columns = int(np.clip(14 * fig.get_figwidth() // (max(map(len, labels)) + 6), 1, len(labels)))
-    together = {"handler_map": {tuple: HandlerTuple(ndivide=None, pad=0)}, "alignment": "left", "title": title}
-    fig.legend(handles, labels, loc="outside lower left", ncols=columns, **together)
+    fig.legend(handles, labels, loc="outside lower left", ncols=columns, alignment="left", title=title)
 
 
 def _wrap(text: str, n: int) -> str:
@@ -496,32 +494,27 @@ def _mean_runs(history: pd.DataFrame, keys: list[str], value: str) -> pd.DataFra
 
 @_draws(reason="no network was trained with held-out compounds")
 def training_curves(table: pd.DataFrame, *, ylabel: str) -> StudyFigure:
-    """Loss by epoch on training pairs and unseen compounds, a panel a method: thin lines the folds, bold their mean.
+    """Loss by epoch on training pairs and unseen compounds, a panel a method, means over folds.
 
-    The table is one of `mean_curves`. A dot marks the lowest mean on unseen compounds, which the title tells.
+    The table is one of `mean_curves`. The title tells the lowest mean on unseen compounds.
     """
     methods = order_methods(table["method"])
     means = {value: _mean_runs(table, ["method", "control"], value) for value in ("training", "validation")}
     unseen = means["validation"]
     lowest = [f"{unseen.loc[method, 'true_pairs'].min():.2f} by {method_label(method)}" for method in methods]
     fig = _figure(FULL_WIDTH, 3.4, f"Lowest loss on unseen compounds: {', '.join(lowest)}")
+    lines = {
+        ("training", "true_pairs"): {"label": "training pairs", "color": GREY},
+        ("validation", "true_pairs"): {"label": "unseen compounds", "color": "black"},
+        ("validation", "deranged"): {"label": "unseen, deranged pairs", "color": "black", "ls": "--"},
+    }
     for ax, method in zip(_panels(fig, len(methods), len(methods)), methods, strict=True):
-        colour = method_colour(method)
-        own = table[(table["method"] == method) & (table["control"] == "true_pairs")]
-        for value, hue in (("training", GREY), ("validation", colour)):
-            for _, fold in own.groupby(["split", "repeat", "fold"]):
-                ax.plot(fold["epoch"], fold[value], color=hue, lw=0.6, alpha=0.35)
-            ax.plot(means[value].loc[method, "true_pairs"].dropna(), color=hue, lw=2)
+        for (value, control), look in lines.items():
+            if (method, control) in means[value].index:
+                ax.plot(means[value].loc[method, control].dropna(), lw=2, **look)
         words = f"{method_label(method)}: lowest at epoch {unseen.loc[method, 'true_pairs'].idxmin()}"
-        ax.plot(unseen.loc[method, "true_pairs"].idxmin(), unseen.loc[method, "true_pairs"].min(), "o", color=colour)
-        if (method, "deranged") in unseen.index:
-            ax.plot(unseen.loc[method, "deranged"].dropna(), color=colour, lw=2, ls="--")
-            words += f"\non deranged pairs {unseen.loc[method, 'deranged'].min():.2f} at best"
         ax.set(title=words, xlabel="epoch", ylabel=ylabel)
-    hues = [method_colour(method) for method in methods]
-    coloured = [tuple(_handle(color=hue, lw=2, ls=style) for hue in hues) for style in ("-", "--")]
-    handles = [_handle(color=GREY, lw=2, ls="-"), *coloured, _handle(color=GREY, marker="o")]
-    _legend(fig, handles, ["training pairs", "unseen compounds", "unseen, deranged pairs", "lowest mean"])
+    _legend(fig, fig.axes[0].lines)
     return fig
 
 
