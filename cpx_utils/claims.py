@@ -301,32 +301,23 @@ def _average_draws(
     return averages
 
 
-@dataclass
-class _Sums:
-    """What an endpoint gathers over test folds: sums of values and of their weights, by (method, control)."""
+def _over_folds(endpoint: str, parts: Sequence[tuple], n_units: int) -> EndpointBootstrap:
+    """Weighted means over test folds, each a (repeat, totals, weights, fits): of these the first three by model.
 
-    totals: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
-    weights: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
-    by_fold: dict[tuple[str, str], dict[int, list[float]]] = field(default_factory=dict)
-    n_draws: dict[tuple[str, str], int] = field(default_factory=dict)
-
-    def add(self, repeat: int, totals: Mapping, weights: Mapping, fits: pd.DataFrame) -> None:
-        """Take in a fold: totals and weights (1 + n_bootstrap,); a fold must have what the others have."""
-        if self.totals and self.totals.keys() != totals.keys():
-            raise ValueError(f"{sorted(self.totals.keys() ^ totals.keys())} is missing from a fold that others have")
-        draws = fits.astype(str).groupby(["method", "control"]).size()
-        for key, total in totals.items():
-            self.totals[key] = self.totals.get(key, 0.0) + total
-            self.weights[key] = self.weights.get(key, 0.0) + weights[key]
-            self.by_fold.setdefault(key, {}).setdefault(repeat, []).append(_ratio(total[:1], weights[key][:1])[0])
-            if key in draws.index:
-                self.n_draws[key] = min(self.n_draws.get(key, draws[key]), int(draws[key]))
-
-    def endpoint(self, name: str, n_units: int) -> EndpointBootstrap:
-        """The weighted means of all folds."""
-        values = {key: _ratio(total, self.weights[key]) for key, total in self.totals.items()}
-        by_fold = {key: np.array(list(of_repeat.values())) for key, of_repeat in self.by_fold.items()}
-        return EndpointBootstrap(name, values, n_units, by_fold=by_fold, n_draws=self.n_draws)
+    Totals and weights are (1 + n_bootstrap,) by (method, control); a fold must have the models that the others have.
+    """
+    if not n_units:
+        return EndpointBootstrap(endpoint, {}, 0)
+    values, by_fold = {}, {}
+    for key in dict.fromkeys(key for _, totals, _, _ in parts for key in totals):
+        if not all(key in totals for _, totals, _, _ in parts):
+            raise ValueError(f"{key} is missing from a fold that others have")
+        values[key] = _ratio(sum(totals[key] for _, totals, _, _ in parts), sum(one[key] for _, _, one, _ in parts))
+        single = pd.Series([_ratio(totals[key][:1], weights[key][:1])[0] for _, totals, weights, _ in parts])
+        by_fold[key] = np.array(list(single.groupby([repeat for repeat, *_ in parts]).agg(list)))
+    draws = pd.concat([fits.astype(str).groupby(["method", "control"]).size() for *_, fits in parts])
+    n_draws = draws.groupby(level=[0, 1]).min().to_dict()
+    return EndpointBootstrap(endpoint, values, n_units, by_fold=by_fold, n_draws=n_draws)
 
 
 def _ratio(total: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -346,7 +337,7 @@ def bootstrap_compound_endpoint(
     # A csv file reads "" (a method without TX) as missing.
     text = {"compound": table["compound"].astype(str), "control": table["control"].astype(object).fillna("")}
     table = table.assign(**text)[table[value].notna()]
-    sums, used = _Sums(), set()
+    folds, used = [], set()
     for (repeat, _), part in table.groupby(["repeat", "fold"], sort=True):
         by_fit = part.groupby(["compound", "method", "control", "seed"], observed=True)[value].agg(["sum", "count"])
         total, count = (by_fit[name].unstack(["method", "control", "seed"]) for name in ("sum", "count"))
@@ -356,9 +347,9 @@ def bootstrap_compound_endpoint(
         fits = total.columns.to_frame(index=False)
         averages = _average_draws(times @ total[kept].to_numpy(), fits, rng)
         n_queries = times @ most[kept].to_numpy()
-        sums.add(repeat, averages, dict.fromkeys(averages, n_queries), fits)
+        folds.append((repeat, averages, dict.fromkeys(averages, n_queries), fits))
         used |= set(total.index[kept])
-    return sums.endpoint(endpoint or value, len(used)) if used else EndpointBootstrap(endpoint or value, {}, 0)
+    return _over_folds(endpoint or value, folds, len(used))
 
 
 def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -408,7 +399,7 @@ def bootstrap_task_auc(
     embedding.
     """
     times = resample[dense.compounds.astype(str)].to_numpy()
-    sums, measured = _Sums(), set()
+    folds, measured = [], set()
     for one, of_fold in zip(dense.folds, wanted, strict=True):
         scores, fits = one.scores[..., one.present], dense.columns[one.present]
         auc = np.full((len(times), int(of_fold.sum()), len(fits)), np.nan)
@@ -419,8 +410,8 @@ def bootstrap_task_auc(
         averages = _average_draws(auc, fits, rng)
         totals = {key: np.nansum(values, axis=1) for key, values in averages.items()}
         weights = {key: (~np.isnan(values)).sum(axis=1) for key, values in averages.items()}
-        sums.add(one.repeat, totals, weights, fits)
-    return sums.endpoint(endpoint, len(measured)) if measured else EndpointBootstrap(endpoint, {}, 0)
+        folds.append((one.repeat, totals, weights, fits))
+    return _over_folds(endpoint, folds, len(measured))
 
 
 def bootstrap_tx_strong_auc(
@@ -636,13 +627,11 @@ def _needed(table: pd.DataFrame, method: str, references: Sequence[str]) -> dict
 def _p_of_all(endpoint: EndpointBootstrap, method: str, references: Sequence[str], min_families: int) -> float:
     """The p of "better than raw CP, than its controls and than the references", of claim 4 in the same families."""
     tested = tested_families(endpoint.families)
-    p_values = []
-    for one in tested or [endpoint]:
-        legs = _needed(_comparisons(0, one), method, references)
-        p_values.append(max(leg.p_in_favour for leg in legs.values()))
+    legs = [_needed(_comparisons(0, one), method, references).values() for one in tested or [endpoint]]
+    p_values = sorted(max(leg.p_in_favour for leg in of_one) for of_one in legs)
     if not tested:
         return p_values[0]
-    return min(1.0, (len(tested) - min_families + 1) * sorted(p_values)[min_families - 1])
+    return min(1.0, (len(tested) - min_families + 1) * p_values[min_families - 1])
 
 
 def _why_not_testable(endpoint: EndpointBootstrap, method: str, min_families: int) -> str:
@@ -656,20 +645,24 @@ def _why_not_testable(endpoint: EndpointBootstrap, method: str, min_families: in
         f"{method} was not evaluated on true pairs": (method, "true_pairs") not in endpoint.values,
         "raw_cp was not evaluated": ("raw_cp", "") not in endpoint.values,
     }
-    return next((reason for reason, holds in reasons.items() if holds), "")
+    return _first_that_holds(reasons)
 
 
 def _unjudged(endpoint: EndpointBootstrap, method: str) -> str:
     """Why a gain of a method may not be put down to TX, whatever its intervals; "" if it may."""
     derangements = endpoint.n_draws.get((method, "deranged"), 0)
     fits = endpoint.n_draws.get((method, "true_pairs"), 0)
-    if derangements < MIN_DERANGEMENTS:
-        return f"attribution isn't judged by {derangements} derangements a fold, {MIN_DERANGEMENTS} are needed"
-    if (method, "random_codes") not in endpoint.values:
-        return "attribution isn't judged without random codes"
-    if method not in LINEAR_TX and fits < MIN_FITS:
-        return f"attribution isn't judged by {fits} fits of the true pairs a fold, {MIN_FITS} are needed"
-    return ""
+    few = f"attribution isn't judged by {derangements} derangements a fold, {MIN_DERANGEMENTS} are needed"
+    few_fits = f"attribution isn't judged by {fits} fits of the true pairs a fold, {MIN_FITS} are needed"
+    return _first_that_holds({
+        few: derangements < MIN_DERANGEMENTS,
+        "attribution isn't judged without random codes": (method, "random_codes") not in endpoint.values,
+        few_fits: method not in LINEAR_TX and fits < MIN_FITS,
+    })  # fmt: skip
+
+
+def _first_that_holds(reasons: Mapping[str, bool]) -> str:
+    return next((reason for reason, holds in reasons.items() if holds), "")
 
 
 def _comparisons(claim: int, endpoint: EndpointBootstrap, min_families: int = 0) -> pd.DataFrame:
@@ -699,19 +692,17 @@ def _comparisons(claim: int, endpoint: EndpointBootstrap, min_families: int = 0)
 
 def _family_comparisons(claim: int, endpoint: EndpointBootstrap) -> list[pd.DataFrame]:
     """Rows of single target families."""
-    tables = []
-    for family, one in endpoint.families.items():
-        table = _comparisons(claim, one)
-        if one.n_units < MIN_TASKS_PER_FAMILY or family == "other":
-            why = "no known family" if family == "other" else f"fewer than {MIN_TASKS_PER_FAMILY} tasks"
-            table = table.assign(p_value=np.nan, reason=f"{why}: shown, not tested")
-        tables.append(table)
-    if not tables:
+    if not endpoint.families:
         return []
-    table = pd.concat(tables, ignore_index=True)
+    table = pd.concat([_comparisons(claim, one) for one in endpoint.families.values()], ignore_index=True)
+    few = np.where(
+        table["endpoint"].str.endswith(":other"), "no known family", f"fewer than {MIN_TASKS_PER_FAMILY} tasks"
+    )
+    untested = ~table["endpoint"].isin([one.endpoint for one in tested_families(endpoint.families)])
+    table.loc[untested, "reason"] = pd.Series(few) + ": shown, not tested"
+    table.loc[untested, "p_value"] = np.nan
     by_comparison = table.groupby(["method", "reference"])
     table["p_adjusted"] = by_comparison["p_value"].transform(lambda p: benjamini_hochberg(p.to_numpy()))
-    table["shrunk"] = np.nan
     for _, part in table[table["p_value"].notna()].groupby(["method", "reference"]):
         table.loc[part.index, "shrunk"] = shrink(part["effect"], part["detectable"] / DETECTABLE_IN_STANDARD_ERRORS)
     return [table]

@@ -130,14 +130,13 @@ def prepare_folds(
 
 def fold_sizes(folds: list[PreparedFold]) -> pd.DataFrame:
     """What each fold trains and tests on: fold, training and test compounds and wells, CP features, genes."""
-    sizes = {}
-    for prepared in folds:
-        compounds = prepared.cp_wells[COMPOUND]
-        training, test = compounds[prepared.is_training], compounds[prepared.is_test]
-        counts = training.nunique(), len(training), test.nunique(), len(test)
-        sizes[prepared.name] = *counts, prepared.cp.shape[1], prepared.tx.shape[1]
     names = ["training compounds", "training wells", "test compounds", "test wells", "CP features", "genes"]
-    return pd.DataFrame.from_dict(sizes, orient="index", columns=names).rename_axis("fold").reset_index()
+    rows = []
+    for one in folds:
+        training, test = (one.cp_wells.loc[rows_of, COMPOUND] for rows_of in (one.is_training, one.is_test))
+        counts = training.nunique(), len(training), test.nunique(), len(test), one.cp.shape[1], one.tx.shape[1]
+        rows.append((one.name, *counts))
+    return pd.DataFrame(rows, columns=["fold", *names])
 
 
 def _prepare(cp, tx, group_of, fold_of, key, parameters):
@@ -244,7 +243,9 @@ def fit_encoder(
     Under the control `untrained` a network sees its inputs scaled and takes no training step. `cp_side` is what the
     function `cp_side` gives for this encoder and fold, where it is known already.
     """
-    encoder = clone(encoder).name_features(prepared.preparation.features_)
+    encoder = clone(encoder)
+    if hasattr(encoder, "name_features"):
+        encoder.name_features(prepared.preparation.features_)
     if control == "untrained":
         if "max_epochs" not in encoder.get_params():
             raise ScreenError(f"{type(encoder).__name__} takes no training steps that could be left out")
@@ -395,12 +396,10 @@ def connect(address: str) -> Any:
         from distributed import Client
 
         return Client(address, timeout=5, set_as_default=False)
-    except ImportError:
-        raise ScreenError("a cluster needs Dask: pip install -e '.[dask]' here and on every worker") from None
     except Exception as error:  # whatever answers at the address may be no scheduler at all
         raise ScreenError(
-            f"no Dask scheduler answers at {address} ({error}); start one with `dask scheduler`, and give the address "
-            "that it prints"
+            f"no Dask scheduler answers at {address} ({error}); install Dask here and on every worker "
+            "(pip install -e '.[dask]'), start `dask scheduler`, and give the address that it prints"
         ) from None
 
 

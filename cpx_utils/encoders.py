@@ -16,13 +16,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 from scipy.linalg import eigh
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.covariance import ledoit_wolf, shrunk_covariance
+from sklearn.covariance import ledoit_wolf, ledoit_wolf_shrinkage, shrunk_covariance
 from sklearn.decomposition import PCA
 from sklearn.model_selection import GroupKFold
 from sklearn.utils.validation import check_is_fitted
 
+from cpx_utils import losses, networks
 from cpx_utils.profiles import ScreenError
 
 CELL_COUNT = r"Number_Object_Number|(^|_)Cells?_?Count(_|$)|(^|_)Count(_|$)"  # how CellProfiler tables call it
@@ -112,10 +116,6 @@ class Encoder(TransformerMixin, BaseEstimator):
     def _fit(self, cp, groups, controls):
         pass
 
-    def name_features(self, names: list[str]) -> "Encoder":
-        """Tell the encoder what its CP columns are called, in order; only `CellCount` needs to know."""
-        return self
-
     def transform(self, cp: np.ndarray) -> np.ndarray:
         """Embed CP profiles: (n, n_cp_features) -> float32 (n, n_dimensions)."""
         check_is_fitted(self)
@@ -129,15 +129,12 @@ class Encoder(TransformerMixin, BaseEstimator):
 
     def save(self, folder: str | Path) -> None:
         """Write `encoder.json` (class and parameters) and `encoder.safetensors` (what was learned)."""
-        from safetensors.numpy import save_file
-
         check_is_fitted(self)
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         method = next(name for name, encoder in METHODS.items() if encoder is type(self))
-        parameters = {name: _name_of(value) for name, value in self.get_params().items()}
-        description = {"method": method, "parameters": parameters}
-        (folder / "encoder.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
+        description = {"method": method, "parameters": self.get_params()}
+        (folder / "encoder.json").write_text(json.dumps(description, indent=1, default=_name_of), encoding="utf-8")
         save_file(self._arrays(), folder / "encoder.safetensors")
 
     def _arrays(self):
@@ -147,60 +144,37 @@ class Encoder(TransformerMixin, BaseEstimator):
 
     def _restore(self, arrays):
         """Take back what `_arrays` gave."""
-        others = {name for name in arrays if not name.startswith("network.")} ^ {"n_features_in_", *self.learned}
-        if others:
-            raise ValueError(f"{sorted(others)[0]} is missing, or none of its arrays")
         self.n_features_in_ = int(arrays["n_features_in_"][0])
         for name in self.learned:
             setattr(self, name, arrays[name])
 
 
-def _name_of(value):
-    """A parameter as JSON knows it: a function by its name, and where it is from unless it is of `cpx_utils.losses`."""
-    if not callable(value):
-        return value
-    return value.__name__ if value.__module__ == "cpx_utils.losses" else f"{value.__name__} of {value.__module__}"
+def _name_of(function):
+    """A function as JSON knows it: by its name, and where it is from unless it is of `cpx_utils.losses`."""
+    own = function.__module__ == "cpx_utils.losses"
+    return function.__name__ if own else f"{function.__name__} of {function.__module__}"
 
 
 def load_encoder(folder: str | Path) -> Encoder:
     """Read an encoder that `save` wrote, and try it on two rows of zeros; ScreenError where it isn't whole."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     folder = Path(folder)
     try:
         description = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
-        encoder = METHODS[description["method"]]()
-        _require_types(description["parameters"], encoder.get_params())
-        encoder.set_params(**description["parameters"])
+        encoder = METHODS[description["method"]]().set_params(**description["parameters"])
         arrays = load_file(folder / "encoder.safetensors")
         if not all((np.abs(values.astype(np.float64)) < LARGEST_WEIGHT).all() for values in arrays.values()):
             raise ValueError("its arrays hold values that aren't finite, or beyond all measure")
         encoder._restore(arrays)
         if not 0 < encoder.n_features_in_ <= MAX_FEATURES:
             raise ValueError(f"it was trained on {encoder.n_features_in_} features")
-        codes = [encoder.transform(np.zeros((2, encoder.n_features_in_)))]
+        encoder.transform(np.zeros((2, encoder.n_features_in_)))
         if encoder.cross_modal:
-            codes.append(encoder.transform_tx(np.zeros((2, len(encoder.tx_mean_)))))
-        shapes = {code.shape for code in codes}
-        if len(shapes) > 1 or any(code.ndim != 2 or len(code) != 2 for code in codes):
-            raise ValueError(f"it gives embeddings of the shapes {sorted(shapes)} for two profiles")
+            encoder.transform_tx(np.zeros((2, len(encoder.tx_mean_))))
     except (OSError, ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, SafetensorError,
             TypeError, ValueError) as error:  # fmt: skip
         reason = " ".join(str(error).split())[:300]  # torch explains itself over many lines
         raise ScreenError(f"{folder} holds no encoder of this version of cpx ({reason})") from error
     return encoder
-
-
-def _require_types(parameters, defaults):
-    """Refuse parameters of another type than the default's: a list stands for a tuple, a whole number for a float."""
-    for name, value in parameters.items():
-        if name not in defaults:
-            raise TypeError(f"parameter {name!r} is unknown")
-        kind = type(defaults[name])
-        given = {list: tuple, int: float if kind is float else int}.get(type(value), type(value))
-        if given is not kind or (kind is tuple and not all(type(one) is int for one in value)):
-            raise TypeError(f"parameter {name} is {str(value)[:40]!r}, of another type than {defaults[name]!r}")
 
 
 class RawCP(Encoder):
@@ -304,33 +278,15 @@ class LdaIdentity(LinearEncoder):
         classes, of_well, counts = np.unique(groups, return_inverse=True, return_counts=True)
         if len(classes) < 3 or np.median(counts) < 2:
             raise ScreenError("LDA on compound identity needs replicates, and this screen has one profile a compound")
-        means, within, shrinkage = _within_compounds(cp, of_well)
-        means = means - cp.mean(axis=0)
-        total = within + (means * counts[:, None]).T @ means / len(cp)
-        within, total = (shrunk_covariance(one, shrinkage) for one in (within, total))
+        deviations = cp - pd.DataFrame(cp).groupby(of_well).transform("mean").to_numpy()
+        # Of the pooled deviations: scikit-learn's "auto" shrinks each class by itself, and two replicates not at all.
+        shrinkage = ledoit_wolf_shrinkage(deviations, assume_centered=True)
+        covariances = deviations.T @ deviations / len(cp), np.cov(cp.T, bias=True)
+        within, total = (shrunk_covariance(one, shrinkage) for one in covariances)
         # scikit-learn's solver "eigen", whose loop over hundreds of classes takes most of its time.
         strongest = eigh(total - within, within)[1][:, ::-1]
         self.mean_ = cp.mean(axis=0)
         self.projection_ = strongest[:, : min(self.n_components, len(classes) - 1)].copy()
-
-
-def _within_compounds(cp, of_well):
-    """Means of compounds, covariance (n_features, n_features) of wells around them, its Ledoit-Wolf shrinkage.
-
-    Of the pooled deviations: scikit-learn's "auto" shrinks each class by itself, and two replicates not at all. The
-    shrinkage is `sklearn.covariance.ledoit_wolf_shrinkage`, which would work out the covariance again, and its square.
-    """
-    means = np.zeros((of_well.max() + 1, cp.shape[1]))
-    np.add.at(means, of_well, cp)
-    means = means / np.bincount(of_well)[:, None]
-    deviations = cp - means[of_well]
-    n_wells, n_features = cp.shape
-    within = deviations.T @ deviations / n_wells
-    mean_variance = np.trace(within) / n_features
-    squared = (within**2).sum()
-    beta = (((deviations**2).sum(axis=1) ** 2).sum() / n_wells - squared) / (n_features * n_wells)
-    delta = squared / n_features - mean_variance**2
-    return means, within, min(beta, delta) / delta if beta > 0 < delta else 0.0
 
 
 @dataclass(eq=False, repr=False)
@@ -559,9 +515,7 @@ class NetworkEncoder(Encoder):
         return cp_components(cp, groups, self.cp_basis, self.n_cp_components, self.whitening_shrinkage)
 
     def _fit_pairs(self, cp, tx, groups, cp_side, maps):
-        from cpx_utils.networks import pick_device
-
-        self.device_ = pick_device(self.device)
+        self.device_ = networks.pick_device(self.device)
         self.cp_mean_, self.cp_components_ = cp_side
         paired = ~np.isnan(tx).any(axis=1)
         tx_parts = whitened_components(tx[paired], groups[paired], self.n_tx_components, self.whitening_shrinkage)
@@ -585,30 +539,22 @@ class NetworkEncoder(Encoder):
 
     def _trained(self, inputs, wells, n_epochs, rng, maps, held_out=()):
         """A new network trained on the wells of compounds, and its loss by epoch; torch's random state stays."""
-        import torch
-
-        from cpx_utils.networks import train
-
         torch.set_num_threads(1)  # small matrices: more threads wait for each other, and round differently
         options = {name: getattr(self, name) for name in ("learning_rate", "weight_decay", "batch_size", "patience")}
         options |= {"n_views": self.n_views, "maps": maps, "held_out": held_out}
         with torch.random.fork_rng(devices=[] if self.device_ == "cpu" else None):
             torch.manual_seed(int(rng.integers(2**31)))
             network = self._network(*(values.shape[1] for values in inputs)).to(self.device_)
-            lines = train(network, self._loss, inputs, wells, n_epochs, rng=rng, **options)
+            lines = networks.train(network, self._loss, inputs, wells, n_epochs, rng=rng, **options)
         return network, lines
 
     def _inputs(self, modality, profiles):
         """Components of profiles as the heads see them: (n, n_features) -> tensor (n, n_components)."""
-        import torch
-
         mean, components = getattr(self, f"{modality}_mean_"), getattr(self, f"{modality}_components_")
         return torch.as_tensor((profiles - mean) @ components, dtype=torch.float32, device=self.device_)
 
     def _noisy(self, network, values):
         """In training, values with noise; else the values."""
-        import torch
-
         return values + self.input_noise * torch.randn_like(values) if network.training else values
 
     def most_epochs(self, n_compounds: int) -> int:
@@ -617,8 +563,6 @@ class NetworkEncoder(Encoder):
 
     def _encode(self, part, inputs):
         """Unit-length codes of the network's head `part`: (n, n_dimensions)."""
-        import torch
-
         with torch.no_grad():
             return torch.nn.functional.normalize(getattr(self.network_, part)(inputs), dim=1).cpu().numpy()
 
@@ -634,20 +578,13 @@ class NetworkEncoder(Encoder):
         return super()._arrays() | {f"network.{name}": value.cpu().numpy() for name, value in state}
 
     def _restore(self, arrays):
-        import torch
-
-        from cpx_utils.networks import pick_device
-
         super()._restore(arrays)
         # What was trained on a GPU must open on a laptop.
-        self.device_ = pick_device("auto" if self.device == "cuda" else self.device)
+        self.device_ = networks.pick_device("auto" if self.device == "cuda" else self.device)
         weights = {name: value for name, value in arrays.items() if name.startswith("network.")}
         weights = {name.removeprefix("network."): torch.as_tensor(value) for name, value in weights.items()}
         with torch.device("meta"):  # takes no memory, however large the parameters say that it is
             network = self._network(self.cp_components_.shape[1], self.tx_components_.shape[1])
-        expected = {name: value.shape for name, value in network.state_dict().items()}
-        if expected != {name: value.shape for name, value in weights.items()}:
-            raise ValueError("its network is of another size than its parameters say")
         network.load_state_dict(weights, assign=True)
         self.network_ = network.to(self.device_).eval()
 
@@ -690,13 +627,9 @@ class ContrastiveEncoder(NetworkEncoder):
             )
 
     def _network(self, n_cp, n_tx):
-        from cpx_utils.networks import TwoTower
-
-        return TwoTower(n_cp, n_tx, self.n_dimensions, self.hidden, self.dropout)
+        return networks.TwoTower(n_cp, n_tx, self.n_dimensions, self.hidden, self.dropout)
 
     def _loss_function(self):
-        from cpx_utils import losses
-
         found = self.loss if callable(self.loss) else getattr(losses, self.loss, None)
         if found is None:
             raise ScreenError(f"loss {self.loss!r} is none of cpx_utils.losses; give a name there, or the function")
@@ -730,10 +663,8 @@ class SoftContrastiveEncoder(ContrastiveEncoder):
             raise ScreenError("SoftContrastiveEncoder has a loss of its own; give `loss` to ContrastiveEncoder")
 
     def _loss(self, network, cp, tx):
-        from cpx_utils.losses import soft_info_nce, soft_targets
-
         codes = network(self._noisy(network, cp), self._noisy(network, tx))
-        return soft_info_nce(*codes, self.temperature, soft_targets(tx, self.softness))
+        return losses.soft_info_nce(*codes, self.temperature, losses.soft_targets(tx, self.softness))
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -809,21 +740,15 @@ class AutoencoderEncoder(NetworkEncoder):
     n_cp_components: int = 50
 
     def _network(self, n_cp, n_tx):
-        from cpx_utils.networks import BimodalAutoencoder
-
-        return BimodalAutoencoder(n_cp, n_tx, self.n_dimensions, self.hidden, self.dropout)
+        return networks.BimodalAutoencoder(n_cp, n_tx, self.n_dimensions, self.hidden, self.dropout)
 
     def _loss(self, network, cp, tx):
         """Reconstruction error of both, from spoilt inputs in training and else from CP alone, as for new compounds."""
-        import torch
-
-        from cpx_utils.losses import reconstruction
-
         draw = torch.rand_like(cp[:, :1]) if network.training else torch.zeros_like(cp[:, :1])
         has_tx = (draw >= self.tx_dropout).float() * float(network.training)  # (n_pairs, 1)
         has_cp = (draw < self.tx_dropout + (1 - self.tx_dropout) / 2).float() if network.training else 1 - has_tx
         cp_out, tx_out = network(self._noisy(network, cp), self._noisy(network, tx), has_cp, has_tx)
-        return self.cp_weight * reconstruction(cp_out, cp) + reconstruction(tx_out, tx)
+        return self.cp_weight * losses.reconstruction(cp_out, cp) + losses.reconstruction(tx_out, tx)
 
 
 METHODS: dict[str, type[Encoder]] = {

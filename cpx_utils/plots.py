@@ -24,10 +24,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
-from matplotlib.ticker import StrMethodFormatter
 
 from cpx_utils.profiles import CP_ONLY, ORACLES, UNITS
 
@@ -170,12 +167,11 @@ def _panels(fig: Figure, n: int, across: int, **options) -> list[Axes]:
     return list(axes[:n])
 
 
-def _legend(fig: Figure, handles: Sequence, labels: Sequence[str] = (), title: str | None = None) -> None:
-    """A legend below all panels in as many columns as the width holds; a tuple's parts stand side by side."""
-    labels = list(labels) or [handle.get_label() for handle in handles]
+def _legend(fig: Figure, handles: Sequence, title: str | None = None) -> None:
+    """A legend below all panels in as many columns as the width holds."""
+    labels = [handle.get_label() for handle in handles]
     columns = int(np.clip(14 * fig.get_figwidth() // (max(map(len, labels)) + 6), 1, len(labels)))
-    together = {"handler_map": {tuple: HandlerTuple(ndivide=None, pad=0)}, "alignment": "left", "title": title}
-    fig.legend(handles, labels, loc="outside lower left", ncols=columns, **together)
+    fig.legend(handles, labels, loc="outside lower left", ncols=columns, alignment="left", title=title)
 
 
 def _wrap(text: str, n: int) -> str:
@@ -500,9 +496,9 @@ def _mean_runs(history: pd.DataFrame, keys: list[str], value: str) -> pd.DataFra
 
 @_draws(reason="no network was trained with held-out compounds")
 def training_curves(table: pd.DataFrame, *, ylabel: str) -> StudyFigure:
-    """Loss by epoch on training pairs and unseen compounds, a panel a method: thin lines the folds, bold their mean.
+    """Loss by epoch on training pairs and unseen compounds, a panel a method, means over folds.
 
-    The table is one of `mean_curves`. A dot marks the lowest mean on unseen compounds, which the title tells.
+    The table is one of `mean_curves`. The title tells the lowest mean on unseen compounds.
     """
     methods = order_methods(table["method"])
     means = {value: _mean_runs(table, ["method", "control"], value) for value in ("training", "validation")}
@@ -511,23 +507,18 @@ def training_curves(table: pd.DataFrame, *, ylabel: str) -> StudyFigure:
     across = min(len(methods), 2)
     height = 0.9 + 2.5 * -(-len(methods) // across)
     fig = _figure(FULL_WIDTH, height, f"Lowest loss on unseen compounds: {', '.join(lowest)}")
+    lines = {
+        ("training", "true_pairs"): {"label": "training pairs", "color": GREY},
+        ("validation", "true_pairs"): {"label": "unseen compounds", "color": "black"},
+        ("validation", "deranged"): {"label": "unseen, deranged pairs", "color": "black", "ls": "--"},
+    }
     for ax, method in zip(_panels(fig, len(methods), across), methods, strict=True):
-        colour = method_colour(method)
-        own = table[(table["method"] == method) & (table["control"] == "true_pairs")]
-        for value, hue in (("training", GREY), ("validation", colour)):
-            for _, fold in own.groupby(["split", "repeat", "fold"]):
-                ax.plot(fold["epoch"], fold[value], color=hue, lw=0.6, alpha=0.35)
-            ax.plot(means[value].loc[method, "true_pairs"].dropna(), color=hue, lw=2)
+        for (value, control), look in lines.items():
+            if (method, control) in means[value].index:
+                ax.plot(means[value].loc[method, control].dropna(), lw=2, **look)
         words = f"{method_label(method)}: lowest at epoch {unseen.loc[method, 'true_pairs'].idxmin()}"
-        ax.plot(unseen.loc[method, "true_pairs"].idxmin(), unseen.loc[method, "true_pairs"].min(), "o", color=colour)
-        if (method, "deranged") in unseen.index:
-            ax.plot(unseen.loc[method, "deranged"].dropna(), color=colour, lw=2, ls="--")
-            words += f"\non deranged pairs {unseen.loc[method, 'deranged'].min():.2f} at best"
         ax.set(title=words, xlabel="epoch", ylabel=ylabel)
-    hues = [method_colour(method) for method in methods]
-    coloured = [tuple(_handle(color=hue, lw=2, ls=style) for hue in hues) for style in ("-", "--")]
-    handles = [_handle(color=GREY, lw=2, ls="-"), *coloured, _handle(color=GREY, marker="o")]
-    _legend(fig, handles, ["training pairs", "unseen compounds", "unseen, deranged pairs", "lowest mean"])
+    _legend(fig, fig.axes[0].lines)
     return fig
 
 
@@ -547,21 +538,17 @@ def missing_and_counts(table: pd.DataFrame, *, title: str, xlabel: str = "compou
 @_draws(reason="the screen has no control wells on named plates", number="value")
 def control_distributions(table: pd.DataFrame, *, title: str) -> StudyFigure:
     """What plates do to negative controls before and after normalisation: ``plate, value, when`` of control wells."""
-    quantiles = table.groupby(["when", "plate"], sort=False)["value"].quantile([0.05, 0.25, 0.5, 0.75, 0.95]).unstack()
     plates = table["plate"].unique()
     fig = _figure(FULL_WIDTH, 4.3, title)
-    x, step = np.arange(len(plates)), -(-len(plates) // 42)  # a tick label set upright needs about 0.15 inch
-    for ax, when in zip(fig.subplots(2, 1, sharex=True), table["when"].unique(), strict=True):
-        shares = quantiles.loc[when].reindex(plates)
+    shown = slice(None, None, -(-len(plates) // 42))  # a tick label set upright needs about 0.15 inch
+    for ax, (when, own) in zip(fig.subplots(2, 1, sharex=True), table.groupby("when", sort=False), strict=True):
+        values = own.groupby("plate")["value"].agg(list).reindex(plates)
         ax.axhline(0, color=PALE, lw=1, zorder=0)
-        ax.vlines(x, shares[0.05], shares[0.95], color=CATEGORY_COLOURS[0], lw=0.8)
-        ax.vlines(x, shares[0.25], shares[0.75], color=CATEGORY_COLOURS[4], lw=np.clip(150 / len(plates), 1.2, 7))
-        ax.plot(x, shares[0.5], ls="", marker="o", ms=3, color="black")
+        ax.boxplot(list(values), whis=(5, 95), showfliers=False, manage_ticks=False)
         ax.set(title=f"{when} normalisation", xlabel="plate", ylabel="feature value\nof the controls")
-        ax.set_xticks(x[::step], [_short(name, 16) for name in plates[::step]], rotation=90)
+        ax.set_xticks(np.arange(len(plates))[shown] + 1, [_short(name, 16) for name in plates[shown]], rotation=90)
         ax.label_outer()
-    words = "Dot: a plate's median; thick line: its middle half; thin line: its middle 90%. The scales differ."
-    fig.supxlabel(words, **NOTE)
+    fig.supxlabel("Box: a plate's median and middle half; whiskers: its middle 90%. The scales differ.", **NOTE)
     return fig
 
 
@@ -583,46 +570,6 @@ def replicate_correlations(table: pd.DataFrame, *, title: str) -> StudyFigure:
         ax.legend(title=modality, loc="lower left", bbox_to_anchor=(0, 1), alignment="left")
         ax.set(xlabel="correlation of two wells", ylabel="density" if modality == modalities[0] else "", yticks=[])
         ax.spines["left"].set_visible(False)
-    return fig
-
-
-@_draws(reason="no statistic was computed")
-def statistics_beside(table: pd.DataFrame, *, title: str) -> StudyFigure:
-    """Statistics of this screen beside a reference from a named source, a panel a group, since units differ."""
-    groups = list(table.groupby("group", sort=False))
-    sizes = [len(rows) for _, rows in groups]
-    heights = [max(sizes[i : i + 2]) + 1.5 for i in range(0, len(sizes), 2)]
-    own, other = {"marker": "o", "color": CATEGORY_COLOURS[0]}, {"marker": "o", "mfc": "white", "mec": "black"}
-    fig = _figure(FULL_WIDTH, 0.4 + 0.23 * sum(heights) + 0.35 * len(heights), title)
-    for ax, (group, rows) in zip(_panels(fig, len(groups), 2, height_ratios=heights), groups, strict=True):
-        y = range(len(rows))
-        ax.hlines(y, rows["here"], rows["reference"], color=PALE, lw=3)
-        ax.plot(rows["reference"], y, ls="", **other)
-        ax.plot(rows["here"], y, ls="", ms=5, **own)
-        _rows(ax, y, [_short(name, 24) for name in rows["statistic"]])
-        ax.set_ylim(len(rows) - 0.4, -0.6)
-        ax.locator_params(axis="x", nbins=4)
-        ax.set_title(_wrap(f"{group}, beside {', '.join(rows['source'].unique())}", 38))
-    _legend(fig, [_handle(label="this screen", **own), _handle(label="reference", **other)])
-    return fig
-
-
-@_draws(reason="no method maps CP and TX into one space")
-def similarity_matrices(table: pd.DataFrame, *, title: str) -> StudyFigure:
-    """Cosine similarity of CP (rows) to TX (columns) of compounds; own pairs are the diagonal.
-
-    A panel each value of ``pairs``; all other columns of the table are the matrix.
-    """
-    matrices = {name: part.drop(columns="pairs").to_numpy() for name, part in table.groupby("pairs", sort=False)}
-    fig = _figure(FULL_WIDTH, 0.6 + (FULL_WIDTH - 1.2) / max(len(matrices), 2), title)
-    axes = _panels(fig, len(matrices), len(matrices))
-    top = table.drop(columns="pairs").abs().stack().quantile(0.995)
-    for ax, (name, matrix) in zip(axes, matrices.items(), strict=True):
-        image = ax.imshow(matrix, rasterized=True, cmap="RdBu_r", vmin=-top, vmax=top, interpolation="nearest")
-        own = np.eye(len(matrix), dtype=bool)
-        ax.set_title(f"{name}: mean of\nown pairs {matrix[own].mean():.2f}, others {matrix[~own].mean():.2f}")
-        ax.set(xlabel="TX of test compound", ylabel="CP of test compound" if ax is axes[0] else "")
-    fig.colorbar(image, ax=axes, label="cosine similarity", shrink=0.7, extend="both")
     return fig
 
 
@@ -648,40 +595,6 @@ def embedding_maps(table: pd.DataFrame, *, title: str, label_order: Sequence[str
     return fig
 
 
-@_draws(reason="no task was measured with both CP and TX", number="cp_auc")
-def task_scatter(table: pd.DataFrame, *, title: str, tx_min: float, margin: float) -> StudyFigure:
-    """Every task by the ROC-AUC that raw CP and measured TX reach on it; shaded: TX strong and CP weak.
-
-    Chosen are tasks with ``tx_auc >= tx_min`` and ``tx_auc - cp_auc >= margin``; six of them are numbered and named.
-    """
-    points = table[["cp_auc", "tx_auc"]]
-    gap = table["tx_auc"] - table["cp_auc"]
-    chosen = (table["tx_auc"] >= tx_min) & (gap >= margin)
-    low, high = min(0.45, points.min(axis=None) - 0.03), max(points.max(axis=None) + 0.05, tx_min + 0.02)
-    fig = _figure(FULL_WIDTH, 4.3, title)
-    ax = fig.subplots()
-    # The families with most chosen tasks, then most tasks, have a colour.
-    counts = table.assign(chosen=chosen).groupby("family")["chosen"].agg(["sum", "size"]).drop("other", errors="ignore")
-    named = counts.sort_values(["sum", "size"], ascending=False, kind="stable").index[: len(CATEGORY_LOOKS) - 1]
-    shown = table["family"].where(table["family"].isin(named), "other families")
-    looks = dict(zip(named, CATEGORY_LOOKS, strict=False)) | {"other families": ("#9A9A9A", "o")}
-    for family, (colour, marker) in looks.items():
-        own, look = shown == family, {"ls": "", "marker": marker, "ms": 5, "color": colour}
-        ax.plot(*points[own & ~chosen].to_numpy().T, mfc="white", **look)
-        ax.plot(*points[own & chosen].to_numpy().T, label=f"{_short(family, 28)} ({own.sum()})", **look)
-    rule = f"chosen (filled): TX ≥ {tx_min:g} and\nTX − CP ≥ {margin:g} ({chosen.sum()} of {len(table)})"
-    edges = [low, max(tx_min - margin, low), high - margin, low]
-    ax.fill(edges, [tx_min, tx_min, high, high], color="#FFF1D6", lw=0, zorder=0, label=rule)
-    ax.plot([low, high], [low, high], color=GREY, lw=1, ls="--", zorder=1, label="TX as good as CP")
-    for number, place in enumerate(gap[chosen].sort_values(ascending=False, kind="stable").index[:6], 1):
-        ax.annotate(str(number), points.loc[place], (4, 3), textcoords="offset points")
-        ax.plot([], [], ls="", label=f"{number}  {_short(table['task'][place], 30)}")
-    ax.set(xlim=(low, high), ylim=(low, high), aspect="equal")
-    ax.set(xlabel="raw CP, ROC-AUC", ylabel="measured TX (oracle), ROC-AUC")
-    ax.legend(**BESIDE)
-    return fig
-
-
 @_draws(reason="no task was measured", number="gain")
 def task_gains(table: pd.DataFrame, *, title: str) -> StudyFigure:
     """The gain of tasks over raw CP in ROC-AUC (``gain``) by method and control: their median and middle half."""
@@ -691,76 +604,37 @@ def task_gains(table: pd.DataFrame, *, title: str) -> StudyFigure:
     return intervals(middle.reset_index(), title=title, xlabel=xlabel, line=0.0, line_label="raw CP")
 
 
-def _heat(title: str, matrix: pd.DataFrame, label: str, note: str, **look) -> tuple[StudyFigure, Axes]:
-    """A matrix with the names of its rows and columns, a colour bar, and a note below."""
+@_draws(reason="no compound is new, or the library has nothing to compare it with", number="value")
+def heat_map(table: pd.DataFrame, *, title: str, label: str) -> StudyFigure:
+    """What new compounds were compared with: ``compound, what, value``, the first 25 compounds in the table's order.
+
+    Of what they were compared with, the 30 are shown in which these compounds differ most.
+    """
+    compounds = table["compound"].unique()
+    matrix = table.pivot_table("value", "compound", "what").loc[compounds[:25]]
+    widest = matrix.std().sort_values(ascending=False, kind="stable").index[:30]
+    matrix = matrix[sorted(widest)]
     rows, columns = ([_short(name, 32) for name in axis] for axis in (matrix.index, matrix.columns))
     fig = _figure(FULL_WIDTH, 0.7 + max(map(len, columns)) / PER_INCH + max(0.19 * len(rows), 1.4), title)
     ax = fig.subplots()
-    image = ax.pcolormesh(matrix.to_numpy(dtype=float), edgecolors="white", lw=0.6, rasterized=True, **look)
-    ax.set_facecolor("#F2F2F2")
+    image = ax.pcolormesh(matrix.to_numpy(dtype=float), edgecolors="white", lw=0.6, rasterized=True, cmap="viridis")
     _rows(ax, np.arange(len(rows)) + 0.5, rows)
     ax.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=90)
     ax.tick_params(length=0)
     fig.colorbar(image, ax=ax, label=_wrap(label, max(16, 3 * len(rows))), aspect=16, pad=0.01)
-    fig.supxlabel(_wrap(note, int(FULL_WIDTH * PER_INCH)), **NOTE)
-    return fig, ax
-
-
-@_draws(reason="no compound is new, or no mechanism of action is known in the library", number="score")
-def nearest_mechanisms(table: pd.DataFrame, *, title: str) -> StudyFigure:
-    """Similarity (``score``) of new compounds to mechanisms of action, their own (``is_known``) boxed.
-
-    The surest compounds come first, with the ``p_adjusted`` of their nearest mechanism.
-    """
-    nearest = table[table["rank"] == 1].set_index("compound")["p_adjusted"].sort_values(kind="stable")
-    compounds = nearest.index
-    shown = table[table["compound"].isin(compounds[:25])]
-    # One that ranks first counts most; being a compound's own counts half a first rank.
-    weight = (1 / shown["rank"] + 0.5 * shown["is_known"]).groupby(shown["mechanism"]).sum()
-    columns = weight.sort_values(ascending=False, kind="stable").index[:24]
-    wide = {name: shown.pivot(index="compound", columns="mechanism", values=name) for name in ("score", "is_known")}
-    matrix, known = (one.reindex(index=compounds[:25], columns=columns) for one in wide.values())
-    matrix.index = [f"{_short(name, 22)} (p {p_value:.2g})" for name, p_value in nearest[:25].items()]
-    # The palest blue is kept off the scale: it would look like an empty field.
-    top = max(matrix.max(axis=None), 0.05)
-    look = {"vmin": -0.25 * top, "vmax": top, "cmap": "Blues"}
-    counts = f"{len(matrix)} of {len(compounds)} compounds, {len(columns)} of {len(weight)} mechanisms"
-    note = f"{counts}: nearest to most, or known. p: of the nearest one. Boxed: known."
-    fig, ax = _heat(title, matrix.clip(lower=0), "similarity, 0 or less palest", note, **look)
-    fig.axes[-1].set_ylim(0, top)
-    for y, x in np.argwhere((known == True).to_numpy()):  # noqa: E712 - a pair that isn't in the table is no known one
-        ax.add_patch(Rectangle((x + 0.06, y + 0.06), 0.88, 0.88, fill=False, ec=CATEGORY_COLOURS[5], lw=1.6, zorder=4))
+    counts = f"{len(rows)} of {len(compounds)} compounds, {len(columns)} of {table['what'].nunique()} columns"
+    fig.supxlabel(f"{counts}: those that differ most between compounds.", **NOTE)
     return fig
 
 
-@_draws(reason="the library has no task to predict, or no compound is new", number="p_active")
-def predicted_activity(table: pd.DataFrame, *, title: str) -> StudyFigure:
-    """How active the first new compounds look in the tasks that differ most, by target family."""
-    compounds = table["compound"].unique()
-    matrix = table.pivot_table(index="compound", columns=["family", "task"], values="p_active").loc[compounds[:40]]
-    widest = matrix.std().sort_values(ascending=False, kind="stable").index[:30]
-    matrix = matrix[sorted(widest, key=lambda one: (one[0] == "other", one))]
-    families = matrix.columns.get_level_values("family")
-    matrix.columns = [task if family in task else f"{family}: {task}" for family, task in matrix.columns]
-    counts = f"{len(matrix)} of {len(compounds)} compounds, {len(widest)} of {table['task'].nunique()} tasks"
-    note, label = f"{counts}: those that differ most between compounds.", "share of known actives that score no higher"
-    fig, ax = _heat(title, matrix, label, note, vmin=0, vmax=1, cmap="viridis")
-    ax.vlines(np.flatnonzero(families[1:] != families[:-1]) + 1, 0, len(matrix), color="white", lw=2.5)
-    return fig
-
-
-@_draws(reason="no treatment has negative controls on its plates", number="p_value")
-def treatment_calls(table: pd.DataFrame, *, title: str) -> StudyFigure:
-    """How far each treatment lies from the controls of its plates, and its p, coloured where it is called active."""
-    fig = _figure(FULL_WIDTH, 3.3, title)
+@_draws(reason="nothing was measured on both axes")
+def scatter(table: pd.DataFrame, *, title: str, x: str, y: str, chosen: str, xlabel: str, ylabel: str) -> StudyFigure:
+    """Two columns against each other, a dot a row: filled in colour where the column `chosen` is true."""
+    fig = _figure(FULL_WIDTH, 3.8, title)
     ax = fig.subplots()
-    for active, word, colour in ((True, "called active", CATEGORY_COLOURS[5]), (False, "not called", "#9B9B9B")):
-        own = table[table["active"] == active]
-        look = {"ls": "", "marker": "o", "ms": 4.5, "mec": "white", "mew": 0.4}
-        ax.plot(own["distance"], own["p_value"], color=colour, label=f"{word} ({len(own)})", **look)
-    ax.axhline(table["smallest_p"].min(), color=GREY, lw=0.8, ls="--", label="smallest possible p")
-    ax.set(yscale="log", xlabel="distance from controls (theirs: 1)", ylabel="p")
-    ax.invert_yaxis()
-    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    for is_chosen, word, colour in ((False, f"not {chosen}", "white"), (True, chosen, CATEGORY_COLOURS[5])):
+        own = table[table[chosen] == is_chosen]
+        ax.plot(own[x], own[y], "o", ms=5, mec=GREY, mew=0.6, mfc=colour, label=f"{word} ({len(own)})")
+    ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.legend(**BESIDE)
     return fig

@@ -190,15 +190,15 @@ CASES = {
     ),
     "a parameter nobody knows": (
         modelled("lda_identity", saying("encoder.json", exec_is="x")),
-        ["parameter 'exec' is unknown"],
+        ["holds no encoder", "'exec'"],
     ),
     "a parameter of another type": (
         modelled("contrastive", saying("encoder.json", n_dimensions_is="3")),
-        ["parameter n_dimensions is '3', of another type than 32"],
+        ["holds no encoder"],
     ),
     "a network of a size that no memory holds": (
         modelled("contrastive", saying("encoder.json", hidden_is=[10**9, 10**9])),
-        ["its network is of another size than its parameters say"],
+        ["holds no encoder", "size mismatch"],
     ),
     "weights that aren't finite": (
         modelled("lda_identity", with_arrays(projection_=lambda one: one * np.nan)),

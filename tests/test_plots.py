@@ -85,34 +85,11 @@ def correlation_table():
     return pd.concat([*parts, parts[-1].assign(kind="different treatments")], ignore_index=True)
 
 
-def statistics_table():
-    names = [f"{modality} {what}" for what in ("replicate correlation", "variance") for modality in ("CP", "TX")]
-    rows = [(name, q, v, 1.2 * v, "cmea-u2os") for name in names for q, v in (("5%", 0.02), ("95%", np.nan))]
-    return pd.DataFrame(rows, columns=["group", "statistic", "here", "reference", "source"])
-
-
-def matrix_table():
-    rng = np.random.default_rng(5)
-    parts = [pd.DataFrame(rng.normal(0, 0.1, (20, 20)) + own * np.eye(20)).assign(pairs=name) for name, own in PAIRS]
-    return pd.concat(parts, ignore_index=True)
-
-
-PAIRS = (("true pairs", 0.5), ("deranged pairs", 0.0))
-
-
 def map_table():
     rng = np.random.default_rng(7)
     labels = rng.choice([*MECHANISMS, "other", "other"], 120)
     points = [{"method": name, "x": rng.normal(size=120), "y": rng.normal(size=120)} for name in TX_METHODS]
     return pd.concat([pd.DataFrame(one).assign(label=labels) for one in points], ignore_index=True)
-
-
-def task_table(n=60):
-    rng = np.random.default_rng(8)
-    families = [FAMILIES[i % len(FAMILIES)] for i in range(n)]
-    names = [f"{family} assay {i:03d}" for i, family in enumerate(families)]
-    cp, tx = rng.normal(0.62, 0.08, n), rng.normal(0.63, 0.1, n)
-    return pd.DataFrame({"task": names, "family": families, "cp_auc": cp, "tx_auc": tx})
 
 
 def gain_table():
@@ -186,31 +163,21 @@ def size_table():
     return pd.concat(parts, ignore_index=True)
 
 
-def mechanism_table(n=30):
-    rng = np.random.default_rng(11)
-    rows = []
-    for i in range(n):
-        similarity = rng.uniform(-0.2, 0.8, len(MECHANISMS))
-        for rank, j in enumerate(np.argsort(-similarity), 1):
-            rows.append((f"BRD-K{10000000 + i}", rank, MECHANISMS[j], similarity[j], j == i % 5))
-    table = pd.DataFrame(rows, columns=["compound", "rank", "mechanism", "score", "is_known"])
-    p_adjusted = rng.uniform(0.01, 1, len(table))
-    return table.assign(p_adjusted=p_adjusted, q_value=np.where(table["rank"] == 1, 2 * p_adjusted, np.nan))
-
-
-def activity_table(n_compounds=12, n_tasks=48):
+def activity_table(n_compounds=30, n_tasks=48):
     rng = np.random.default_rng(12)
     pairs = itertools.product(range(n_compounds), range(n_tasks))
-    rows = [(f"BRD-K{i}", f"assay {j:02d}", FAMILIES[j % len(FAMILIES)], rng.uniform()) for i, j in pairs]
-    table = pd.DataFrame(rows, columns=["compound", "task", "family", "p_active"])
-    return table
+    rows = [
+        (f"BRD-K{n_compounds - i}", f"{FAMILIES[j % len(FAMILIES)]}: assay {j:02d}", rng.uniform()) for i, j in pairs
+    ]
+    return pd.DataFrame(rows, columns=["compound", "what", "value"])
 
 
 def call_table(n=80):
     p_value = np.where(np.arange(n) % 4 == 0, 1e-4, np.linspace(1e-3, 1, n))
-    return pd.DataFrame({"distance": 4 - 3 * p_value, "p_value": p_value, "smallest_p": 1e-4, "active": p_value < 0.01})
+    return pd.DataFrame({"distance": 4 - 3 * p_value, "p_value": p_value, "active": p_value < 0.01})
 
 
+CALLS = {"x": "distance", "y": "p_value", "chosen": "active", "xlabel": "distance", "ylabel": "p"}
 PANELS = pd.concat([interval_table().assign(kind="treatments"), interval_table(TX_METHODS).assign(kind="mechanisms")])
 HALVES = interval_table(TX_METHODS, ("same compounds", "other half")).rename(columns={"control": "how"})
 # Every figure of the module: the function, its tables, what else it needs.
@@ -232,14 +199,10 @@ FIGURES = {
     "missing_and_counts": (plots.missing_and_counts, pd.DataFrame({"what": ["CP", "paired"], "n": [1917, 0]}), {}),
     "control_distributions": (plots.control_distributions, plate_table(), {}),
     "replicate_correlations": (plots.replicate_correlations, correlation_table(), {}),
-    "statistics_beside": (plots.statistics_beside, statistics_table(), {}),
-    "similarity_matrices": (plots.similarity_matrices, matrix_table(), {}),
     "embedding_maps": (plots.embedding_maps, map_table(), {"label_order": MECHANISMS}),
-    "task_scatter": (plots.task_scatter, task_table(), {"tx_min": 0.7, "margin": 0.1}),
     "task_gains": (plots.task_gains, gain_table(), {}),
-    "nearest_mechanisms": (plots.nearest_mechanisms, mechanism_table(), {}),
-    "predicted_activity": (plots.predicted_activity, activity_table(), {}),
-    "treatment_calls": (plots.treatment_calls, call_table(), {}),
+    "heat_map": (plots.heat_map, activity_table(), {"label": "share of known actives that score no higher"}),
+    "scatter": (plots.scatter, call_table(), CALLS),
 }  # fmt: skip
 
 
@@ -390,3 +353,19 @@ def test_mean_curves_are_means_over_seeds_and_short():
     expected = runs.ffill().mean(axis=1)
     own = curves.query("control == 'true_pairs' and fold == 1")
     np.testing.assert_allclose(own["training"], expected[own["epoch"]])
+
+
+def test_heat_maps_draw_the_first_compounds_in_order():
+    table, fig = activity_table(), draw("heat_map")
+    compounds = table["compound"].unique()[:25]
+    assert row_labels(fig.axes[0]) == list(compounds)
+    assert any("25 of 30 compounds, 30 of 48 columns" in text for text in words(fig))
+    wide = table.pivot(index="compound", columns="what", values="value").loc[compounds]
+    shown = wide[sorted(wide.std().nlargest(30).index)]
+    np.testing.assert_allclose(fig.axes[0].collections[0].get_array(), shown)
+
+
+def test_a_scatter_counts_what_is_chosen():
+    table = call_table()
+    said = words(draw("scatter"))
+    assert f"active ({table['active'].sum()})" in said and f"not active ({(~table['active']).sum()})" in said
