@@ -516,7 +516,7 @@ def training_curves(table: pd.DataFrame, *, ylabel: str) -> StudyFigure:
         for (value, control), look in lines.items():
             if (method, control) in means[value].index:
                 ax.plot(means[value].loc[method, control].dropna(), lw=2, **look)
-        words = f"{method_label(method)}: lowest at epoch {unseen.loc[method, 'true_pairs'].idxmin()}"
+        words = f"{method_label(method)}: lowest at epoch {unseen.loc[method, 'true_pairs'].idxmin():.0f}"
         ax.set(title=words, xlabel="epoch", ylabel=ylabel)
     _legend(fig, fig.axes[0].lines)
     return fig
