@@ -35,7 +35,8 @@ from unittest.mock import patch
 import pandas as pd
 from pydantic import ConfigDict, TypeAdapter
 
-from cpx_utils.profiles import ScreenError, one_line, user_path
+from cpx_utils.datasets import DATASETS, dataset_name, download_lines, examine_screen, is_user_screen
+from cpx_utils.profiles import ScreenError, one_line, testability, user_path
 from cpx_utils.provenance import (
     UNFINISHED,
     atomic_path,
@@ -598,8 +599,6 @@ def parse_call(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def make_plan(options: argparse.Namespace, notebooks: Path) -> Plan:
     """Check everything that can be checked before anything runs; a mistake in it is a ScreenError."""
-    from cpx_utils.datasets import DATASETS, dataset_name
-
     stages = read_stages(notebooks)
     dataset, profile = dataset_name(options.dataset), options.profile
     registered = DATASETS.get(options.dataset)
@@ -660,9 +659,6 @@ def check(options: argparse.Namespace, notebooks: Path) -> int:
     A user's own tables come before the rest of the call, so that a name that is wrong doesn't hide what else is.
     The exit status is returned: 0 where nothing is wrong, 2 elsewhere.
     """
-    from cpx_utils.datasets import examine_screen, is_user_screen
-    from cpx_utils.profiles import testability
-
     own = is_user_screen(options.dataset)
     screen, problems = examine_screen(options.dataset) if own else (None, [])
     first = {} if problems else next(iter(make_plan(options, notebooks).parameters.values()))
@@ -703,8 +699,6 @@ def main(arguments: Sequence[str] | None = None, notebooks: str | Path | None = 
         if options.list:
             print_list(plan)
         elif options.dry_run:
-            from cpx_utils.datasets import download_lines
-
             print_forecast(plan)
             first = plan.parameters[plan.stages[0].name]
             known = {name: first[name] for name in ("mirror", "data_dir") if name in first}

@@ -562,14 +562,10 @@ def replicate_correlations(table: pd.DataFrame, *, title: str) -> StudyFigure:
     for ax, modality in zip(_panels(fig, len(modalities), len(modalities), sharex=True), modalities, strict=True):
         own = table[table["modality"] == modality]
         colours = {"different treatments": "#9A9A9A", "replicates": MODALITY_COLOURS[modality]}
-        look = {"palette": colours, "common_norm": False, "fill": True, "alpha": 0.35, "lw": 1.5, "legend": False}
-        seaborn.kdeplot(own, x="correlation", hue="kind", ax=ax, cut=0, gridsize=150, warn_singular=False, **look)
-        for kind, median in own.groupby("kind")["correlation"].median().items():
-            ax.axvline(median, color=colours[kind], lw=1.4, ls="--", label=f"{kind}, median {median:.2f}")
-        # Above the panel, since densities leave no corner surely free.
-        ax.legend(title=modality, loc="lower left", bbox_to_anchor=(0, 1), alignment="left")
-        ax.set(xlabel="correlation of two wells", ylabel="density" if modality == modalities[0] else "", yticks=[])
-        ax.spines["left"].set_visible(False)
+        look = {"palette": colours, "common_norm": False, "fill": True, "cut": 0, "warn_singular": False}
+        seaborn.kdeplot(own, x="correlation", hue="kind", ax=ax, **look)
+        ax.get_legend().set_title(None)
+        ax.set(title=modality, xlabel="correlation of two wells", yticks=[])
     return fig
 
 

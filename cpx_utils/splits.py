@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import coo_array, coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from cpx_utils.metrics import nearest_shares_label
 from cpx_utils.profiles import COMPOUND, CONTROL, PLATE, ScreenError, compound_groups, feature_matrix
@@ -179,9 +181,6 @@ def _moa_sets(compounds: pd.DataFrame) -> list[list[str]]:
 
 def _connected_components(labels: list[list]) -> np.ndarray:
     """Component number of each compound; compounds that share any label are connected."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
     of_compound = pd.Series(labels, dtype=object).explode()
     label, distinct = pd.factorize(of_compound)
     cells = of_compound.index.to_numpy(), len(labels) + label
@@ -260,9 +259,6 @@ def plate_maps(plates: np.ndarray, compounds: np.ndarray, treated: np.ndarray) -
     Plates that share a treated compound are replicates, or doses, of one map. A screen whose compounds are spread over
     all plates, or that knows no plates, has one map.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     plate = np.unique(plates.astype(str), return_inverse=True)[1]
     compound = np.unique(compounds.astype(str), return_inverse=True)[1] + plate.max(initial=0) + 1
     n = compound.max(initial=0) + 1
