@@ -17,7 +17,6 @@ from sklearn.utils.validation import check_array
 
 from cpx_utils.metrics import pr_auc, roc_auc
 from cpx_utils.profiles import COMPOUND, KEYS, METADATA_COLUMNS, embedding_table, embedding_values
-from cpx_utils.splits import deranged_rows
 
 PENALTIES = np.logspace(-2.5, 3.0, 12)
 _PREDICTION_TYPES = dict.fromkeys([*KEYS, "model", "compound", "task"], "category")
@@ -79,7 +78,7 @@ class ManyTaskRidgeClassifier(BaseEstimator):
     def fit(self, X: np.ndarray, Y: np.ndarray) -> "ManyTaskRidgeClassifier":
         """Fit on X (n_train, n_features), finite, and Y (n_train, n_tasks): 1 active, 0 inactive, NaN missing.
 
-        Values between 0 and 1 say how sure a label is, as those of a teacher (:func:`distil_folds`).
+        Values between 0 and 1 say how sure a label is, as those of a teacher (`crossfit.distil_folds`).
         """
         X = check_array(X, dtype=float)
         Y = np.array(Y, dtype=float, order="F")  # sums round alike in any layout
@@ -168,69 +167,12 @@ def predict_folds(consensus: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame
         training = part[part["role"] == "train"]
         fitted = ManyTaskRidgeClassifier()
         fitted.fit(embedding_values(training), labels.reindex(training[COMPOUND]).to_numpy(float))
-        tables.append(_score_test(fitted, part, labels, dict(zip(KEYS, key, strict=True))))
+        tables.append(score_test(fitted, part, labels, dict(zip(KEYS, key, strict=True))))
     return join_predictions(tables)
 
 
-def distil_folds(
-    student: pd.DataFrame,
-    teacher: pd.DataFrame,
-    labels: pd.DataFrame,
-    *,
-    groups: pd.Series,
-    n_derangements: int = 2,
-    weight: float = 0.5,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Predict from CP alone with models that learned from labels and from a teacher who sees TX.
-
-    The teacher scores each training compound by models of TX that were trained without it (and its group). The student
-    learns from CP: of labelled compounds `weight` of the teacher's score and the rest of the label, of others the
-    score. Distillation into privileged information (Lopez-Paz 2016, arXiv 1511.03643; Vapnik 2015). Under the control
-    `deranged` each compound gets the teacher's score of another one.
-
-    Parameters
-    ----------
-    student, teacher : DataFrame
-        Consensus tables of a CP method and of `tx`, as `predict_folds` takes them.
-    labels : DataFrame
-        From `label_matrix`.
-    groups : Series of groups by compound
-    n_derangements, weight, seed
-        Draws of the control; the teacher's share, from 0 to 1; and the seed of inner folds and derangements.
-
-    Returns
-    -------
-    DataFrame
-        As of `predict_folds`, method `distilled`.
-
-    Failure mode: a teacher that knows no more than CP only repeats the labels, more softly.
-    """
-    tables = []
-    for number, (key, part) in enumerate(student.groupby(KEYS, sort=False)):
-        taught = part[part["role"] == "train"].sort_values(COMPOUND)
-        seen = _rows_of(teacher, KEYS[:3], key).set_index(COMPOUND).reindex(taught[COMPOUND]).dropna(subset="role")
-        group = seen.index.to_series().map(groups).fillna(seen.index.to_series()).to_numpy(str)
-        values, outcome = embedding_values(seen), labels.reindex(seen.index).to_numpy(float)
-        scores = np.zeros(outcome.shape)
-        for training, held_out in GroupKFold(5, shuffle=True, random_state=seed).split(values, groups=group):
-            fitted = ManyTaskRidgeClassifier().fit(values[training], outcome[training])
-            scores[held_out] = np.clip((fitted.decision_function(values[held_out]) + 1) / 2, 0, 1)
-        rng = np.random.default_rng([seed, number])
-        partners = [("true_pairs", 0, np.arange(len(seen)))]
-        partners += [("deranged", draw, deranged_rows(group, None, rng)) for draw in range(n_derangements)]
-        for control, draw, partner in partners:
-            soft = pd.DataFrame(scores[partner], index=seen.index, columns=labels.columns)
-            own = labels.reindex(taught[COMPOUND])
-            target = (own * (1 - weight) + soft.reindex(own.index) * weight).fillna(own).fillna(soft)
-            fitted = ManyTaskRidgeClassifier().fit(embedding_values(taught), target.to_numpy(float))
-            named = dict(zip(KEYS, (*key[:3], draw, "distilled", control), strict=True))
-            tables.append(_score_test(fitted, part, labels, named))
-    return join_predictions(tables)
-
-
-def _score_test(fitted, part, labels, key) -> pd.DataFrame:
-    """Scores of a fold's test compounds for the tasks in which they have a label, a row each."""
+def score_test(fitted: ManyTaskRidgeClassifier, part: pd.DataFrame, labels: pd.DataFrame, key: dict) -> pd.DataFrame:
+    """Scores of a fold's test compounds for the tasks in which they have a label, a row each, with the keys `key`."""
     test = part[part["role"] != "train"]
     outcome = labels.reindex(test[COMPOUND]).to_numpy(float)
     compound, task = np.nonzero(~np.isnan(outcome))
@@ -267,13 +209,13 @@ def concatenate(
     fold, (first_consensus, second_consensus) = KEYS[:3], consensus or (first, second)
     tables = []
     for key, part in second.groupby(KEYS, sort=False):
-        mine = _rows_of(first, fold, key)
+        mine = rows_of(first, fold, key)
         if not mine[ids].reset_index(drop=True).equals(part[ids].reset_index(drop=True)):
             raise ValueError(f"{key[4]} holds other compounds or wells than the representation it is put beside")
         blocks = []
         for table, of_all in (
-            (mine, _rows_of(first_consensus, fold, key)),
-            (part, _rows_of(second_consensus, KEYS, key)),
+            (mine, rows_of(first_consensus, fold, key)),
+            (part, rows_of(second_consensus, KEYS, key)),
         ):
             training = embedding_values(of_all)[(of_all["role"] == "train").to_numpy()]
             scale = float(np.sqrt(training.var(axis=0).sum())) or 1.0  # 1 for a block that is constant there
@@ -283,7 +225,8 @@ def concatenate(
     return pd.concat(tables, ignore_index=True)
 
 
-def _rows_of(table: pd.DataFrame, columns: Sequence[str], key: Sequence) -> pd.DataFrame:
+def rows_of(table: pd.DataFrame, columns: Sequence[str], key: Sequence) -> pd.DataFrame:
+    """Rows of a table whose `columns` have the first values of a key."""
     return table[(table[list(columns)] == list(key)[: len(columns)]).all(axis=1)]
 
 
@@ -446,7 +389,7 @@ def choose_tasks(
     cp_tables = [consensus[name] for name in cp if name in consensus]
     for key, part in consensus["tx"].groupby(fold_keys, sort=False):
         tx_auc, *cp_auc = (
-            _inner_auc(_rows_of(table, fold_keys, key), labels, groups, n_inner, seed) for table in (part, *cp_tables)
+            _inner_auc(rows_of(table, fold_keys, key), labels, groups, n_inner, seed) for table in (part, *cp_tables)
         )
         best_cp = np.fmax.reduce(cp_auc)
         chosen = tx_strong_cp_weak(best_cp, tx_auc, tx_min=tx_min, margin=margin)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from sklearn.base import clone
+from sklearn.model_selection import GroupKFold
 
 from cpx_utils import bioactivity, clustering, splits
 from cpx_utils.claims import intervals
@@ -550,6 +551,68 @@ def save_encoders(result: CrossfitResult, folds: list[PreparedFold], folder) -> 
     for name, encoder in result.encoders.items():
         encoder.save(folder / name)
         preparations[name].save(folder / name / "preparation.json")
+
+
+def distil_folds(
+    student: pd.DataFrame,
+    teacher: pd.DataFrame,
+    labels: pd.DataFrame,
+    *,
+    groups: pd.Series,
+    n_derangements: int = 2,
+    weight: float = 0.5,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Predict from CP alone with models that learned from labels and from a teacher who sees TX.
+
+    The teacher scores each training compound by models of TX that were trained without it (and its group). The student
+    learns from CP: of labelled compounds `weight` of the teacher's score and the rest of the label, of others the
+    score. Distillation into privileged information (Lopez-Paz 2016, arXiv 1511.03643; Vapnik 2015). Under the control
+    `deranged` each compound gets the teacher's score of another one.
+
+    Parameters
+    ----------
+    student, teacher : DataFrame
+        Consensus tables of a CP method and of `tx`, as `bioactivity.predict_folds` takes them.
+    labels : DataFrame
+        From `bioactivity.label_matrix`.
+    groups : Series of groups by compound
+    n_derangements, weight, seed
+        Draws of the control; the teacher's share, from 0 to 1; and the seed of inner folds and derangements.
+
+    Returns
+    -------
+    DataFrame
+        As of `bioactivity.predict_folds`, method `distilled`.
+
+    Failure mode: a teacher that knows no more than CP only repeats the labels, more softly.
+    """
+    tables = []
+    for number, (key, part) in enumerate(student.groupby(KEYS, sort=False)):
+        taught = part[part["role"] == "train"].sort_values(COMPOUND)
+        seen = (
+            bioactivity.rows_of(teacher, KEYS[:3], key)
+            .set_index(COMPOUND)
+            .reindex(taught[COMPOUND])
+            .dropna(subset="role")
+        )
+        group = seen.index.to_series().map(groups).fillna(seen.index.to_series()).to_numpy(str)
+        values, outcome = embedding_values(seen), labels.reindex(seen.index).to_numpy(float)
+        scores = np.zeros(outcome.shape)
+        for training, held_out in GroupKFold(5, shuffle=True, random_state=seed).split(values, groups=group):
+            fitted = bioactivity.ManyTaskRidgeClassifier().fit(values[training], outcome[training])
+            scores[held_out] = np.clip((fitted.decision_function(values[held_out]) + 1) / 2, 0, 1)
+        rng = np.random.default_rng([seed, number])
+        partners = [("true_pairs", 0, np.arange(len(seen)))]
+        partners += [("deranged", draw, splits.deranged_rows(group, None, rng)) for draw in range(n_derangements)]
+        for control, draw, partner in partners:
+            soft = pd.DataFrame(scores[partner], index=seen.index, columns=labels.columns)
+            own = labels.reindex(taught[COMPOUND])
+            target = (own * (1 - weight) + soft.reindex(own.index) * weight).fillna(own).fillna(soft)
+            fitted = bioactivity.ManyTaskRidgeClassifier().fit(embedding_values(taught), target.to_numpy(float))
+            named = dict(zip(KEYS, (*key[:3], draw, "distilled", control), strict=True))
+            tables.append(bioactivity.score_test(fitted, part, labels, named))
+    return bioactivity.join_predictions(tables)
 
 
 # --- how much paired data it takes ------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from sklearn import metrics as sk
 from sklearn.base import clone
 from sklearn.linear_model import Ridge
 
-from cpx_utils import bioactivity
+from cpx_utils import bioactivity, crossfit
 from cpx_utils.bioactivity import ManyTaskRidgeClassifier
 from cpx_utils.profiles import (
     COMPOUND,
@@ -303,7 +303,7 @@ def test_a_student_learns_from_a_teacher_what_few_labels_do_not_tell():
         head = pd.DataFrame({COMPOUND: names, "role": np.where(fold == 0, "test", "train")}).assign(**key)
         tables[method] = pd.concat([head, embedding_table(values)], axis=1)
     student, teacher = tables["sphered_cp"], tables["tx"]
-    got = bioactivity.distil_folds(student, teacher, labels, groups=groups)
+    got = crossfit.distil_folds(student, teacher, labels, groups=groups)
     plain = bioactivity.predict_folds(student, labels)
     assert list(got) == list(plain) and len(got) == 3 * len(plain)
     auc = bioactivity.evaluate_folds(bioactivity.join_predictions([got, plain])).query("metric == 'roc_auc'")
@@ -314,8 +314,8 @@ def test_a_student_learns_from_a_teacher_what_few_labels_do_not_tell():
     changed, moved = labels.copy(), teacher.copy()
     changed[fold == 0] = 1 - changed[fold == 0]
     moved.loc[fold == 0, "z000"] = 99.0
-    again = bioactivity.distil_folds(student, moved, changed, groups=groups)
+    again = crossfit.distil_folds(student, moved, changed, groups=groups)
     np.testing.assert_array_equal(again["score"], got["score"])
     full = labels.fillna(0.0)
-    alone = bioactivity.distil_folds(student, teacher, full, groups=groups, weight=0.0).query("control == 'true_pairs'")
+    alone = crossfit.distil_folds(student, teacher, full, groups=groups, weight=0.0).query("control == 'true_pairs'")
     np.testing.assert_allclose(alone["score"], bioactivity.predict_folds(student, full)["score"], atol=1e-5)

@@ -14,7 +14,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 MODULES = {path.stem: path for path in sorted((ROOT / "cpx_utils").rglob("*.py")) if path.stem != "__init__"}
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-INHERITED = {"error", "draw"}  # methods that keep the contract of the class they override
+INHERITED = {"error"}  # methods that keep the contract of the class they override
 FORBIDDEN_MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "torch.load", "torch.save", "os.system", "os.popen"}
 
@@ -49,8 +49,8 @@ def test_the_house_is_small_and_imports_run_downwards():
     assert {name for name, needed in graph.items() if "pipeline" in needed} == set()
     lines = {name: path.read_text(encoding="utf-8").count("\n") for name, path in MODULES.items()}
     nodes = [node for tree in TREES.values() for node in ast.walk(tree)]
-    assert max(lines.values()) <= 860 and sum(lines.values()) <= 9900
-    assert sum(isinstance(node, ast.stmt) for node in nodes) <= 5650
+    assert max(lines.values()) <= 860 and sum(lines.values()) <= 9500
+    assert sum(isinstance(node, ast.stmt) for node in nodes) <= 5110
     assert sum(isinstance(node, ast.FunctionDef) for node in nodes) <= 480
 
 
