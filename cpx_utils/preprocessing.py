@@ -1,6 +1,7 @@
 """From wells to comparable numbers: plate normalisation, in-fold feature preparation, consensus and pairing.
 
-Only `normalise_plates` may touch plates that hold test compounds, and it looks at nothing but their negative controls.
+`normalise_plates` touches plates that hold test compounds, and looks at nothing but their negative controls; so do
+sphering (`encoders.SpheredCP`) and the centre from which similarities are measured (`crossfit`).
 Everything in `FeaturePreparation` is fitted on training wells.
 """
 
