@@ -33,6 +33,7 @@ TO_DEVIATION = 1.4826  # from a median absolute deviation to the standard deviat
 # Times the squared spread over the number of wells: the variance of a median; over that number alone: of a log MAD. Of
 # four to eight wells, normal or heavy-tailed, by simulation (1.6 and 1.4 for very many).
 FEW_WELLS = 2.5
+MIN_PLATES = 10  # fewer don't tell how much plates differ beyond chance, so each is taken at its own word
 HARDLY_VARIES = 0.01  # of a feature's usual spread; plates of one file may come in units that differ by tens
 
 
@@ -81,8 +82,8 @@ def normalise_plates(
         normalised ones would be the strongest signal of all. `treated`: all wells of the plate stand in for controls,
         which is right where most treatments do nothing.
     shrink
-        Whether a plate's centre and spread are drawn towards those of all plates as far as they differ by chance
-        (:func:`shrunken`). Without, each plate is what its few controls say, and profiles tell their plate.
+        Whether, of ten plates or more, a plate's centre and spread are drawn towards those of all as far as they differ
+        by chance (:func:`shrunken`). Without, each plate is what its few controls say, and profiles tell their plate.
 
     Returns
     -------
@@ -111,7 +112,7 @@ def normalise_plates(
     centres = pd.DataFrame({plate: wells.median() for plate, wells in references.items()}, index=features)
     scales = spreads.apply(enough_spread, args=(usual,))
     n_flat = (scales != spreads).sum()
-    if shrink and references:
+    if shrink and len(references) >= MIN_PLATES:
         n_wells = pd.Series({plate: len(wells) for plate, wells in references.items()})
         centres = shrunken(centres, scales**2 * FEW_WELLS / n_wells)
         scales = np.exp(shrunken(np.log(scales), 0 * scales + FEW_WELLS / n_wells))
