@@ -271,11 +271,12 @@ class EndpointBootstrap:
                 difference = np.concatenate([difference[:1], np.full(len(difference) - 1, np.nan)])
         if other[1] in CONTROLS and other[0] == one[0] and (one[0], "pairing") in self.values:
             difference = difference + self.values[one[0], "pairing"]
-        folds = self.by_fold.get(one, np.nan) - self.by_fold.get(other, np.nan)
+        folds = np.atleast_2d(self.by_fold.get(one, np.nan) - self.by_fold.get(other, np.nan))
+        folds = folds[(~np.isnan(folds)).sum(axis=1) > 1]  # of repeats with two measured folds or more
         replicates = difference[1:][~np.isnan(difference[1:])]
-        if np.size(folds) < 2 or np.isnan(folds).any() or len(replicates) < 2 or not replicates.var():
+        if not len(folds) or len(replicates) < 2 or not replicates.var():
             return difference
-        of_folds = folds.var(axis=1, ddof=1).mean() / folds.shape[1]
+        of_folds = (np.nanvar(folds, axis=1, ddof=1) / (~np.isnan(folds)).sum(axis=1)).mean()
         return difference[0] + (difference - difference[0]) * max(1.0, np.sqrt(of_folds / replicates.var()))
 
 
@@ -313,8 +314,10 @@ def _over_folds(endpoint: str, parts: Sequence[tuple], n_units: int) -> Endpoint
         if not all(key in totals for _, totals, _, _ in parts):
             raise ValueError(f"{key} is missing from a fold that others have")
         values[key] = _ratio(sum(totals[key] for _, totals, _, _ in parts), sum(one[key] for _, _, one, _ in parts))
-        single = pd.Series([_ratio(totals[key][:1], weights[key][:1])[0] for _, totals, weights, _ in parts])
-        by_fold[key] = np.array(list(single.groupby([repeat for repeat, *_ in parts]).agg(list)))
+        single = pd.DataFrame({"repeat": [repeat for repeat, *_ in parts]})
+        single["value"] = [_ratio(totals[key][:1], weights[key][:1])[0] for _, totals, weights, _ in parts]
+        single["fold"] = single.groupby("repeat").cumcount()  # a repeat may measure fewer folds than another
+        by_fold[key] = single.pivot(index="repeat", columns="fold", values="value").to_numpy()
     draws = pd.concat([fits.astype(str).groupby(["method", "control"]).size() for *_, fits in parts])
     n_draws = draws.groupby(level=[0, 1]).min().to_dict()
     return EndpointBootstrap(endpoint, values, n_units, by_fold=by_fold, n_draws=n_draws)

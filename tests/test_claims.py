@@ -190,6 +190,10 @@ def test_folds_that_disagree_widen_an_interval_and_equal_ones_leave_it():
     expected = np.sqrt(difference.var(axis=1, ddof=1).mean() / 3)
     assert apart[1:].std() == pytest.approx(expected) and expected > 3 * spread(0.0)[1][1:].std()
     assert apart[0] == one.values["m", "true_pairs"][0] - one.values["raw_cp", ""][0]
+    fewer = table[(table["repeat"] == 0) | (table["fold"] == 1)]  # a repeat that measures a single fold tells nothing
+    uneven = claims.bootstrap_compound_endpoint(fewer, "value", sample, np.random.default_rng(4))
+    assert np.isnan(uneven.by_fold["m", "true_pairs"]).sum() == 2
+    assert np.isfinite(uneven.difference(("m", "true_pairs"), ("raw_cp", ""))).all()
     one.by_fold = {key: np.zeros((2, 3)) for key in one.by_fold}
     plain = one.values["m", "true_pairs"] - one.values["raw_cp", ""]
     np.testing.assert_array_equal(one.difference(("m", "true_pairs"), ("raw_cp", "")), plain)
