@@ -149,14 +149,18 @@ def nearest_decile(rank: np.ndarray, n_candidates: int | np.ndarray) -> np.ndarr
 
 
 def retrieval_scores(retrieval: pd.DataFrame) -> pd.DataFrame:
-    """A table of retrieval ranks (``rank, n_candidates``) with two scores of each query added.
+    """A table of retrieval ranks (``rank, n_candidates``) with scores of each query added.
 
-    ``near`` is 1 where :func:`nearest_decile` holds, else 0; ``rank_share`` runs from 0 (nearest) to 1 (farthest), and
-    is 0.5 for a query with one candidate, which is nearest and farthest at once: no information, the middle.
+    ``near`` is 1 where :func:`nearest_decile` holds, else 0; ``recall_1`` and ``recall_5`` where the own profile is among
+    the first one and five; ``reciprocal_rank`` is 1 for the first, 1/2 for the second (its mean is the MRR);
+    ``rank_share`` runs from 0 (nearest) to 1 (farthest), and is 0.5 for a query with one candidate, which is nearest and
+    farthest at once: no information, the middle.
     """
     rank, n_candidates = retrieval["rank"], retrieval["n_candidates"]
     rank_share = (rank / (n_candidates - 1)).where(n_candidates > 1, 0.5)
-    return retrieval.assign(near=nearest_decile(rank, n_candidates).astype(float), rank_share=rank_share)
+    first = {f"recall_{k}": (rank < k).astype(float) for k in (1, 5)}
+    scores = {"near": nearest_decile(rank, n_candidates).astype(float), **first, "reciprocal_rank": 1.0 / (1.0 + rank)}
+    return retrieval.assign(**scores, rank_share=rank_share)
 
 
 def chance_of_nearest_decile(n_candidates: int | np.ndarray) -> float:

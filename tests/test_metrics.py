@@ -169,7 +169,8 @@ def test_areas_of_no_compounds_and_of_single_classes_are_undefined():
 def test_retrieval_scores_run_from_the_nearest_to_the_farthest():
     ranks = pd.DataFrame({"rank": [0, 1, 2, 10], "n_candidates": 11, "compound": list("abcd")})
     table = metrics.retrieval_scores(ranks)
-    assert list(table.columns) == ["rank", "n_candidates", "compound", "near", "rank_share"]
+    assert table["recall_1"].tolist() == [1, 0, 0, 0] and table["recall_5"].tolist() == [1, 1, 1, 0]
+    np.testing.assert_allclose(table["reciprocal_rank"], [1, 1 / 2, 1 / 3, 1 / 11])
     assert table["near"].tolist() == [1.0, 1.0, 0.0, 0.0] and table["near"].dtype == float
     assert table["rank_share"].tolist() == [0.0, 0.1, 0.2, 1.0]
     # One candidate is the nearest and the farthest at once: no information, the middle.
