@@ -151,10 +151,10 @@ def nearest_decile(rank: np.ndarray, n_candidates: int | np.ndarray) -> np.ndarr
 def retrieval_scores(retrieval: pd.DataFrame) -> pd.DataFrame:
     """A table of retrieval ranks (``rank, n_candidates``) with scores of each query added.
 
-    ``near`` is 1 where :func:`nearest_decile` holds, else 0; ``recall_1`` and ``recall_5`` where the own profile is among
-    the first one and five; ``reciprocal_rank`` is 1 for the first, 1/2 for the second (its mean is the MRR);
-    ``rank_share`` runs from 0 (nearest) to 1 (farthest), and is 0.5 for a query with one candidate, which is nearest and
-    farthest at once: no information, the middle.
+    ``near`` is 1 where :func:`nearest_decile` holds, else 0; ``recall_1`` and ``recall_5`` where the own profile is
+    among the first one and five; ``reciprocal_rank`` is 1 for the first, 1/2 for the second (its mean is the MRR);
+    ``rank_share`` runs from 0 (nearest) to 1 (farthest), and is 0.5 for a query with one candidate, which is nearest
+    and farthest at once: no information, the middle.
     """
     rank, n_candidates = retrieval["rank"], retrieval["n_candidates"]
     rank_share = (rank / (n_candidates - 1)).where(n_candidates > 1, 0.5)
