@@ -187,6 +187,7 @@ def rule(
     reason = [f"over raw CP {_words(raw)}"]
     reason += [f"over {CONTROL_WORDS[name]} {_words(one)}" for name, one in controls.items()]
     reason += [f"over {name} {_words(one)}" for name, one in references.items()]
+    reason += [f"all of these together p = {p_adjusted:.2g} after Holm's correction"]
     reason += [unjudged] if unjudged else []
     return Ruling(comparison, attribution, verdict, "; ".join(reason))
 

@@ -397,9 +397,8 @@ def claims_forest(claims: pd.DataFrame) -> StudyFigure:
     }
     shown = shown.assign(label=shown["reference"].map(labels), panel=shown["claim"].map(panels), mean=shown["effect"])
     shown = shown.sort_values("claim", kind="stable")
-    title = (
-        f"{(heads['verdict'] == 'supported').sum()} of {len(heads)} verdicts on {claims['screen'].iloc[0]}: supported"
-    )
+    n_supported = (heads["verdict"] == "supported").sum()
+    title = f"{n_supported} of {len(heads)} claims weighed on {claims['screen'].iloc[0]} are supported"
     look = {"xlabel": "gain over what stands at the left", "row": "label", "facet": "panel", "across": 2, "note": note}
     look |= {"mark": "method", "filled": list(heads["method"]), "line": 0.0, "line_label": "no difference"}
     return intervals(shown, title=title, empty="not asked", order=list(labels.values()), **look)

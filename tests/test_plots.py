@@ -208,7 +208,7 @@ FIGURES = {
 
 OWN_TITLES = {  # of those that tell what they show
     "paper_comparison": "Contrastive lies above raw CP in 3 of 3 measured claims",
-    "claims_forest": "2 of 6 verdicts on made: supported",
+    "claims_forest": "2 of 6 claims weighed on made are supported",
     "chosen_gains": "Contrastive gains +0.200 on tasks chosen by training compounds, "
                     "+0.250 on tasks chosen by the test compounds",
     "family_gains": "Contrastive gains in 2 of 2 families minus raw CP, 2 of 2 families minus its deranged pairs",
