@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from cpx_utils.plots import method_label
-from cpx_utils.profiles import CLAIM_TEXTS, UNITS
+from cpx_utils.plots import ENDPOINT_LABELS, method_label
+from cpx_utils.profiles import UNITS
 
 ROOT = Path(__file__).resolve().parent.parent
 SCREENS = ("cmea-u2os", "simulated")  # real ones first
@@ -50,10 +50,12 @@ def claims() -> str:
     rows = []
     for screen in SCREENS:
         table = figure_table(screen, "07_claims")
-        for head in table[table["verdict"].notna()].sort_values("claim", kind="stable").itertuples():
-            name = f"{head.claim}. {CLAIM_TEXTS[head.claim]} ({UNITS[head.endpoint]})"
+        heads = table[table["verdict"].notna()].sort_values("claim", kind="stable")
+        lacking = heads["verdict"] == "not testable"
+        for head in heads[~(lacking & heads.duplicated(["claim", "verdict"]))].itertuples():
+            name = f"{head.claim}. {ENDPOINT_LABELS[head.endpoint]} ({UNITS[head.endpoint]})"
             if head.verdict == "not testable":
-                rows.append([screen, name, method_label(head.method), *["–"] * 3, f"not testable: {head.reason}"])
+                rows.append([screen, name, *["–"] * 4, f"not testable: {head.reason}"])
                 continue
             own = table[(table["method"] == head.method) & (table["endpoint"] == head.endpoint)]
             own = own.assign(least=own["ci_low"]).set_index("reference")
