@@ -71,6 +71,11 @@ def read_structures(files: Callable[..., list[Path]]) -> list[pd.DataFrame]:
         ids = read_table(lists[0], ["broad_id"], dtype=str)["broad_id"].str[:BROAD_ID_LENGTH]
         # a SMILES holds neither quotes nor tabs, but may hold commas in extended forms
         smiles = read_table(lists[1], ["smiles"], "\t", dtype=str, quoting=3)["smiles"]
+        if len(ids) != len(smiles):
+            raise ScreenError(
+                f"{lists[0].name} has {len(ids)} ids and {lists[1].name} {len(smiles)} structures: they belong "
+                "together line by line, so take both from one release"
+            )
         sources.append(pd.DataFrame({COMPOUND: ids.to_list(), "SMILES": smiles.to_list(), "InChIKey14": ""}))
     for path in files("broad6k_structures"):
         table = read_table(path, ["pert_id", "smiles", "inchikey"], dtype=str).dropna(subset=["pert_id"]).fillna("")

@@ -251,3 +251,9 @@ def test_files_that_a_screen_lacks_are_done_without(files):
     assert compounds["MoA"].tolist() == compounds["target"].tolist() == [[], []]
     assert compounds["InChIKey14"].tolist() == [ASPIRIN_BLOCK, CAFFEINE_BLOCK]
     assert len(activity) == len(tasks) == 0 and list(tasks.columns)[:4] == TASK_COLUMNS
+
+
+def test_lists_that_do_not_belong_together_are_refused(files, tmp_path):
+    (tmp_path / "broad_ids").write_text("broad_id\nBRD-K00000001\n")
+    with pytest.raises(ScreenError, match="broad_ids has 1 ids and broad_smiles 2 structures"):
+        annotation.annotate_compounds(IDS, files(), OWN)

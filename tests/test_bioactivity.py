@@ -281,11 +281,6 @@ def test_tasks_are_chosen_by_training_compounds_alone_and_groups_stay_together()
     assert chosen["cp_auc"].between(0.3, 0.7).mean() > 0.9
 
 
-def test_tx_strong_and_cp_weak_needs_both():
-    strong = bioactivity.tx_strong_cp_weak(*np.array([[0.5, 0.7, np.nan], [0.8, 0.72, 0.9]]))
-    assert strong.tolist() == [True, False, False]
-
-
 # --- distillation -----------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from cpx_utils import claims, metrics
 from cpx_utils.bioactivity import dense_predictions
-from cpx_utils.profiles import COMPOUND, UNITS, VERDICTS
+from cpx_utils.profiles import COMPOUND, VERDICTS
 
 UP = claims.Comparison(0.05, 0.03, 0.07, 0.028, 0.001)  # clearly better
 FLAT = claims.Comparison(0.001, -0.004, 0.006, 0.007, 0.7)  # clearly not better by 0.02
@@ -494,7 +494,6 @@ def test_levels_limits_and_what_lacks_for_a_verdict(endpoints):
 
     assert ruled(alpha=1e-6)["verdict"][2] == "TX helps, lead over CP-only open"
     assert ruled(references={2: ["stranger"]})["verdict"][2] == "TX helps, lead over CP-only open"  # not a CP method
-    assert set(claims.SMALLEST_EFFECTS) == set(UNITS) == set(claims.ENDPOINTS.values())
     assert "2 target families have 3 measured tasks; 3 are needed" in ruled(min_families=3)["reason"][4]
     endpoints[2] = made_up("replicate_map", {key: 0.3 for key in ESTIMATES}, spread=0.005)
     words = [ruled(smallest_effects={"replicate_map": limit})["verdict"][2] for limit in (0.001, 0.02)]
