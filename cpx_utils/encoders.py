@@ -16,7 +16,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy.linalg import eigh
@@ -26,7 +25,6 @@ from sklearn.decomposition import PCA
 from sklearn.model_selection import GroupKFold
 from sklearn.utils.validation import check_is_fitted
 
-from cpx_utils import losses, networks
 from cpx_utils.profiles import ScreenError
 
 CELL_COUNT = r"Number_Object_Number|(^|_)Cells?_?Count(_|$)|(^|_)Count(_|$)"  # how CellProfiler tables call it
@@ -515,7 +513,9 @@ class NetworkEncoder(Encoder):
         return cp_components(cp, groups, self.cp_basis, self.n_cp_components, self.whitening_shrinkage)
 
     def _fit_pairs(self, cp, tx, groups, cp_side, maps):
-        self.device_ = networks.pick_device(self.device)
+        from cpx_utils.networks import pick_device
+
+        self.device_ = pick_device(self.device)
         self.cp_mean_, self.cp_components_ = cp_side
         paired = ~np.isnan(tx).any(axis=1)
         tx_parts = whitened_components(tx[paired], groups[paired], self.n_tx_components, self.whitening_shrinkage)
@@ -533,28 +533,36 @@ class NetworkEncoder(Encoder):
             held_out, training = ([wells[i] for i in some] for some in np.split(order, [n_held_out]))
             n_epochs = self.most_epochs(len(training))
             _, self.history_ = self._trained(inputs, training, n_epochs, on_trial, maps, held_out)
-            losses = pd.Series([line["validation"] for line in self.history_])
-            self.best_epoch_ = int(losses.rolling(5, center=True, min_periods=1).mean().idxmin()) + 1
+            unseen = pd.Series([line["validation"] for line in self.history_])
+            self.best_epoch_ = int(unseen.rolling(5, center=True, min_periods=1).mean().idxmin()) + 1
         self.network_, _ = self._trained(inputs, wells, self.best_epoch_, at_last, maps)
 
     def _trained(self, inputs, wells, n_epochs, rng, maps, held_out=()):
         """A new network trained on the wells of compounds, and its loss by epoch; torch's random state stays."""
+        import torch
+
+        from cpx_utils.networks import train
+
         torch.set_num_threads(1)  # small matrices: more threads wait for each other, and round differently
         options = {name: getattr(self, name) for name in ("learning_rate", "weight_decay", "batch_size", "patience")}
         options |= {"n_views": self.n_views, "maps": maps, "held_out": held_out}
         with torch.random.fork_rng(devices=[] if self.device_ == "cpu" else None):
             torch.manual_seed(int(rng.integers(2**31)))
             network = self._network(*(values.shape[1] for values in inputs)).to(self.device_)
-            lines = networks.train(network, self._loss, inputs, wells, n_epochs, rng=rng, **options)
+            lines = train(network, self._loss, inputs, wells, n_epochs, rng=rng, **options)
         return network, lines
 
     def _inputs(self, modality, profiles):
         """Components of profiles as the heads see them: (n, n_features) -> tensor (n, n_components)."""
+        import torch
+
         mean, components = getattr(self, f"{modality}_mean_"), getattr(self, f"{modality}_components_")
         return torch.as_tensor((profiles - mean) @ components, dtype=torch.float32, device=self.device_)
 
     def _noisy(self, network, values):
         """In training, values with noise; else the values."""
+        import torch
+
         return values + self.input_noise * torch.randn_like(values) if network.training else values
 
     def most_epochs(self, n_compounds: int) -> int:
@@ -563,6 +571,8 @@ class NetworkEncoder(Encoder):
 
     def _encode(self, part, inputs):
         """Unit-length codes of the network's head `part`: (n, n_dimensions)."""
+        import torch
+
         with torch.no_grad():
             return torch.nn.functional.normalize(getattr(self.network_, part)(inputs), dim=1).cpu().numpy()
 
@@ -578,9 +588,13 @@ class NetworkEncoder(Encoder):
         return super()._arrays() | {f"network.{name}": value.cpu().numpy() for name, value in state}
 
     def _restore(self, arrays):
+        import torch
+
+        from cpx_utils.networks import pick_device
+
         super()._restore(arrays)
         # What was trained on a GPU must open on a laptop.
-        self.device_ = networks.pick_device("auto" if self.device == "cuda" else self.device)
+        self.device_ = pick_device("auto" if self.device == "cuda" else self.device)
         weights = {name: value for name, value in arrays.items() if name.startswith("network.")}
         weights = {name.removeprefix("network."): torch.as_tensor(value) for name, value in weights.items()}
         with torch.device("meta"):  # takes no memory, however large the parameters say that it is
@@ -627,9 +641,13 @@ class ContrastiveEncoder(NetworkEncoder):
             )
 
     def _network(self, n_cp, n_tx):
-        return networks.TwoTower(n_cp, n_tx, self.n_dimensions, self.hidden, self.dropout)
+        from cpx_utils.networks import TwoTower
+
+        return TwoTower(n_cp, n_tx, self.n_dimensions, self.hidden, self.dropout)
 
     def _loss_function(self):
+        from cpx_utils import losses
+
         found = self.loss if callable(self.loss) else getattr(losses, self.loss, None)
         if found is None:
             raise ScreenError(f"loss {self.loss!r} is none of cpx_utils.losses; give a name there, or the function")
@@ -663,8 +681,10 @@ class SoftContrastiveEncoder(ContrastiveEncoder):
             raise ScreenError("SoftContrastiveEncoder has a loss of its own; give `loss` to ContrastiveEncoder")
 
     def _loss(self, network, cp, tx):
+        from cpx_utils.losses import soft_info_nce, soft_targets
+
         codes = network(self._noisy(network, cp), self._noisy(network, tx))
-        return losses.soft_info_nce(*codes, self.temperature, losses.soft_targets(tx, self.softness))
+        return soft_info_nce(*codes, self.temperature, soft_targets(tx, self.softness))
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -740,15 +760,21 @@ class AutoencoderEncoder(NetworkEncoder):
     n_cp_components: int = 50
 
     def _network(self, n_cp, n_tx):
-        return networks.BimodalAutoencoder(n_cp, n_tx, self.n_dimensions, self.hidden, self.dropout)
+        from cpx_utils.networks import BimodalAutoencoder
+
+        return BimodalAutoencoder(n_cp, n_tx, self.n_dimensions, self.hidden, self.dropout)
 
     def _loss(self, network, cp, tx):
         """Reconstruction error of both, from spoilt inputs in training and else from CP alone, as for new compounds."""
+        import torch
+
+        from cpx_utils.losses import reconstruction
+
         draw = torch.rand_like(cp[:, :1]) if network.training else torch.zeros_like(cp[:, :1])
         has_tx = (draw >= self.tx_dropout).float() * float(network.training)  # (n_pairs, 1)
         has_cp = (draw < self.tx_dropout + (1 - self.tx_dropout) / 2).float() if network.training else 1 - has_tx
         cp_out, tx_out = network(self._noisy(network, cp), self._noisy(network, tx), has_cp, has_tx)
-        return self.cp_weight * losses.reconstruction(cp_out, cp) + losses.reconstruction(tx_out, tx)
+        return self.cp_weight * reconstruction(cp_out, cp) + reconstruction(tx_out, tx)
 
 
 METHODS: dict[str, type[Encoder]] = {
