@@ -5,7 +5,7 @@ each task's own labels and picks each task's penalty by closed-form leave-one-ou
 different models and are not comparable, so areas under curves are taken within a fold and then averaged.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -403,13 +403,23 @@ def _inner_auc(
 ) -> np.ndarray:
     """Cross-validated ROC-AUC of each task among a fold's training compounds (n_tasks,)."""
     table = table[table["role"] == "train"].sort_values(COMPOUND)
-    names, values = table[COMPOUND].astype(str), embedding_values(table)
-    outcome = labels.reindex(names).to_numpy(float)
-    group = names if groups is None else names.map(groups).fillna(names)
-    inner = GroupKFold(n_inner, shuffle=True, random_state=seed)
-    measured = []
-    for training, held_out in inner.split(values, groups=group.to_numpy(str)):
-        fitted = ManyTaskRidgeClassifier().fit(values[training], outcome[training])
-        measured.append(roc_auc(outcome[held_out], fitted.decision_function(values[held_out])))
+    outcome = labels.reindex(table[COMPOUND].astype(str)).to_numpy(float)
+    scored = held_out_scores(table, outcome, groups, n_inner, seed)
+    measured = [roc_auc(outcome[held_out], scores) for held_out, scores in scored]
     n_measured = (~np.isnan(measured)).sum(axis=0)
     return np.where(n_measured > 0, np.nansum(measured, axis=0) / np.maximum(n_measured, 1), np.nan)
+
+
+def held_out_scores(
+    table: pd.DataFrame, outcome: np.ndarray, groups: pd.Series | None, n_inner: int, seed: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Rows held out in each inner fold, and their scores (n_held_out, n_tasks) by models trained without their groups.
+
+    `table` has a compound a row and its embedding, `outcome` (n_compounds, n_tasks) labels; `groups` are kept together.
+    """
+    names, values = table[COMPOUND].astype(str), embedding_values(table)
+    group = names if groups is None else names.map(groups).fillna(names)
+    inner = GroupKFold(n_inner, shuffle=True, random_state=seed)
+    for training, held_out in inner.split(values, groups=group.to_numpy(str)):
+        fitted = ManyTaskRidgeClassifier().fit(values[training], outcome[training])
+        yield held_out, fitted.decision_function(values[held_out])

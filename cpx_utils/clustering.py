@@ -8,7 +8,7 @@ compounds are what the claims resample.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 
 import numpy as np
@@ -167,11 +167,20 @@ def replicate_clustering_by_fold(wells: pd.DataFrame) -> pd.DataFrame:
     `wells` has metadata columns, `KEYS` and z000 ...: test wells and negative controls of each fold. One row a
     treatment and representation: `KEYS` and the columns of `replicate_clustering`.
     """
-    tables = []
-    for key, part in wells.groupby(KEYS, sort=False):
-        table = replicate_clustering(part.reset_index(drop=True), embedding_values(part))
-        tables.append(_keyed(key, table))
-    return pd.concat(tables, ignore_index=True)
+    return _by_fit([wells], replicate_clustering)
+
+
+def _by_fit(
+    tables: Iterable[pd.DataFrame], measure: Callable[[pd.DataFrame, np.ndarray], pd.DataFrame]
+) -> pd.DataFrame:
+    """What `measure(wells, embedding)` tells of every fitted representation in tables of wells, with their `KEYS`."""
+    measured = [
+        _keyed(key, measure(part.reset_index(drop=True), embedding_values(part)))
+        for table in tables
+        for key, part in table.groupby(KEYS, sort=False)
+    ]
+    kept = [table for table in measured if len(table)] or measured
+    return pd.concat(kept, ignore_index=True) if kept else pd.DataFrame(columns=KEYS)
 
 
 def _keyed(key: tuple, table: pd.DataFrame) -> pd.DataFrame:
@@ -418,13 +427,7 @@ def position_null(wells: pd.DataFrame, embedding: np.ndarray) -> pd.DataFrame:
 
 def position_null_by_fold(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
     """`position_null` of embedded wells, a table a method: `KEYS` and its columns, without rows that are NaN."""
-    results = [pd.DataFrame(columns=[*KEYS, "compound", "treatment", "position_map"])]
-    for table in tables:
-        for key, part in table.groupby(KEYS, sort=False):
-            found = position_null(part.reset_index(drop=True), embedding_values(part))
-            results.append(_keyed(key, found.dropna(subset="position_map")))
-    kept = [table for table in results if len(table)]
-    return pd.concat(kept or results, ignore_index=True)
+    return _by_fit(tables, lambda wells, codes: position_null(wells, codes).dropna(subset="position_map"))
 
 
 def replicate_p_values(
@@ -491,12 +494,10 @@ def found_by_fold(
     DataFrame
         `KEYS`, the columns of :func:`replicate_p_values`, and ``found`` (1.0, 0.0; NaN without p).
     """
-    results = [pd.DataFrame(columns=[*KEYS, "p_value", "found"])]
-    for table in tables:
-        for key, part in table[table["seed"] == 0].groupby(KEYS, sort=False):
-            wells = part.reset_index(drop=True)
-            result = replicate_p_values(wells, embedding_values(part), n_null=n_null, seed=seed)
-            q_value = benjamini_hochberg(result["p_value"])
-            found = np.where(np.isnan(q_value), np.nan, q_value <= fdr)
-            results.append(_keyed(key, result.assign(found=found)))
-    return pd.concat(results[1:] or results, ignore_index=True)
+
+    def measure(wells: pd.DataFrame, embedding: np.ndarray) -> pd.DataFrame:
+        result = replicate_p_values(wells, embedding, n_null=n_null, seed=seed)
+        q_value = benjamini_hochberg(result["p_value"])
+        return result.assign(found=np.where(np.isnan(q_value), np.nan, q_value <= fdr))
+
+    return _by_fit((table[table["seed"] == 0] for table in tables), measure)

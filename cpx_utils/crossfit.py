@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from sklearn.base import clone
-from sklearn.model_selection import GroupKFold
 
 from cpx_utils import bioactivity, clustering, splits
 from cpx_utils.claims import intervals
@@ -590,24 +589,18 @@ def distil_folds(
     tables = []
     for number, (key, part) in enumerate(student.groupby(KEYS, sort=False)):
         taught = part[part["role"] == "train"].sort_values(COMPOUND)
-        seen = (
-            bioactivity.rows_of(teacher, KEYS[:3], key)
-            .set_index(COMPOUND)
-            .reindex(taught[COMPOUND])
-            .dropna(subset="role")
-        )
-        group = seen.index.to_series().map(groups).fillna(seen.index.to_series()).to_numpy(str)
-        values, outcome = embedding_values(seen), labels.reindex(seen.index).to_numpy(float)
+        seen = taught[[COMPOUND]].merge(bioactivity.rows_of(teacher, KEYS[:3], key), on=COMPOUND)
+        outcome = labels.reindex(seen[COMPOUND]).to_numpy(float)
         scores = np.zeros(outcome.shape)
-        for training, held_out in GroupKFold(5, shuffle=True, random_state=seed).split(values, groups=group):
-            fitted = bioactivity.ManyTaskRidgeClassifier().fit(values[training], outcome[training])
-            scores[held_out] = np.clip((fitted.decision_function(values[held_out]) + 1) / 2, 0, 1)
+        for held_out, decisions in bioactivity.held_out_scores(seen, outcome, groups, 5, seed):
+            scores[held_out] = np.clip((decisions + 1) / 2, 0, 1)
+        group = seen[COMPOUND].map(groups).fillna(seen[COMPOUND]).to_numpy(str)
+        own = labels.reindex(taught[COMPOUND])
         rng = np.random.default_rng([seed, number])
         partners = [("true_pairs", 0, np.arange(len(seen)))]
         partners += [("deranged", draw, splits.deranged_rows(group, None, rng)) for draw in range(n_derangements)]
         for control, draw, partner in partners:
-            soft = pd.DataFrame(scores[partner], index=seen.index, columns=labels.columns)
-            own = labels.reindex(taught[COMPOUND])
+            soft = pd.DataFrame(scores[partner], index=seen[COMPOUND], columns=labels.columns)
             target = (own * (1 - weight) + soft.reindex(own.index) * weight).fillna(own).fillna(soft)
             fitted = bioactivity.ManyTaskRidgeClassifier().fit(embedding_values(taught), target.to_numpy(float))
             named = dict(zip(KEYS, (*key[:3], draw, "distilled", control), strict=True))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import coo_array, coo_matrix
+from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from cpx_utils.metrics import nearest_shares_label
@@ -259,11 +259,10 @@ def plate_maps(plates: np.ndarray, compounds: np.ndarray, treated: np.ndarray) -
     Plates that share a treated compound are replicates, or doses, of one map. A screen whose compounds are spread over
     all plates, or that knows no plates, has one map.
     """
-    plate = np.unique(plates.astype(str), return_inverse=True)[1]
-    compound = np.unique(compounds.astype(str), return_inverse=True)[1] + plate.max(initial=0) + 1
-    n = compound.max(initial=0) + 1
-    links = coo_array((np.ones(treated.sum()), (plate[treated], compound[treated])), shape=(n, n))
-    return connected_components(links, directed=False)[1][plate]
+    names = plates.astype(str)
+    held = pd.Series(compounds[treated].astype(str)).groupby(names[treated]).unique()  # compounds of each plate
+    distinct, plate = np.unique(names, return_inverse=True)
+    return _connected_components([list(held.get(name, ())) for name in distinct])[plate]
 
 
 def same_map_share(wells: pd.DataFrame, *, seed: int = 0) -> tuple[float, float]:
