@@ -47,7 +47,7 @@ CONTROL_WORDS = {
     "random_codes": "random codes",
     "deranged_in_plate": "pairs deranged within plate maps",
 }
-CONTROLS = tuple(CONTROL_WORDS)  # that a gain from TX must beat, where they were fitted
+TX_CONTROLS = tuple(CONTROL_WORDS)  # that a gain from TX must beat, where they were fitted
 MIN_DERANGEMENTS, MIN_FITS = 2, 3  # draws a fold, of deranged pairs and of a network on true pairs, to judge by
 CLAIM_COLUMNS = (
     "screen claim endpoint method reference effect ci_low ci_high p_adjusted comparison attribution verdict reason "
@@ -67,18 +67,15 @@ class Comparison:
     """A difference with its 95% interval, what could have been detected (80% power), and a two-sided p."""
 
     effect: float
-    ci_low: float
-    ci_high: float
-    detectable: float
-    p_value: float
+    ci_low: float = np.nan
+    ci_high: float = np.nan
+    detectable: float = np.nan
+    p_value: float = np.nan
 
     @property
     def p_in_favour(self) -> float:
         """The two-sided p where the effect is positive, else 1: a significant loss is no evidence for a gain."""
         return self.p_value if self.effect > 0 and not np.isnan(self.p_value) else 1.0
-
-
-UNKNOWN = Comparison(np.nan, np.nan, np.nan, np.nan, np.nan)
 
 
 def summarise_bootstrap(distribution: np.ndarray, *, tail_low: float = 0.025, tail_high: float = 0.025) -> Comparison:
@@ -90,7 +87,7 @@ def summarise_bootstrap(distribution: np.ndarray, *, tail_low: float = 0.025, ta
     estimate = float(distribution[0])
     replicates = distribution[1:][~np.isnan(distribution[1:])]
     if np.isnan(estimate) or len(replicates) < 2:
-        return Comparison(estimate, np.nan, np.nan, np.nan, np.nan)
+        return Comparison(estimate)
     low, high = np.quantile(replicates, [tail_low, 1 - tail_high])
     below, above = (replicates <= 0).sum(), (replicates >= 0).sum()
     p_value = min(1.0, 2.0 * (1 + min(below, above)) / (len(replicates) + 1))
@@ -114,7 +111,7 @@ def at_least(differences: Sequence[np.ndarray], k: int) -> Comparison:
     p_value = min(1.0, (n - k + 1) * sorted(one.p_in_favour for one in each)[k - 1])
     detectable = np.sort([one.detectable for one in each])[k - 1]
     if np.isnan(kth["ci_low"]):
-        return Comparison(float(kth["effect"]), np.nan, np.nan, np.nan, np.nan)
+        return Comparison(float(kth["effect"]))
     return Comparison(*(float(kth[name]) for name in names), float(detectable), p_value)
 
 
@@ -270,7 +267,7 @@ class EndpointBootstrap:
         for method in {method for method, control in (one, other) if control.startswith("deranged")}:
             if self.n_draws.get((method, "deranged"), MIN_DERANGEMENTS) < MIN_DERANGEMENTS:
                 difference = np.concatenate([difference[:1], np.full(len(difference) - 1, np.nan)])
-        if other[1] in CONTROLS and other[0] == one[0] and (one[0], "pairing") in self.values:
+        if other[1] in TX_CONTROLS and other[0] == one[0] and (one[0], "pairing") in self.values:
             difference = difference + self.values[one[0], "pairing"]
         folds = np.atleast_2d(self.by_fold.get(one, np.nan) - self.by_fold.get(other, np.nan))
         folds = folds[(~np.isnan(folds)).sum(axis=1) > 1]  # of repeats with two measured folds or more
@@ -577,33 +574,33 @@ def weigh_claims(
 
     limits = SMALLEST_EFFECTS | dict(smallest_effects or {})
     wanted = dict(REFERENCES) | dict(references or {})
-    tables, families, rulings = {}, [], {}
+    tables, families, lacking = {}, {}, {}
     for claim, endpoint in endpoints.items():
         table = _comparisons(claim, endpoint, min_families)
         table["role"] = table["role"].where(~table["reference"].isin(wanted[claim]), "reference")
         tables[claim] = table.assign(p_adjusted=benjamini_hochberg(table["p_value"]))
-        families += _family_comparisons(claim, endpoint)
-        for method in methods:
-            rulings[claim, method] = _why_not_testable(endpoint, method, min_families)
+        families[claim] = _family_comparisons(claim, endpoint)
+        lacking |= {(claim, method): _why_not_testable(endpoint, method, min_families) for method in methods}
     p_adjusted = {}
     for method in methods:
-        testable = [claim for claim in endpoints if not rulings[claim, method]]
-        p_values = [_p_of_all(endpoints[claim], method, wanted[claim], min_families) for claim in testable]
+        testable = [claim for claim in endpoints if not lacking[claim, method]]
+        compared = {claim: families[claim] if len(families[claim]) else tables[claim] for claim in testable}
+        p_values = [_p_of_all(compared[claim], method, wanted[claim], min_families) for claim in testable]
         adjusted = multipletests(p_values, method="holm")[1] if p_values else []
         p_adjusted |= {(claim, method): p for claim, p in zip(testable, adjusted, strict=True)}
     parts = []
     for claim, table in tables.items():
         heads = []
         for method in methods:
-            if rulings[claim, method]:
+            if lacking[claim, method]:
                 head = {"claim": claim, "endpoint": ENDPOINTS[claim], "method": method, "n_units": 0, "reference": ""}
-                said = {"verdict": "not testable", "reason": rulings[claim, method]}
+                said = {"verdict": "not testable", "reason": lacking[claim, method]}
                 heads.append(pd.DataFrame([head | said]))
                 continue
             legs = _needed(table, method, wanted[claim])
             ruling = rule(
                 legs["raw_cp"],
-                {name: leg for name, leg in legs.items() if name in CONTROLS},
+                {name: leg for name, leg in legs.items() if name in TX_CONTROLS},
                 {name: leg for name, leg in legs.items() if name in wanted[claim]},
                 p_adjusted[claim, method],
                 smallest_effect=limits[ENDPOINTS[claim]],
@@ -614,7 +611,7 @@ def weigh_claims(
             heads.append(table[is_head].assign(**asdict(ruling), p_adjusted=p_adjusted[claim, method]))
             table = table[~is_head]
         parts += [*heads, table]
-    table = pd.concat([part for part in (*parts, *families) if len(part)], ignore_index=True)
+    table = pd.concat([part for part in (*parts, *families.values()) if len(part)], ignore_index=True)
     table = table.assign(screen=screen).reindex(columns=CLAIM_COLUMNS)
     words = ("comparison", "attribution", "verdict", "reason", "role")
     return table.assign(**{name: table[name].astype(object).fillna("") for name in words})
@@ -622,20 +619,24 @@ def weigh_claims(
 
 def _needed(table: pd.DataFrame, method: str, references: Sequence[str]) -> dict[str, Comparison]:
     """The comparisons on which a method's verdict rests, by reference."""
-    own = table[(table["method"] == method) & table["reference"].isin(["raw_cp", *CONTROLS, *references])]
+    own = table[(table["method"] == method) & table["reference"].isin(["raw_cp", *TX_CONTROLS, *references])]
     return {
         row["reference"]: Comparison(*(row[name] for name in Comparison.__match_args__)) for _, row in own.iterrows()
     }
 
 
-def _p_of_all(endpoint: EndpointBootstrap, method: str, references: Sequence[str], min_families: int) -> float:
-    """The p of "better than raw CP, than its controls and than the references", of claim 4 in the same families."""
-    tested = tested_families(endpoint.families)
-    legs = [_needed(_comparisons(0, one), method, references).values() for one in tested or [endpoint]]
-    p_values = sorted(max(leg.p_in_favour for leg in of_one) for of_one in legs)
-    if not tested:
+def _p_of_all(table: pd.DataFrame, method: str, references: Sequence[str], min_families: int) -> float:
+    """The p of "better than raw CP, than its controls and than the references" in one claim's comparisons.
+
+    Where these are of single families, of the same `min_families` families (those of too few tasks have a reason).
+    """
+    is_family = table["endpoint"].str.contains(":").any()
+    tested = table[table["reason"].isna()] if is_family else table
+    by_unit = [_needed(part, method, references).values() for _, part in tested.groupby("endpoint", sort=False)]
+    p_values = sorted(max(leg.p_in_favour for leg in legs) for legs in by_unit)
+    if not is_family:
         return p_values[0]
-    return min(1.0, (len(tested) - min_families + 1) * p_values[min_families - 1])
+    return min(1.0, (len(p_values) - min_families + 1) * p_values[min_families - 1])
 
 
 def _why_not_testable(endpoint: EndpointBootstrap, method: str, min_families: int) -> str:
@@ -678,7 +679,7 @@ def _comparisons(claim: int, endpoint: EndpointBootstrap, min_families: int = 0)
     tested = tested_families(endpoint.families)
     for method in [method for method, control in values if control == "true_pairs"]:
         own = (method, "true_pairs")
-        others = {name: (name, "") for name in CP_ONLY} | {name: (method, name) for name in CONTROLS}
+        others = {name: (name, "") for name in CP_ONLY} | {name: (method, name) for name in TX_CONTROLS}
         for name, other in others.items():
             if other not in values:
                 continue
@@ -688,16 +689,16 @@ def _comparisons(claim: int, endpoint: EndpointBootstrap, min_families: int = 0)
                 found = summarise_bootstrap(endpoint.difference(own, other))
             rows.append({
                 "claim": claim, "endpoint": endpoint.endpoint, "method": method, "reference": name,
-                "role": "control" if name in CONTROLS else "CP-only", **asdict(found), "n_units": endpoint.n_units,
+                "role": "control" if name in TX_CONTROLS else "CP-only", **asdict(found), "n_units": endpoint.n_units,
                 "value_method": float(values[own][0]), "value_reference": float(values[other][0]),
             })  # fmt: skip
     return pd.DataFrame(rows, columns=None if rows else CLAIM_COLUMNS)
 
 
-def _family_comparisons(claim: int, endpoint: EndpointBootstrap) -> list[pd.DataFrame]:
+def _family_comparisons(claim: int, endpoint: EndpointBootstrap) -> pd.DataFrame:
     """Rows of single target families."""
     if not endpoint.families:
-        return []
+        return pd.DataFrame()
     table = pd.concat([_comparisons(claim, one) for one in endpoint.families.values()], ignore_index=True)
     few = np.where(
         table["endpoint"].str.endswith(":other"), "no known family", f"fewer than {MIN_TASKS_PER_FAMILY} tasks"
@@ -709,7 +710,7 @@ def _family_comparisons(claim: int, endpoint: EndpointBootstrap) -> list[pd.Data
     table["p_adjusted"] = by_comparison["p_value"].transform(lambda p: benjamini_hochberg(p.to_numpy()))
     for _, part in table[table["p_value"].notna()].groupby(["method", "reference"]):
         table.loc[part.index, "shrunk"] = shrink(part["effect"], part["detectable"] / DETECTABLE_IN_STANDARD_ERRORS)
-    return [table]
+    return table
 
 
 def shrink(effects: pd.Series, standard_errors: pd.Series) -> pd.Series:
