@@ -85,47 +85,45 @@ class ManyTaskRidgeClassifier(BaseEstimator):
         labelled = ~np.isnan(Y)
         if (Y[labelled] < 0).any() or (Y[labelled] > 1).any():
             raise ValueError("labels must lie between 0 and 1, or be NaN (missing)")
-        grid = np.asarray(self.penalties, dtype=float)
         self.mean_, deviation = X.mean(0), X.std(0)
         # A feature that is constant up to rounding must not be blown up to noise of unit size.
         constant = deviation <= 1e-12 * np.maximum(np.abs(self.mean_), 1.0)
         self.scale_ = np.where(constant, 1.0, deviation)
         X, targets = np.where(constant, 0.0, (X - self.mean_) / self.scale_), 2.0 * Y - 1.0
-        self.coef_ = np.zeros((X.shape[1], Y.shape[1]))
+        # Ridge solutions turn with their features: predicted TX of 50 components in 500 genes costs what 50 features do.
+        left, lengths, axes = np.linalg.svd(X, full_matrices=False)
+        rank = max((lengths > 1e-10 * lengths[0]).sum(), 1)
+        turned = left[:, :rank] * lengths[:rank]  # (n_train, rank)
+        coefficients = np.zeros((rank, Y.shape[1]))
         self.intercept_, self.alpha_ = np.zeros(Y.shape[1]), np.full(Y.shape[1], np.nan)
-        self.loo_errors_ = np.full((len(grid), Y.shape[1]), np.nan)
+        self.loo_errors_ = np.full((len(self.penalties), Y.shape[1]), np.nan)
         patterns: dict[bytes, list[int]] = {}  # tasks labelled for the same compounds share one decomposition
         for task in range(Y.shape[1]):
             patterns.setdefault(labelled[:, task].tobytes(), []).append(task)
-        gram = X @ X.T if X.shape[1] > X.shape[0] else None
         for tasks in patterns.values():
             rows = np.flatnonzero(labelled[:, tasks[0]])
             if len(rows) < 3:
                 self.intercept_[tasks] = targets[np.ix_(rows, tasks)].mean(0) if len(rows) else 0.0
             else:
-                self._fit_pattern(X, gram, targets, rows, np.array(tasks), grid)
+                coefficients[:, tasks] = self._fit_pattern(turned, targets, rows, np.array(tasks), X.shape[1])
+        self.coef_ = axes[:rank].T @ coefficients
         return self
 
-    def _fit_pattern(self, X: np.ndarray, gram: np.ndarray | None, targets: np.ndarray, rows, tasks, grid) -> None:
-        """Tasks that share their labelled rows: one eigendecomposition, all penalties, all leave-one-out residuals."""
+    def _fit_pattern(self, X: np.ndarray, targets: np.ndarray, rows, tasks, n_features: int) -> np.ndarray:
+        """Coefficients (rank, t) of tasks that share their labelled rows, from one eigendecomposition.
+
+        `X` (n_train, rank) stands for `n_features` features, which set the scale of the penalties.
+        """
         n = len(rows)
         y = targets[np.ix_(rows, tasks)]  # (n, t)
         y_mean, centre = y.mean(0), X[rows].mean(0)
-        centred = X[rows] - centre  # (n, d)
+        centred = X[rows] - centre  # (n, r)
         primal = centred.shape[1] <= n
-        if primal:
-            eigenvalue, vectors = np.linalg.eigh(centred.T @ centred)
-            basis = centred @ vectors  # (n, d), left singular vectors times singular values
-        else:
-            block = centred @ centred.T
-            if gram is not None:  # the same, from what all tasks share
-                block = gram[np.ix_(rows, rows)]
-                means = block.mean(0)
-                block = block - means - means[:, None] + means.mean()
-            eigenvalue, basis = np.linalg.eigh(block)
+        eigenvalue, vectors = np.linalg.eigh(centred.T @ centred if primal else centred @ centred.T)
+        basis = centred @ vectors if primal else vectors  # (n, r) left singular vectors, times singular values or not
         eigenvalue = np.maximum(eigenvalue, 0.0)
-        unit = eigenvalue.sum() / min(n - 1, X.shape[1]) or 1.0
-        alphas = grid * unit
+        unit = eigenvalue.sum() / min(n - 1, n_features) or 1.0
+        alphas = np.asarray(self.penalties, dtype=float) * unit
         shrink = 1.0 / (eigenvalue[:, None] + alphas)  # (r, p)
         # In the dual, basis * eigenvalue * basis' / (eigenvalue + alpha) is the same hat matrix.
         weight = shrink if primal else eigenvalue[:, None] * shrink
@@ -135,13 +133,12 @@ class ManyTaskRidgeClassifier(BaseEstimator):
         fitted = (basis @ shrunk.reshape(len(weight), -1)).reshape(n, *shrunk.shape[1:]) + y_mean
         errors = (((y[:, None, :] - fitted) / (1.0 - leverage)[:, :, None]) ** 2).mean(0)  # (p, t)
         # Of equal errors the strongest penalty: the simpler model.
-        best = len(grid) - 1 - errors[::-1].argmin(0)
+        best = len(alphas) - 1 - errors[::-1].argmin(0)
         solution = shrink[:, best] * projected  # (r, t)
         coefficients = vectors @ solution if primal else centred.T @ (basis @ solution)
-        self.coef_[:, tasks] = coefficients
         self.intercept_[tasks] = y_mean - centre @ coefficients
-        self.alpha_[tasks] = alphas[best]
-        self.loo_errors_[:, tasks] = errors
+        self.alpha_[tasks], self.loo_errors_[:, tasks] = alphas[best], errors
+        return coefficients
 
     def decision_function(self, X: np.ndarray) -> np.ndarray:
         """Scores (n, n_tasks); larger means more likely active, 0 lies half-way between the classes."""
@@ -285,17 +282,6 @@ class Predictions:
     columns: pd.DataFrame
     folds: tuple[PredictionFold, ...]
 
-    def auc(self) -> np.ndarray:
-        """ROC-AUC within each fold, averaged over folds: (n_tasks, n_columns), NaN if unmeasured."""
-        total = np.zeros((len(self.tasks), len(self.columns)))
-        count = np.zeros_like(total)
-        for one in self.folds:
-            for column in np.flatnonzero(one.present):  # all columns at once would not fit into memory
-                values = roc_auc(one.labels, one.scores[:, :, column])
-                total[:, column] += np.nan_to_num(values)
-                count[:, column] += ~np.isnan(values)
-        return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
-
 
 def dense_predictions(predictions: pd.DataFrame) -> Predictions:
     """Turn a long table of test predictions into arrays, fold by fold.
@@ -332,21 +318,23 @@ def fold_auc(predictions: pd.DataFrame) -> pd.DataFrame:
 
     Columns `method, control, task, roc_auc`; folds in which a task has one class only are left out of its average.
     """
-    if not len(predictions):
-        return pd.DataFrame(columns=["method", "control", "task", "roc_auc"])
+    ids = ["method", "control", "task"]
+    tables = [pd.DataFrame(columns=[*ids, "seed", "roc_auc"])]
     dense = dense_predictions(predictions)
-    values = pd.DataFrame(dense.auc().T, columns=pd.Index(dense.tasks, name="task"))
-    keys = [dense.columns["method"].to_numpy(dtype=object), dense.columns["control"].to_numpy(dtype=object)]
-    mean = values.groupby(keys, sort=True).mean().rename_axis(["method", "control"])
-    return mean.melt(ignore_index=False, var_name="task", value_name="roc_auc").reset_index()
+    for one in dense.folds:
+        for column in np.flatnonzero(one.present):  # all columns at once would not fit into memory
+            values = {"task": dense.tasks, "roc_auc": roc_auc(one.labels, one.scores[:, :, column])}
+            tables.append(pd.DataFrame(dict(dense.columns.iloc[column]) | values))
+    measured = pd.concat(tables[1:] or tables, ignore_index=True)
+    of_draws = measured.groupby([*ids, "seed"], sort=True, as_index=False)["roc_auc"].mean()
+    return of_draws.groupby(ids, sort=True, as_index=False)["roc_auc"].mean()
 
 
-def task_gains(predictions: pd.DataFrame, reference: str = "raw_cp") -> pd.DataFrame:
-    """ROC-AUC of every method, control and task minus the reference method's: `method, control, task, gain`."""
-    auc = fold_auc(predictions)
+def task_gains(auc: pd.DataFrame, reference: str = "raw_cp") -> pd.DataFrame:
+    """What `fold_auc` measured, minus the reference method's: `method, control, task, gain`."""
     base = auc[auc["method"] == reference].set_index("task")["roc_auc"]
-    auc["gain"] = auc["roc_auc"] - auc["task"].map(base)
-    return auc.loc[auc["method"] != reference, ["method", "control", "task", "gain"]].reset_index(drop=True)
+    gains = auc.assign(gain=auc["roc_auc"] - auc["task"].map(base)).drop(columns="roc_auc")
+    return gains[gains["method"] != reference].reset_index(drop=True)
 
 
 def choose_tasks(

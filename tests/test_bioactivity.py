@@ -165,7 +165,7 @@ def test_predictions_stay_small_when_joined_and_none_are_no_trouble(fold_data):
     ] * len(tables[1])
     nothing = bioactivity.predict_folds(consensus_table(values), labels[[]])
     assert list(nothing) == list(joined)
-    for measure in (bioactivity.evaluate_folds, bioactivity.fold_auc, bioactivity.task_gains):
+    for measure in (bioactivity.evaluate_folds, bioactivity.fold_auc):
         assert len(measure(nothing)) == 0
     one_class = bioactivity.predict_folds(consensus_table(values), labels * 0 + 1)
     assert len(bioactivity.evaluate_folds(one_class).query("metric == 'roc_auc'")) == 0
@@ -215,11 +215,12 @@ def null_predictions(seed=0, n=240, n_tasks=40):
 
 def test_auc_is_taken_within_folds_and_gains_are_differences_of_the_same_task():
     predictions = null_predictions(n_tasks=4)
-    table = bioactivity.fold_auc(predictions).set_index(["method", "task"])["roc_auc"]
+    auc = bioactivity.fold_auc(predictions)
+    table = auc.set_index(["method", "task"])["roc_auc"]
     for (method, task), part in predictions.groupby(["method", "task"]):
         expected = np.mean([sk.roc_auc_score(one["label"], one["score"]) for _, one in part.groupby("fold")])
         assert table[method, task] == pytest.approx(expected, abs=1e-12)
-    gains = bioactivity.task_gains(predictions)
+    gains = bioactivity.task_gains(auc)
     assert len(gains) == 8 and set(gains["method"]) == {"tx", "contrastive"}
     for row in gains.itertuples():
         assert row.gain == pytest.approx(table[row.method, row.task] - table["raw_cp", row.task])
