@@ -11,7 +11,7 @@ What names of genes, proteins and assays tell of targets is data: families.toml,
 
 import re
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,15 +34,13 @@ _RULES = {family: re.compile("|".join(patterns.split())) for family, patterns in
 FAMILIES = (*_RULES, "other")
 
 
-def read_table(path: str | Path, columns: Sequence[str], separator: str = ",", **options) -> pd.DataFrame:
+def read_table(path: Path, columns: Sequence[str], separator: str = ",", **options) -> pd.DataFrame:
     """Read a text table; a ScreenError if it is none or lacks a column, as an unverified release may."""
-    name = Path(path).name
     try:
         table = pd.read_csv(path, sep=separator, low_memory=False, **options)
-    except (OSError, EOFError, ValueError) as error:
-        raise ScreenError(f"{name}: can't be read as a table ({error})") from None
-    if missing := sorted({*columns} - {*table.columns}):
-        raise ScreenError(f"{name}: column {missing[0]!r} is missing; the registry's release has {list(columns)}")
+        table[list(columns)]
+    except (OSError, EOFError, ValueError, KeyError) as error:
+        raise ScreenError(f"{path.name}: can't be read as a table with columns {list(columns)} ({error})") from None
     return table
 
 
@@ -61,24 +59,24 @@ def join_structures(compounds: Sequence[str], sources: Sequence[pd.DataFrame]) -
     return table.merge(known.drop_duplicates(COMPOUND).astype("str"), how="left").fillna("")
 
 
-def read_structures(files: Callable[..., list[Path]]) -> list[pd.DataFrame]:
+def read_structures(paths: dict[str, Path]) -> list[pd.DataFrame]:
     """Public structures of Broad compounds, the most trusted first: Moshkov 2023 (16,978 of CDRP), and InfoAlign.
 
-    Tables as `join_structures` takes them; `files` as in `annotate_compounds`.
+    Tables as `join_structures` takes them; `paths` as in `annotate_compounds`.
     """
     sources = []
-    if lists := files("broad_ids", "broad_smiles"):
-        ids = read_table(lists[0], ["broad_id"], dtype=str)["broad_id"].str[:BROAD_ID_LENGTH]
+    if paths.keys() >= {"broad_ids", "broad_smiles"}:
+        ids = read_table(paths["broad_ids"], ["broad_id"], dtype=str)["broad_id"].str[:BROAD_ID_LENGTH]
         # a SMILES holds neither quotes nor tabs, but may hold commas in extended forms
-        smiles = read_table(lists[1], ["smiles"], "\t", dtype=str, quoting=3)["smiles"]
+        smiles = read_table(paths["broad_smiles"], ["smiles"], "\t", dtype=str, quoting=3)["smiles"]
         if len(ids) != len(smiles):
             raise ScreenError(
-                f"{lists[0].name} has {len(ids)} ids and {lists[1].name} {len(smiles)} structures: they belong "
-                "together line by line, so take both from one release"
+                f"broad_ids has {len(ids)} ids and broad_smiles {len(smiles)} structures: they belong together line by "
+                "line, so take both from one release"
             )
-        sources.append(pd.DataFrame({COMPOUND: ids.to_list(), "SMILES": smiles.to_list(), "InChIKey14": ""}))
-    for path in files("broad6k_structures"):
-        table = read_table(path, ["pert_id", "smiles", "inchikey"], dtype=str).dropna(subset=["pert_id"]).fillna("")
+        sources.append(pd.DataFrame({COMPOUND: ids, "SMILES": smiles, "InChIKey14": ""}))
+    if "broad6k_structures" in paths:
+        table = read_table(paths["broad6k_structures"], ["pert_id", "smiles", "inchikey"], dtype=str)
         ids, blocks = table["pert_id"].str[:BROAD_ID_LENGTH], table["inchikey"].str[:BLOCK_LENGTH]
         sources.append(pd.DataFrame({COMPOUND: ids, "SMILES": table["smiles"], "InChIKey14": blocks}))
     return sources
@@ -207,16 +205,16 @@ def _extremes(labels: pd.DataFrame, level: int, wanted: Sequence[str]) -> tuple[
 
 def annotate_compounds(
     compounds: Sequence[str],
-    files: Callable[..., list[Path]],
+    paths: dict[str, Path],
     own: Sequence[pd.DataFrame] = (),
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, list[str]]:
     """Structures, MoA, targets and assay outcomes of Broad compounds (BRD ids), from the registry's annotation files.
 
     Parameters
     ----------
-    files
-        Gives the paths of the roles named, or ``[]`` where the screen lacks one of them, whose table is then done
-        without: hub; broad_ids with broad_smiles, broad6k_structures (structures); those of `COLLECTIONS` (assays).
+    paths
+        Files by role, of which any may lack: hub; broad_ids with broad_smiles, broad6k_structures (structures); those
+        of `COLLECTIONS` (assays).
     own
         The screen's own structures, trusted most, as `join_structures` takes them.
 
@@ -226,9 +224,9 @@ def annotate_compounds(
         As in `Screen`.
     """
     hub = pd.DataFrame(columns=[COMPOUND, "SMILES", "InChIKey14", "MoA", "target"], dtype=object)
-    for path in files("hub"):
-        hub = read_repurposing_hub(path)
-    structures = join_structures(compounds, [*own, *read_structures(files), hub])
+    if "hub" in paths:
+        hub = read_repurposing_hub(paths["hub"])
+    structures = join_structures(compounds, [*own, *read_structures(paths), hub])
     table = annotate_mechanisms(structures, hub)
     notes = [
         f"{(table['InChIKey14'] != '').sum()} of {len(table)} compounds have a structure, "
@@ -237,8 +235,8 @@ def annotate_compounds(
     ]
     found = []
     for name, roles in COLLECTIONS.items():
-        if paths := files(*roles):
-            activity, tasks = outcomes(*read_assays(name, paths), table)
+        if paths.keys() >= set(roles):
+            activity, tasks = outcomes(*read_assays(name, [paths[role] for role in roles]), table)
             found.append((activity, tasks))
             notes.append(
                 f"{name}: {activity[COMPOUND].nunique()} compounds have {len(activity)} outcomes in {len(tasks)} "

@@ -14,8 +14,7 @@ import re
 import time
 import tomllib
 import warnings
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -23,30 +22,40 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 import pandas as pd
 
-from cpx_utils import annotation, profiles
-from cpx_utils.own_screens import examine_own_screen, read_description, read_own_screen
-from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, PLATE, WELL, Screen, ScreenError, some_names, user_path
+from cpx_utils.annotation import annotate_compounds
+from cpx_utils.own_screens import MISSING_WORDS, read_description, read_own_screen
+from cpx_utils.profiles import (
+    COMPOUND,
+    CONTROL,
+    DOSE,
+    PLATE,
+    WELL,
+    Screen,
+    ScreenError,
+    nominal_dose,
+    require_valid,
+    some_names,
+    user_path,
+)
 from cpx_utils.provenance import sha256_file
 
 RETRIES = 3  # after a break or damage, with growing pauses
 TIMEOUT = (15, 45)  # seconds to connect, and between bytes
 S3_PART_BYTES = 8 << 20  # the default of Amazon's own tools; an ETag doesn't tell it
-CHECKS = {"sha256": "SHA-256", "git_blob_id": "git blob id", "s3_etag": "S3 ETag"}  # of screens.toml, in words
 
 # ------------------------------------------------------------------------------------------------- downloads
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One file of a screen: its role (what the reader calls it), https address, check, size and terms.
+    """One file of a screen: its role (what the reader calls it), https address, size (0: not known), check and terms.
 
-    `checksum` is of the kind `checksum_kind`, a value of `CHECKS`; `bytes` is 0 where the size isn't known.
+    `checksum` is a kind and a value, as `checksum` gives them.
     """
 
     role: str
     address: str
     checksum: str
-    checksum_kind: str
     bytes: int
     licence: str
     citation: str
@@ -63,39 +72,35 @@ class RemoteFile:
         return f"{parts.netloc}{unquote(parts.path)}"
 
 
-def checksum(path: str | Path, kind: str, like: str = "") -> str:
-    """A file's checksum of one of the kinds in `CHECKS`.
+def checksum(path: str | Path, like: str) -> str:
+    """A file's checksum, of the same kind as another one: ``sha256:...``, ``git:...`` or ``s3:...``.
 
     Git's blob id is the SHA-1 of ``blob <bytes>\\0`` followed by the bytes. An ETag of Amazon S3 is the MD5 of a file
     uploaded in one request; of one uploaded in N parts, it is the MD5 of the parts' binary MD5s one after the other,
-    with ``-N`` behind it (S3 User Guide, "Checking object integrity"). `like`, the value to compare with, tells which.
+    with ``-N`` behind it (S3 User Guide, "Checking object integrity").
     """
-    if kind == "SHA-256":
-        return sha256_file(path)
+    if like.startswith("sha256:"):
+        return f"sha256:{sha256_file(path)}"
     content = Path(path).read_bytes()
-    if kind == "git blob id":
-        return hashlib.sha1(f"blob {len(content)}\0".encode() + content, usedforsecurity=False).hexdigest()
+    if like.startswith("git:"):
+        return "git:" + hashlib.sha1(f"blob {len(content)}\0".encode() + content, usedforsecurity=False).hexdigest()
     if "-" not in like:
-        return hashlib.md5(content, usedforsecurity=False).hexdigest()
+        return "s3:" + hashlib.md5(content, usedforsecurity=False).hexdigest()
     parts = [content[start : start + S3_PART_BYTES] for start in range(0, len(content), S3_PART_BYTES)]
     together = b"".join(hashlib.md5(part, usedforsecurity=False).digest() for part in parts)
-    return f"{hashlib.md5(together, usedforsecurity=False).hexdigest()}-{len(parts)}"
-
-
-def data_folder(data_dir: str | Path = "") -> Path:
-    """Where downloads are kept: `data_dir`, or else the per-user cache folder of this machine."""
-    import pooch
-
-    return user_path(data_dir) if data_dir else Path(pooch.os_cache("cpx"))
+    return f"s3:{hashlib.md5(together, usedforsecurity=False).hexdigest()}-{len(parts)}"
 
 
 def _place(file: RemoteFile, mirror: str | Path, data_dir: str | Path) -> tuple[Path, str]:
     """Where a file lies, or is to lie, and the address it is downloaded from (``""``: it lies in a mirror's folder)."""
+    import pooch
+
     mirror = str(mirror)
     if mirror and "://" not in mirror:
         return user_path(mirror) / file.mirror_path, ""
+    folder = user_path(data_dir) if data_dir else pooch.os_cache("cpx")
     address = f"{mirror.rstrip('/')}/{file.mirror_path}" if mirror else file.address
-    return data_folder(data_dir) / file.mirror_path, address
+    return folder / file.mirror_path, address
 
 
 def obtain(
@@ -130,46 +135,44 @@ def obtain(
     if address and not (verified or (unverified and path.is_file())):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with filelock.FileLock(path.with_name(path.name + ".lock")):
-                verified = _is_registered(file, path)
-                if not verified:  # else another process has brought it meanwhile
-                    part = path.with_name(path.name + ".part")
-                    verified = _download(file, part, address)
-                    if verified or unverified:
-                        part.replace(path)
-                    else:
-                        part.unlink()
+            with filelock.FileLock(f"{path}.lock"):
+                # another process may have brought it meanwhile
+                verified = _is_registered(file, path) or _download(file, path, address, unverified)
         except OSError as error:
-            place = f"{file.name}: can't be written below {data_folder(data_dir)} ({error.strerror or error})"
-            raise ScreenError(f"{place}; make room, or choose another folder with --data-dir") from None
+            reason = f"can't be written to {path.parent} ({error.strerror or error})"
+            raise ScreenError(f"{file.name}: {reason}; make room, or choose another folder with --data-dir") from None
     elif not path.is_file():
         raise ScreenError(f"{file.name}: not in the mirror {str(mirror)!r}; expected at {file.mirror_path}")
     if not (verified or unverified):
         raise ScreenError(
-            f"{file.name}: its {file.checksum_kind} isn't {file.checksum[:12]}... (from {address or path}): it is "
-            "damaged, or another release than the registry's, which --unverified accepts"
+            f"{file.name}: its checksum isn't {file.checksum[:20]}... (from {address or path}): it is damaged, or "
+            "another release than the registry's, which --unverified accepts"
         )
     return path, verified
 
 
 def _is_registered(file: RemoteFile, path: Path) -> bool:
     """Whether a file is there and has the registry's checksum."""
-    return path.is_file() and checksum(path, file.checksum_kind, file.checksum) == file.checksum
+    return path.is_file() and checksum(path, file.checksum) == file.checksum
 
 
-def _download(file: RemoteFile, part: Path, address: str) -> bool:
-    """Download a file whole into `part` while its lock is held; return whether it is the registry's."""
+def _download(file: RemoteFile, path: Path, address: str, unverified: bool) -> bool:
+    """Download a file while its lock is held; return whether it is the registry's. Another one is not kept unasked."""
     import requests
 
+    part = path.with_name(path.name + ".part")
     for attempt in range(RETRIES + 1):
         resumed = part.exists()
         try:
             _transfer(address, part)
             verified = _is_registered(file, part)
+            if verified or (unverified and not resumed):
+                part.replace(path)
+            else:
+                part.unlink()
             if verified or not resumed:
                 return verified
             reason = "its pieces don't fit together"  # taken at different times, they may be of two releases
-            part.unlink()
         except requests.RequestException as error:
             reason = str(error).rpartition("Caused by ")[2]
             if isinstance(error, ValueError):  # the address can't be one
@@ -187,9 +190,8 @@ def _transfer(address: str, part: Path) -> None:
     import requests
     from tqdm import tqdm
 
-    headers = {"Accept-Encoding": "identity"}
-    if part.exists() and part.stat().st_size:
-        headers["Range"] = f"bytes={part.stat().st_size}-"
+    n_there = part.stat().st_size if part.exists() else 0
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={n_there}-"} if n_there else {})
 
     def examine(response: requests.Response, **options) -> None:
         if address.startswith("https:") and response.headers.get("Location", "").lower().startswith("http:"):
@@ -241,14 +243,10 @@ def _registry() -> dict[str, Dataset]:
     content = tomllib.loads(Path(__file__).with_name("screens.toml").read_text(encoding="utf-8"))
     datasets = {}
     for name, screen in content["screens"].items():
+        terms = {what: screen.pop(what) for what in ("licence", "citation")}
         entries = screen.pop("files", {}) | {role: content["shared"][role] for role in screen.pop("shared", ())}
-        own, files = {what: screen.pop(what) for what in ("licence", "citation")}, []
-        for role, entry in entries.items():
-            (kind,) = CHECKS.keys() & entry.keys()
-            terms = own | entry
-            check = (entry[kind], CHECKS[kind], entry["bytes"])
-            files.append(RemoteFile(role, entry["address"], *check, terms["licence"], terms["citation"]))
-        datasets[name] = Dataset(name=name, files=tuple(files), **screen)
+        files = tuple(RemoteFile(role=role, **(terms | entry)) for role, entry in entries.items())
+        datasets[name] = Dataset(name=name, files=files, **screen)
     return datasets
 
 
@@ -263,7 +261,10 @@ def is_user_screen(dataset: str) -> bool:
 def dataset_name(dataset: str) -> str:
     """Name of a screen: the registry's, or the ``name`` of a TOML file; a ScreenError where there is no such screen."""
     if is_user_screen(dataset):
-        return read_description(dataset, reserved=DATASETS).name
+        name = read_description(dataset).name
+        if name.lower() in DATASETS:
+            raise ScreenError(f"{dataset}: name {name!r} belongs to a screen of the registry; choose another")
+        return name
     if dataset in DATASETS:
         return dataset
     hint = "".join(f" Did you mean {near!r}?" for near in difflib.get_close_matches(str(dataset), DATASETS, n=1))
@@ -281,51 +282,41 @@ def read_screen(
 ) -> Screen:
     """Read a screen by name or by TOML file, checked and fit for use.
 
-    Whatever is wrong is told by one line of a ScreenError: the name, a download, the first thing wrong with the tables.
-
     Parameters
     ----------
     mirror, data_dir, unverified
         As of `obtain`; a file that isn't the registry's release is marked in `Screen.sources` and noted.
     **simulated
         Of the simulated screen alone: size, seed and knobs (`simulate_screen`).
+
+    Raises
+    ------
+    ScreenError
+        For a wrong name, a file that can't be had, or whatever is wrong with the tables.
     """
+    name = dataset_name(dataset)
     if is_user_screen(dataset):
-        return read_own_screen(dataset, reserved=DATASETS)
-    entry = DATASETS[dataset_name(dataset)]
-    by_role = {file.role: file for file in entry.files}
-    had: dict[str, tuple[Path, bool]] = {}
-
-    def files(*roles: str) -> list[Path]:
-        """Paths of the files of these roles, downloaded where need be; ``[]`` where the screen lacks one of them."""
-        if not by_role.keys() >= set(roles):
-            return []
-        for role in roles:
-            if role not in had:
-                had[role] = obtain(by_role[role], mirror=mirror, data_dir=data_dir, unverified=unverified)
-        return [had[role][0] for role in roles]
-
-    screen = READERS[entry.reader](entry, files, simulated)
-    sources = []
-    for file in [file for file in entry.files if file.role in had]:
-        path, verified = had[file.role]
+        return require_valid(read_own_screen(dataset))
+    paths, sources, notes = {}, [], []
+    for file in DATASETS[name].files:
+        path, verified = obtain(file, mirror=mirror, data_dir=data_dir, unverified=unverified)
         facts = {"sha256": sha256_file(path), "bytes": path.stat().st_size, "verified": verified}
         terms = {"licence": file.licence, "citation": file.citation}
         sources.append({"file": file.name, "address": file.address} | facts | terms)
+        paths[file.role] = path
     doubtful = [source["file"] for source in sources if not source["verified"]]
-    notes = [f"Not the registry's release, accepted with --unverified: {', '.join(doubtful)}."] if doubtful else []
-    screen = replace(screen, sources=(*screen.sources, *sources), notes=(*screen.notes, *notes))
-    return profiles.require_valid(screen)
+    if doubtful:
+        notes.append(f"Not the registry's release, accepted with --unverified: {', '.join(doubtful)}.")
+    screen = READERS[DATASETS[name].reader](DATASETS[name], paths, simulated)
+    return require_valid(replace(screen, sources=(*screen.sources, *sources), notes=(*screen.notes, *notes)))
 
 
 def examine_screen(dataset: str, **options) -> tuple[Screen | None, list[str]]:
-    """A screen as `read_screen` gives it, or None, with what is wrong with it, one line a problem."""
+    """A screen as `read_screen` gives it, or None, with everything that is wrong with it, one line a problem."""
     try:
-        if is_user_screen(dataset):
-            return examine_own_screen(dataset, reserved=DATASETS)
         return read_screen(dataset, **options), []
     except ScreenError as error:
-        return None, [str(error)]
+        return None, error.problems
 
 
 def local_files(screen: Screen) -> list[Path]:
@@ -336,7 +327,10 @@ def local_files(screen: Screen) -> list[Path]:
 # --------------------------------------------------------------------------------------------------- readers
 
 
-def _read_simulated(dataset: Dataset, files: Callable[..., list[Path]], options: dict) -> Screen:
+# Each takes the registry's entry, the paths of its files by role, and what `read_screen` was asked of a simulated one.
+
+
+def _read_simulated(dataset: Dataset, paths: dict[str, Path], options: dict) -> Screen:
     from cpx_utils.simulation import simulate_screen
 
     return simulate_screen(**options)
@@ -349,7 +343,6 @@ def read_r_profiles(path: str | Path) -> pd.DataFrame:
     """
     import rdata
 
-    path = Path(path)
     try:
         # guesses about a file that is no R data; values too large, which are refused by name
         with warnings.catch_warnings(), np.errstate(over="ignore", invalid="ignore"):
@@ -357,123 +350,117 @@ def read_r_profiles(path: str | Path) -> pd.DataFrame:
             (table,) = (value for value in rdata.read_rda(path).values() if isinstance(value, pd.DataFrame))
             table = table.astype(np.float32)
     except Exception as error:  # rdata raises whatever its parser stumbles over
-        raise ScreenError(f"{path.name}: not readable as one R data frame of numbers ({error})") from None
+        line = f"{Path(path).name}: not readable as one R data frame of numbers ({error})"
+        raise ScreenError(line) from None
     return table.set_axis(table.index.astype(str)).set_axis(table.columns.astype(str), axis=1)
 
 
-def _read_consensus(dataset: Dataset, files: Callable[..., list[Path]], options: dict) -> Screen:
+def _read_consensus(dataset: Dataset, paths: dict[str, Path], options: dict) -> Screen:
     """CDRP consensus profiles as CMEA publishes them: two R data frames with BRD ids as row names."""
-    cp, tx = (read_r_profiles(path) for path in files("cp", "tx"))
+    tables = []
+    for kind in ("cp", "tx"):
+        values = read_r_profiles(paths[kind])
+        wells = pd.DataFrame({PLATE: "", WELL: "", COMPOUND: values.index, DOSE: np.nan, CONTROL: False})
+        tables.append(pd.concat([wells, values.reset_index(drop=True)], axis=1))
+    cp, tx = tables
     tx.columns = tx.columns.str.replace("HLA.", "HLA-", regex=False)  # R writes a dot; no other symbol has a hyphen
-    notes = ["One consensus profile a compound: there are no replicates, doses, plates or negative controls."]
-    *known, more = annotation.annotate_compounds(sorted({*cp.index, *tx.index}), files)
-    blank = {PLATE: "", WELL: "", COMPOUND: "", DOSE: np.nan, CONTROL: False}
-    wells = [
-        pd.concat([pd.DataFrame(blank | {COMPOUND: table.index}), table.reset_index(drop=True)], axis=1)
-        for table in (cp, tx)
-    ]
-    return Screen(dataset.name, *wells, *known, (*notes, *more))
+    *known, notes = annotate_compounds(sorted({*cp[COMPOUND], *tx[COMPOUND]}), paths)
+    note = "One consensus profile a compound: there are no replicates, doses, plates or negative controls."
+    return Screen(dataset.name, cp, tx, *known, (note, *notes))
 
 
 # ------------------------------------------------------------------------------------- the Rosetta collection
 
 FEATURES = {"cp": r"(?!Metadata_).*(Cells_|Cytoplasm_|Nuclei_)", "tx": r"(?!Metadata_).*_at"}
-GAPS = ["", "NA", "N/A", "#N/A", "NaN", "nan", "NAN", "-nan", "null", "NULL", "None", "<NA>"]
 SNIFFED_ROWS = 50
 UNKNOWN = {"-666", "-666.0"}  # what LINCS files write where a value of the metadata is not known
 # Doses of one compound that are nearer than this are one nominal dose; neighbours in a series differ by half at least.
 SAME_DOSE = 1.05
 # Compound and nominal dose in micromolar, joined by "_".
-TREATMENT = re.compile(r"^(?P<id>.+?)_(?P<dose>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)$")
+TREATMENT = r"^(?P<id>.+?)_(?P<dose>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)$"
 
 
-def _read_rosetta(dataset: Dataset, files: Callable[..., list[Path]], options: dict) -> Screen:
+def _read_rosetta(dataset: Dataset, paths: dict[str, Path], options: dict) -> Screen:
     """Replicate-level profiles of the Rosetta collection (Haghighi 2022, doi 10.1038/s41592-022-01667-0).
 
     Two CSV tables with metadata of mixed types between the features. What they spell in several ways (controls, doses,
     plate names, gaps) has one spelling in a `Screen`; whatever is changed or left out is counted in a note.
     """
-    tables, smiles, notes = [], [], []
+    tables, notes = [], []
     for kind in ("cp", "tx"):
-        (path,) = files(kind)
-        metadata, features = _read_csv(path, kind)
-        wells = _wells(metadata, dataset, kind, path.name, notes)
-        smiles.append(wells[[COMPOUND, CONTROL]].assign(SMILES=wells.pop("smiles")))
+        metadata, features = _read_csv(paths[kind], FEATURES[kind], dataset.columns[kind].values())
         if kind == "tx":
-            features.columns = _gene_symbols(features.columns, files("idmap")[0], notes)
-        features = _informative(features, wells.index, kind.upper(), notes)
-        tables.append(pd.concat([wells.reset_index(drop=True), features], axis=1))
-    cp, tx = tables
+            features.columns = _gene_symbols(features.columns, paths["idmap"])
+        wells = _wells(metadata, dataset.columns[kind], dataset.alleles)
+        treated = wells[wells[COMPOUND] != ""]
+        repeats = treated.duplicated([PLATE, WELL]) & (treated[PLATE] != "") & (treated[WELL] != "")
+        values = features.loc[treated.index[~repeats], sorted(features)]
+        infinite = np.isinf(values)
+        values = values.mask(infinite)
+        informative = values.loc[:, values.min() < values.max()]
+        notes.append(
+            f"{kind.upper()}: {len(wells) - len(treated)} wells without treatment, {repeats.sum()} that repeat another "
+            f"of their plate and {values.shape[1] - informative.shape[1]} features without different values were "
+            f"dropped; {infinite.to_numpy().sum()} infinite values count as missing."
+        )
+        tables.append(pd.concat([treated[~repeats], informative], axis=1).reset_index(drop=True))
+    known = pd.concat([table.loc[~table[CONTROL], [COMPOUND, "SMILES"]] for table in tables])
+    own = known[known["SMILES"] != ""].drop_duplicates(COMPOUND).assign(InChIKey14="")
+    cp, tx = (table.drop(columns="SMILES") for table in tables)
     tx[DOSE] = _joint_doses(cp, tx)
-    treated = {name for table in tables for name in table.loc[~table[CONTROL], COMPOUND]}
     if dataset.alleles:
         notes.append("The treatments are overexpressed alleles, not compounds: no doses, structures, MoAs or assays.")
-    own = pd.concat(smiles).query(f"SMILES != '' and not {CONTROL}").drop_duplicates(COMPOUND).assign(InChIKey14="")
-    *known, more = annotation.annotate_compounds(sorted(treated), files, [own])
+    *known, more = annotate_compounds(sorted(set(known[COMPOUND])), paths, [own])
     return Screen(dataset.name, cp, tx, *known, (*notes, *more))
 
 
-def _read_csv(path: Path, kind: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _read_csv(path: Path, pattern: str, needed: Collection[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Metadata as words, and features as float32, of a gzipped CSV table; features are known by their names."""
     import pyarrow as pa
     from pyarrow import csv
 
     try:
-        head = pd.read_csv(path, nrows=SNIFFED_ROWS, na_values=GAPS)
+        head = pd.read_csv(path, nrows=SNIFFED_ROWS)
         # a column named like a feature that holds words is metadata
-        features = [name for name in head.select_dtypes("number") if re.match(FEATURES[kind], name)]
+        features = [name for name in head.select_dtypes("number") if re.match(pattern, name)]
         types = {name: pa.float32() if name in features else pa.string() for name in head}
-        reading = csv.ReadOptions(column_names=list(head), skip_rows=1)
-        converting = csv.ConvertOptions(column_types=types, null_values=GAPS, strings_can_be_null=True)
-        table = csv.read_csv(path, reading, convert_options=converting)
-    except (pa.ArrowInvalid, OSError, EOFError, ValueError, zlib.error) as error:
+        gaps = sorted(MISSING_WORDS)
+        converting = csv.ConvertOptions(column_types=types, null_values=gaps, strings_can_be_null=True)
+        table = csv.read_csv(path, convert_options=converting)
+    except Exception as error:  # a damaged file makes its reader raise anything
         raise ScreenError(f"{path.name}: can't be read as a table of profiles ({error})") from None
+    for column in needed:
+        if column not in head:
+            raise ScreenError(f"{path.name}: column {column!r} is missing; there are {some_names(head)}")
     if not features:
-        raise ScreenError(f"{path.name}: no feature columns; their names match {FEATURES[kind]}")
+        raise ScreenError(f"{path.name}: no feature columns; their names match {pattern}")
     return table.drop_columns(features).to_pandas(), table.select(features).to_pandas()
 
 
 def _words(metadata: pd.DataFrame, *columns: str) -> pd.Series:
-    """What the first of some columns knows: words, ``""`` where none does, and whole numbers without ``.0``."""
-    words = pd.Series("", index=metadata.index, dtype="str")
-    for column in columns:
-        if column in metadata:
-            found = metadata[column].fillna("").astype("str").str.strip()
-            found = found.mask(found.isin(UNKNOWN), "").str.replace(r"^(-?\d+)\.0+$", r"\1", regex=True)
-            words = words.where(words != "", found)
-    return words
+    """Words of the first column there is, ``""`` where none is or knows, and whole numbers without ``.0``."""
+    blank = pd.Series("", index=metadata.index, dtype="str")
+    words = next((metadata[column] for column in columns if column in metadata), blank).fillna("").str.strip()
+    return words.mask(words.isin(UNKNOWN), "").str.replace(r"^(-?\d+)\.0+$", r"\1", regex=True)
 
 
-def _wells(metadata: pd.DataFrame, dataset: Dataset, kind: str, file: str, notes: list[str]) -> pd.DataFrame:
-    """Metadata of a screen's wells and their SMILES, indexed by the rows that they come from.
-
-    Rows without treatment, and those that repeat a plate's well, are left out and counted in `notes`.
-    """
-    columns, label = dataset.columns[kind], kind.upper()
-    for column in columns.values():
-        if column not in metadata:
-            raise ScreenError(f"{file}: column {column!r} is missing; there are {some_names(metadata.columns)}")
+def _wells(metadata: pd.DataFrame, columns: dict[str, str], alleles: bool) -> pd.DataFrame:
+    """Metadata of a screen's wells, and the SMILES of their compounds."""
     meanings = ("treatment", "plate", "well", "smiles")
-    key, plate, well, smiles = (_words(metadata, columns.get(meaning, "")) for meaning in meanings)
-    parsed = key.str.extract(TREATMENT)
-    name = key if dataset.alleles else parsed["id"].fillna(key)
+    key, plate, well, smiles = (_words(metadata, columns.get(meaning, "-")) for meaning in meanings)
     control_type = _words(metadata, "control_type", "Metadata_control_type").str.lower()
     perturbation = _words(metadata, "pert_type", "Metadata_pert_type").str.lower()
+    parsed = key.str.extract(TREATMENT)
+    # of a BRD id the first 13 characters name the compound, and the rest the batch
+    batchless = parsed["id"].fillna(key).str.replace(r"^(BRD-[A-Z]\d{8}).*", r"\1", regex=True)
+    name = key if alleles else batchless
     control = name.str.lower().isin(["negcon", "dmso"]) | control_type.eq("negcon")
     control |= perturbation.eq("control") & control_type.eq("")  # a named positive control is none
-    doses = profiles.nominal_dose(parsed["dose"].astype(float))
-    broad = name.where(~name.str.match(r"BRD-[A-Z]\d{8}"), name.str[: annotation.BROAD_ID_LENGTH])
-    compound = key if dataset.alleles else broad
-    wells = pd.DataFrame({PLATE: plate, WELL: well})
-    wells[COMPOUND] = compound.mask(control, "negcon" if dataset.alleles else "DMSO")
-    wells[DOSE] = np.where(control | dataset.alleles | ~(doses > 0), np.nan, doses)
-    wells = wells.assign(**{CONTROL: control.to_numpy(bool), "smiles": smiles})
-    named = wells[wells[COMPOUND] != ""]
-    kept = named[~named.duplicated([PLATE, WELL]) | (named[PLATE] == "") | (named[WELL] == "")]
-    if len(kept) < len(wells):
-        counts = f"{len(wells) - len(named)} wells without treatment and {len(named) - len(kept)} that repeat another"
-        notes.append(f"{label}: {counts} well of their plate were dropped.")
-    return kept
+    doses = nominal_dose(parsed["dose"].astype(float))
+    doses = np.where(control | alleles | ~(doses > 0), np.nan, doses)
+    compound = name.mask(control, "negcon" if alleles else "DMSO")
+    wells = {PLATE: plate, WELL: well, COMPOUND: compound, DOSE: doses, CONTROL: control, "SMILES": smiles}
+    return pd.DataFrame(wells)
 
 
 def _joint_doses(cp: pd.DataFrame, tx: pd.DataFrame) -> list[float]:
@@ -486,33 +473,16 @@ def _joint_doses(cp: pd.DataFrame, tx: pd.DataFrame) -> list[float]:
     return doses
 
 
-def _gene_symbols(probes: Sequence[str], path: Path, notes: list[str]) -> list[str]:
+def _gene_symbols(probes: Sequence[str], path: Path) -> list[str]:
     """Gene symbols of probes; one without a symbol of its own keeps its id."""
     try:
         table = pd.read_excel(path, dtype=str)[["probe_id", "symbol"]].dropna().drop_duplicates("probe_id")
     except Exception as error:  # openpyxl raises whatever its parser stumbles over
-        line = f"{path.name}: can't be read as an Excel table with columns probe_id and symbol"
-        raise ScreenError(f"{line} ({type(error).__name__})") from None
+        line = f"{path.name}: can't be read as an Excel table with columns probe_id and symbol ({error})"
+        raise ScreenError(line) from None
     symbols = table.set_index("probe_id")["symbol"].str.strip()
     symbols = symbols[symbols.index.isin(probes)].drop_duplicates(keep=False)
-    if len(symbols) < len(probes):
-        kept = len(probes) - len(symbols)
-        notes.append(f"TX: {kept} probes have no gene symbol, or share it with another probe, and keep their id.")
     return [symbols.get(probe, probe) for probe in probes]
-
-
-def _informative(features: pd.DataFrame, rows: pd.Index, label: str, notes: list[str]) -> pd.DataFrame:
-    """Some rows of the features, in alphabetical order, infinite values missing, without empty and constant ones."""
-    features = features.loc[rows, sorted(features)].reset_index(drop=True)
-    infinite = np.isinf(features.to_numpy())
-    features = features.mask(infinite)
-    lowest, highest = features.min(), features.max()
-    empty, constant = int(lowest.isna().sum()), int((lowest == highest).sum())
-    notes.append(
-        f"{label}: {empty} features without any value and {constant} constant ones were dropped; {infinite.sum()} "
-        "infinite values count as missing."
-    )
-    return features.loc[:, lowest < highest]
 
 
 READERS = {"simulated": _read_simulated, "consensus": _read_consensus, "rosetta": _read_rosetta}

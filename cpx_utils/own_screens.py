@@ -1,6 +1,6 @@
 """A user's own screen: a TOML file says where its tables lie and how their columns are called.
 
-pydantic checks the TOML; `profiles.check_screen` checks the tables once they are in the project's form, and what can't
+pydantic checks the TOML; `profiles.require_valid` checks the tables once they are in the project's form, and what can't
 be brought into it is told here. A mistake is one line: the file, the column, the first value and data rows (counted
 from 1 without the header), and what would be right. `examples/own_screen/` holds a screen to copy.
 """
@@ -8,7 +8,7 @@ from 1 without the header), and what would be right. `examples/own_screen/` hold
 import difflib
 import re
 import tomllib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -31,13 +31,9 @@ from cpx_utils.profiles import (
     WELL,
     Screen,
     ScreenError,
-    check_screen,
     check_table,
     inchikey,
     nominal_dose,
-    one_line,
-    refuse,
-    require_valid,
     some_names,
     split_values,
     user_path,
@@ -52,7 +48,6 @@ LABELS = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0}
 MISSING_WORDS = {"", "NA", "N/A", "n/a", "NaN", "nan", "NaT", "NULL", "null", "None", "none", "<NA>"}
 TABLES = ("cp", "tx", "compounds", "activity", "tasks")  # sections that name a table
 ALIASES = {"assay": "task", "inchikey14": "inchikey"}
-FORMATS = (".csv", ".csv.gz", ".parquet", ".h5ad")
 
 Text = Annotated[str, Field(min_length=1)]
 
@@ -72,7 +67,7 @@ class TableFile(_Section):
 class ProfileFile(TableFile):
     """Where a profile table lies, and which of its columns are features."""
 
-    features: Text = ""  # a regular expression
+    features: re.Pattern = re.compile("")
 
 
 class Columns(_Section):
@@ -86,64 +81,45 @@ class Columns(_Section):
 
 
 class Description(_Section):
-    """What a TOML says of a screen, as far as Cell Painting alone needs it."""
+    """What a TOML says of a screen."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "unnamed"
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     cp: ProfileFile
-    tx: ProfileFile = None
+    tx: ProfileFile
     columns: Columns = Columns()
     compounds: TableFile = None
     activity: TableFile = None
     tasks: TableFile = None
 
 
-class ScreenDescription(Description):
-    """What a TOML says of a whole screen."""
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-    tx: ProfileFile
-
-
 # --- the description ----------------------------------------------------------------------------------------
 
 
-def read_description(
-    toml_path: str | Path, reserved: Collection[str] = (), kind: type[Description] = ScreenDescription
-) -> Description:
-    """Read and check the TOML that describes a screen, or Cell Painting alone (`kind`).
-
-    `reserved` are names that belong to the registry. A ScreenError is one line for the first mistake, with the number
-    of the others.
-    """
-    described, problems = _description(toml_path, reserved, kind)
-    refuse(problems)
-    return described
-
-
-def _description(
-    toml_path: str | Path, reserved: Collection[str], kind: type[Description]
-) -> tuple[Description | None, list[str]]:
-    """What the TOML says, or None, and the mistakes in it, one line each."""
+def read_description(toml_path: str | Path) -> Description:
+    """Read and check the TOML that describes a screen; a ScreenError tells every mistake in it."""
     try:
-        described = kind.model_validate(tomllib.loads(user_path(toml_path).read_text("utf-8-sig")))
-    except ValidationError as error:
-        mistakes = sorted(error.errors(), key=lambda mistake: mistake["type"] == "missing")  # a misspelt key first
-        return None, [_mistake(toml_path, mistake) for mistake in mistakes]
+        content = tomllib.loads(user_path(toml_path).read_text("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"not valid TOML in UTF-8 ({error})"
-        return None, [f"{toml_path}: {reason}; a screen is described by a TOML file, texts in double quotes"]
-    if described.name.lower() in {name.lower() for name in reserved}:
-        return None, [f"{toml_path}: name {described.name!r} belongs to a screen of the registry; choose another"]
-    return described, []
+        line = f"{toml_path}: {reason}; a screen is described by a TOML file, texts in double quotes"
+        raise ScreenError(line) from None
+    return _validated(Description, content, str(toml_path))
 
 
-def _mistake(toml_path: str | Path, mistake: dict) -> str:
-    """The line about one mistake that pydantic found."""
-    *parents, key = mistake["loc"]
-    known = [*ProfileFile.model_fields, *Columns.model_fields] if parents else [*Description.model_fields]
-    near = difflib.get_close_matches(key[:100], known, n=1) if mistake["type"] == "extra_forbidden" else []
-    remedy = f"did you mean {near[0]!r}?" if near else "examples/own_screen/screen.toml shows every key"
-    return one_line(f"{toml_path}: {'.'.join(mistake['loc'])}: {mistake['msg']}; {remedy}")
+def _validated(model: type[_Section], content: dict, shown: str) -> _Section:
+    """The content as pydantic reads it, or a ScreenError with a line about each mistake in it."""
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        mistakes = sorted(error.errors(), key=lambda mistake: mistake["type"] == "missing")  # a misspelt key first
+    lines = []
+    for mistake in mistakes:
+        *parents, key = mistake["loc"]
+        known = [*ProfileFile.model_fields, *Columns.model_fields] if parents else [*Description.model_fields]
+        near = difflib.get_close_matches(key[:100], known, n=1) if mistake["type"] == "extra_forbidden" else []
+        remedy = f"did you mean {near[0]!r}?" if near else "examples/own_screen/screen.toml shows every key"
+        lines.append(f"{shown}: {'.'.join(mistake['loc'])}: {mistake['msg']}; {remedy}")
+    raise ScreenError(*lines)
 
 
 # --- files --------------------------------------------------------------------------------------------------
@@ -166,15 +142,14 @@ class Table:
         if len(rows):
             listed = ", ".join(str(row + 1) for row in rows[:3]) + (f", ... ({len(rows)} in all)" * (len(rows) > 3))
             where = f"column {values.name!r} has {str(values.iloc[rows[0]])!r} in data row {listed}"
-            self.problems.append(one_line(f"{self.shown}: {where}; {remedy}"))
+            self.problems.append(f"{self.shown}: {where}; {remedy}")
 
-    def require(self, column: str, why: str) -> bool:
-        """Whether a column is there; if not, add the line that says which may be meant."""
+    def require(self, column: str, why: str) -> None:
+        """Add the line about a column that isn't there, and which may be meant."""
         if column not in self.frame:
             near = difflib.get_close_matches(column, self.frame.columns, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"the table has {some_names(self.frame.columns)}"
             self.problems.append(f"{self.shown}: column {column!r} ({why}) is missing; {hint}")
-        return column in self.frame
 
 
 def _read_table(path: Path, shown: str, texts: Collection[str] | None = None) -> Table:
@@ -184,18 +159,12 @@ def _read_table(path: Path, shown: str, texts: Collection[str] | None = None) ->
     ScreenError for a file that is missing, damaged or empty.
     """
     ending = next((ending for ending in FORMATS if path.name.lower().endswith(ending)), "")
-    features = None
     try:
         if not path.is_file():
             raise ScreenError(f"no such file; paths are relative to the TOML file ({path.parent})")
-        if ending == ".h5ad":
-            frame, features = _read_h5ad(path)
-        elif ending == ".parquet":
-            frame = parquet.ParquetFile(path).read().to_pandas(ignore_metadata=True)
-        elif ending:
-            frame = _read_csv(path, texts)
-        else:
+        if not ending:
             raise ScreenError(f"unknown format; tables are {', '.join(FORMATS)}")
+        frame, features = FORMATS[ending](path, texts)
         if len(frame) == 0:
             raise ScreenError("the table has a header but no rows; it needs at least one")
         repeated = frame.columns[frame.columns.duplicated()].unique()
@@ -209,7 +178,7 @@ def _read_table(path: Path, shown: str, texts: Collection[str] | None = None) ->
     return Table(shown, path, frame, features)
 
 
-def _read_csv(path: Path, texts: Collection[str] | None) -> pd.DataFrame:
+def _read_csv(path: Path, texts: Collection[str] | None) -> tuple[pd.DataFrame, None]:
     """Read by pyarrow, which refuses rows that are too short or too long and names the first (the header is row 1)."""
     names = list(pd.read_csv(path, nrows=0, encoding="utf-8-sig", sep=","))
     if len(names) == 1 and re.search("[;\t]", names[0]):
@@ -217,10 +186,14 @@ def _read_csv(path: Path, texts: Collection[str] | None) -> pd.DataFrame:
     types = {name: pa.string() for name in (names if texts is None else texts)}
     read = arrow.ReadOptions(use_threads=False, block_size=1 << 25)  # threads lose count of rows; a block holds a line
     convert = arrow.ConvertOptions(null_values=sorted(MISSING_WORDS), column_types=types)
-    return arrow.read_csv(path, read, arrow.ParseOptions(newlines_in_values=True), convert).to_pandas()
+    return arrow.read_csv(path, read, arrow.ParseOptions(newlines_in_values=True), convert).to_pandas(), None
 
 
-def _read_h5ad(path: Path) -> tuple[pd.DataFrame, list[str]]:
+def _read_parquet(path: Path, texts: Collection[str] | None) -> tuple[pd.DataFrame, None]:
+    return parquet.ParquetFile(path).read().to_pandas(ignore_metadata=True), None
+
+
+def _read_h5ad(path: Path, texts: Collection[str] | None) -> tuple[pd.DataFrame, list[str]]:
     """Observations as columns and variables as features, from anndata's documented layout.
 
     No release of anndata takes both pandas 3 and Python 3.11.
@@ -240,10 +213,11 @@ def _read_h5ad(path: Path) -> tuple[pd.DataFrame, list[str]]:
         else:
             values = _h5ad_column(stored, file)
         names = [str(name) for name in _h5ad_column(var[var.attrs["_index"]], file)]
-        index = str(obs.attrs["_index"])
-        columns = {name: _h5ad_column(obs[name], file) for name in (index, *map(str, obs.attrs["column-order"]))}
-    table = pd.DataFrame(columns).drop(columns=[index] if index in ("_index", "index") else [])
-    return pd.concat([table, pd.DataFrame(values, index=table.index, columns=names)], axis=1), names
+        columns = [*map(str, obs.attrs["column-order"])]
+        if obs.attrs["_index"] not in ("_index", "index"):  # an index with a name of its own may hold the compounds
+            columns.insert(0, str(obs.attrs["_index"]))
+        table = pd.DataFrame({name: _h5ad_column(obs[name], file) for name in columns}, range(len(values)))
+    return pd.concat([table, pd.DataFrame(values, columns=names)], axis=1), names
 
 
 def _h5ad_column(stored, file) -> np.ndarray:
@@ -257,6 +231,10 @@ def _h5ad_column(stored, file) -> np.ndarray:
     if stored.external or stored.is_virtual or stored.file.filename != file.filename:
         raise ScreenError(f"{stored.name} lies in another file; write it again as one file")
     return stored.asstr()[:] if stored.dtype.kind == "O" else stored[:]
+
+
+# The reader of each ending gives the table, and which columns are features where the format tells (else None).
+FORMATS = {".csv": _read_csv, ".csv.gz": _read_csv, ".parquet": _read_parquet, ".h5ad": _read_h5ad}
 
 
 def as_text(values: pd.Series) -> pd.Series:
@@ -294,68 +272,67 @@ def read_cell_painting(path: str | Path, columns: dict[str, str] | None = None, 
     Returns
     -------
     pandas.DataFrame
-        Metadata columns, and float32 features sorted by name. Whatever is wrong is a ScreenError of one line.
+        Metadata columns, and float32 features sorted by name. Whatever is wrong is a ScreenError.
     """
-    roles = Columns(**(columns or {}))
-    table = _read_table(Path(path), Path(path).name, roles.model_dump().values())
-    for role, column in roles.model_dump(exclude_unset=True, exclude={"compound"}).items():
-        table.require(column, role)
-    wells = _wells(table, "CP", roles, features)
-    refuse(table.problems or check_table(wells, table.shown))
+    name = Path(path).name
+    given = _validated(ProfileFile, {"path": str(path), "features": features}, name)
+    roles = _validated(Columns, columns or {}, name)
+    table = _read_table(Path(path), name, roles.model_dump().values())
+    wells = _wells(table, "CP", roles, given.features)
+    _require_named_columns(roles, [table])
+    problems = table.problems or check_table(wells, name)
+    if problems:
+        raise ScreenError(*problems)
     return wells
 
 
-def _wells(table: Table, label: str, roles: Columns, pattern: str, controls: Collection[str] = ()) -> pd.DataFrame:
-    """A profile table in the project's form; `controls` are ids that count as controls where no column tells."""
+def _require_named_columns(roles: Columns, tables: Sequence[Table]) -> None:
+    """Blame the first table for each column that the user named for a role and that none of the tables has."""
+    for role, column in roles.model_dump(exclude_unset=True, exclude={"compound"}).items():
+        if tables and all(column not in table.frame for table in tables):
+            tables[0].require(column, f"named for {role}, and in no other table either")
+
+
+def _wells(table: Table, label: str, roles: Columns, pattern: re.Pattern) -> pd.DataFrame:
+    """A profile table in the project's form."""
     frame = table.frame
-    blank = pd.Series("", frame.index, dtype="str")
     table.require(roles.compound, "the compound id")
-    texts = (roles.plate, roles.well, roles.compound)
-    plate, well, ids = (as_text(frame[name]) if name in frame else blank for name in texts)
-    doses = np.full(len(frame), np.nan)
-    if roles.dose in frame:
-        doses, words = as_numbers(frame[roles.dose])
-        table.blame(frame[roles.dose], words, "doses are numbers, in micromolar")
-    flags = ids.isin(controls)
-    if roles.control in frame:
-        words = as_text(frame[roles.control]).str.lower()
-        unclear = ~words.isin(TRUE_WORDS | FALSE_WORDS)
-        table.blame(frame[roles.control], unclear, "a control column holds true/false, 1/0, yes/no or negcon")
-        flags = words.isin(TRUE_WORDS)
-    elif flags.any():
-        table.notes.append(f"{label} has no control column; {flags.sum()} wells hold the other table's controls.")
-    wells = pd.DataFrame({PLATE: plate, WELL: well, COMPOUND: ids, DOSE: nominal_dose(doses), CONTROL: flags})
-    return pd.concat([wells, _features(table, label, roles, pattern)], axis=1)
+    blank = pd.Series("", frame.index, dtype="str")
+    plate, well, ids, control, doses = (
+        frame.get(name, blank) for name in (roles.plate, roles.well, roles.compound, roles.control, roles.dose)
+    )
+    micromolar, words = as_numbers(doses)
+    table.blame(doses, words, "doses are numbers, in micromolar")
+    flags = as_text(control).str.lower()
+    unclear = ~flags.isin(TRUE_WORDS | FALSE_WORDS)
+    table.blame(control, unclear, "a control column holds true/false, 1/0, yes/no or negcon")
+    wells = {PLATE: as_text(plate), WELL: as_text(well), COMPOUND: as_text(ids)}
+    wells |= {DOSE: nominal_dose(micromolar), CONTROL: flags.isin(TRUE_WORDS)}
+    return pd.concat([pd.DataFrame(wells), _features(table, label, roles, pattern)], axis=1)
 
 
-def _features(table: Table, label: str, roles: Columns, pattern: str) -> pd.DataFrame:
+def _features(table: Table, label: str, roles: Columns, pattern: re.Pattern) -> pd.DataFrame:
     """Features as float32, by the user's regular expression, the rule of the modality or the file itself, sorted.
 
     Without any of them (TX) features are the columns of numbers, but for those that number the rows; a column of
     numbers with a few words in it is a mistake, not metadata.
     """
     frame = table.frame
-    known = {*METADATA_COLUMNS, *roles.model_dump().values()}
-    names = sorted({*(table.features or frame.columns)} - known)
-    names = [name for name in names if not name.startswith("Metadata_")]
-    rule = pattern or (CP_FEATURES if label == "CP" and table.features is None else "")
+    rule = pattern.pattern or (CP_FEATURES if label == "CP" and table.features is None else "")
     by_values = not rule and table.features is None
-    try:
-        matched = [name for name in names if re.search(rule, name)]
-    except re.error as error:
-        table.problems.append(f"{table.shown}: features = {rule!r} is no regular expression ({error}); mend it")
-        return pd.DataFrame(index=frame.index)
+    known = {*METADATA_COLUMNS, *roles.model_dump().values()}
+    names = [name for name in sorted({*(table.features or frame.columns)} - known) if not name.startswith("Metadata_")]
     chosen, worded = {}, {}
-    for name in matched:
+    for name in names:
         numbers, words = as_numbers(frame[name])
         is_metadata = re.fullmatch(ROW_NUMBERS, name) or frame[name].dtype == bool
-        if by_values and (is_metadata or words.sum() > np.isfinite(numbers).sum()):
+        if not re.search(rule, name) or (by_values and (is_metadata or words.sum() > np.isfinite(numbers).sum())):
             continue
         if words.any():
             worded[name] = words
         with np.errstate(over="ignore"):  # what is too large becomes infinite, which is refused
             chosen[name] = numbers.astype(np.float32)
-    for name in list(worded)[:1]:
+    for name in list(worded)[:1]:  # one stands for all
         remedy = f"features hold decimal numbers or empty cells ({len(worded)} features have others)"
         table.blame(frame[name], worded[name], remedy)
     rest = some_names(name for name in names if name not in chosen)
@@ -423,55 +400,33 @@ def _task_table(table: Table, activity: pd.DataFrame) -> pd.DataFrame:
 # --- the screen ---------------------------------------------------------------------------------------------
 
 
-def _profile_wells(tables: dict[str, Table], described: Description) -> dict[str, pd.DataFrame]:
-    """Both profile tables in the project's form, ``cp`` and ``tx``, as far as they could be read."""
-    wells, controls, roles = {}, set(), described.columns
-    # the table that tells its controls comes first, since it tells the other's too
-    for section in sorted(tables, key=lambda section: roles.control not in tables[section].frame):
-        pattern = getattr(described, section).features
-        wells[section] = _wells(tables[section], section.upper(), roles, pattern, controls)
-        controls |= set(wells[section].loc[wells[section][CONTROL], COMPOUND])
-    for role, column in roles.model_dump(exclude_unset=True, exclude={"compound"}).items():
-        if tables and all(column not in table.frame for table in tables.values()):
-            next(iter(tables.values())).require(column, f"[columns] {role}, which no other table has either")
-    return wells
+def read_own_screen(toml_path: str | Path) -> Screen:
+    """Read a user's screen; paths in its TOML are relative to the TOML's own folder.
 
-
-def read_own_screen(toml_path: str | Path, reserved: Collection[str] = ()) -> Screen:
-    """Read a user's screen, fit for use; raise the first problem of `examine_own_screen` as a ScreenError."""
-    screen, problems = examine_own_screen(toml_path, reserved)
-    refuse(problems)
-    return screen
-
-
-def examine_own_screen(toml_path: str | Path, reserved: Collection[str] = ()) -> tuple[Screen | None, list[str]]:
-    """Read a user's screen and list everything that is wrong with it.
-
-    Parameters
-    ----------
-    toml_path, reserved
-        As for `read_description`. Paths in the TOML are relative to its own folder.
-
-    Returns
-    -------
-    screen : Screen or None
-        Fit for use, or None where anything is wrong.
-    problems : list of str
-        One line each: of the description; where it is sound, of files and cells; where these are, of what they say.
+    Raises
+    ------
+    ScreenError
+        With everything that is wrong: in the description, or where it is sound in files and cells. What these say is
+        then for `profiles.require_valid` to check.
     """
-    described, problems = _description(toml_path, reserved, ScreenDescription)
-    if problems:
-        return None, problems
+    described = read_description(toml_path)
     toml, roles = user_path(toml_path).resolve(), described.columns
     tables: dict[str, Table] = {}
+    problems = []
     for section in [section for section in TABLES if getattr(described, section)]:
         given = getattr(described, section).path
         texts = roles.model_dump().values() if section in ("cp", "tx") else None
         try:
-            tables[section] = _read_table((toml.parent / user_path(given)).resolve(), given, texts)
+            tables[section] = _read_table(toml.parent / user_path(given), given, texts)
         except ScreenError as error:
-            problems.append(str(error))
-    wells = _profile_wells({name: tables[name] for name in ("cp", "tx") if name in tables}, described)
+            problems += error.problems
+    profiles = [name for name in ("cp", "tx") if name in tables]
+    wells = {name: _wells(tables[name], name.upper(), roles, getattr(described, name).features) for name in profiles}
+    controls = {compound for table in wells.values() for compound in table.loc[table[CONTROL], COMPOUND]}
+    for name in profiles:
+        if roles.control not in tables[name].frame:  # its controls are then those of the other table
+            wells[name][CONTROL] = wells[name][COMPOUND].isin(controls)
+    _require_named_columns(roles, [tables[name] for name in profiles])
     nothing = Table("", toml, pd.DataFrame(columns=["compound", "task", "active"], dtype="str"))
     aliases = {name.lower(): "compound" for name in (roles.compound, COMPOUND)} | ALIASES
     compounds = _compound_table(tables.get("compounds", nothing), aliases)
@@ -479,19 +434,11 @@ def examine_own_screen(toml_path: str | Path, reserved: Collection[str] = ()) ->
     tasks = _task_table(tables.get("tasks", nothing), activity)
     problems += [line for table in tables.values() for line in table.problems]
     if problems:
-        return None, problems
-    screen = Screen(
-        name=described.name,
-        cp=wells["cp"],
-        tx=wells["tx"],
-        compounds=_all_compounds(compounds, wells),
-        activity=activity,
-        tasks=tasks,
-        notes=tuple(note for table in tables.values() for note in table.notes),
-        sources=tuple(_source(path) for path in (toml, *(table.path for table in tables.values()))),
-    )
-    problems = check_screen(screen)
-    return (None, problems) if problems else (require_valid(screen), [])
+        raise ScreenError(*problems)
+    notes = tuple(note for table in tables.values() for note in table.notes)
+    sources = tuple(_source(path) for path in (toml, *(table.path for table in tables.values())))
+    compounds = _all_compounds(compounds, wells)
+    return Screen(described.name, wells["cp"], wells["tx"], compounds, activity, tasks, notes, sources)
 
 
 def _all_compounds(compounds: pd.DataFrame, wells: dict[str, pd.DataFrame]) -> pd.DataFrame:

@@ -7,6 +7,7 @@ convention of the field: metadata start with ``Metadata_``, everything else is a
 Whatever a screen lacks has one spelling: no plate or well is ``""``, no dose is NaN, no control is False.
 """
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -64,16 +65,20 @@ def no_outcomes() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 class ScreenError(ValueError):
-    """A user's mistake, told in one line: what is wrong, where, and what would be right."""
+    """A user's mistakes, a line each in `problems`: what is wrong, where, and what would be right.
 
-    def __init__(self, message: str):
-        super().__init__(one_line(message))
+    Its own text is the first of these lines, with the number of the others.
+    """
+
+    def __init__(self, *problems: str):
+        self.problems = [one_line(problem) for problem in problems]
+        more = f" (and {len(problems) - 1} more; run_all.py --check of a screen lists them)" if problems[1:] else ""
+        super().__init__(self.problems[0] + more)
 
 
 def one_line(message: str) -> str:
-    """A message without line breaks, shortened where a damaged file put half of itself into it."""
-    words = " ".join(str(message).split())
-    return words if len(words) <= LONGEST_LINE else f"{words[: LONGEST_LINE - 4]} ..."
+    """A message without line breaks, cut where a damaged file put half of itself into it."""
+    return " ".join(str(message).split())[:LONGEST_LINE]
 
 
 @dataclass(frozen=True)
@@ -116,19 +121,8 @@ class Screen:
 
 
 def user_path(path: str | Path) -> Path:
-    """A path that a user gave, ``~`` and ``~name`` replaced by the home folder.
-
-    Raises
-    ------
-    ScreenError
-        There is no such user, or the path can't be one.
-    """
-    if "\0" in str(path):
-        raise ScreenError(f"{str(path)!r}: no path holds a zero byte; write the path again")
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        raise ScreenError(f"{path}: there is no user of that name here; write the path in full") from None
+    """A path that a user gave, ``~`` and ``~name`` replaced by the home folder where there is one."""
+    return Path(os.path.expanduser(path))
 
 
 def feature_columns(table: pd.DataFrame) -> list[str]:
@@ -167,10 +161,8 @@ def inchikey(smiles: str) -> str:
         return Chem.MolToInchiKey(molecule) if molecule is not None else ""
 
 
-def split_values(text: object) -> list[str]:
+def split_values(text: str) -> list[str]:
     """Values of a ``|``-joined cell, in order, without blanks and repeats; an empty cell gives ``[]``."""
-    if not isinstance(text, str):
-        return []
     return list(dict.fromkeys(part.strip() for part in text.split("|") if part.strip()))
 
 
@@ -187,10 +179,8 @@ def compound_groups(compounds: pd.DataFrame) -> pd.Series:
     The group is the first block of the InChIKey, so that salts' parents and stereoisomers which share a
     skeleton never straddle a split, or else the compound's own id. Returned with Metadata_Compound as index.
     """
-    ids = compounds[COMPOUND].astype(str)
-    keys = compounds["InChIKey14"].fillna("").astype(str)
-    groups = keys.where(keys != "", ids)
-    return pd.Series(groups.to_numpy(), index=pd.Index(ids, name=COMPOUND), name="group")
+    keys = compounds.set_index(compounds[COMPOUND].astype(str))["InChIKey14"].fillna("").astype(str)
+    return keys.where(keys != "", keys.index).rename("group")
 
 
 def paired_compounds(screen: Screen) -> list[str]:
@@ -230,36 +220,11 @@ def _treated(table: pd.DataFrame) -> pd.DataFrame:
 # ----------------------------------------------------------------------------------------------- checking
 
 
-def check_screen(screen: Screen) -> list[str]:
-    """Everything that is wrong with a screen, one line a problem; an empty list if nothing is.
-
-    Checked: each profile table (`check_table`), ids that are both control and compound, and that CP and TX share a
-    compound. That the tables about compounds say everything once is their readers' part.
-    """
-    problems = check_table(screen.cp, "CP") + check_table(screen.tx, "TX")
-    if problems:
-        return problems
-    wells = pd.concat([table[[COMPOUND, CONTROL]] for table in (screen.cp, screen.tx)])
-    treated, controls = (set(wells.loc[wells[CONTROL].astype(bool) == flag, COMPOUND]) for flag in (False, True))
-    if treated & controls:
-        rule = "is a negative control in some wells and a treatment in others; mark a control's id everywhere"
-        problems.append(f"compound {some_names(sorted(treated & controls))} {rule}")
-    if not paired_compounds(screen):
-        cp, tx = (some_names(_treated(table)[COMPOUND].unique()) for table in (screen.cp, screen.tx))
-        apart = f"CP has {cp}, TX has {tx}; the compound columns must use the same ids"
-        problems.append(f"CP and TX have no compound in common: {apart}")
-    return problems
-
-
-def refuse(problems: list[str]) -> None:
-    """Raise the first problem, if there is any, with the number of the others."""
-    if problems:
-        more = f" (and {len(problems) - 1} more; run_all.py --check of a screen lists them)" if problems[1:] else ""
-        raise ScreenError(problems[0] + more)
-
-
 def require_valid(screen: Screen) -> Screen:
     """Return the screen fit for use, or raise.
+
+    Checked are each profile table (`check_table`), ids that are both control and compound, and that CP and TX share a
+    compound. That the tables about compounds say everything once is their readers' part.
 
     Assay outcomes and annotation of compounds the screen does not hold are dropped and counted in `notes`;
     so are tasks without any outcome.
@@ -267,9 +232,11 @@ def require_valid(screen: Screen) -> Screen:
     Raises
     ------
     ScreenError
-        With the first problem of `check_screen`, and the number of the others.
+        With everything that is wrong.
     """
-    refuse(check_screen(screen))
+    problems = check_table(screen.cp, "CP") + check_table(screen.tx, "TX") or _mismatches(screen)
+    if problems:
+        raise ScreenError(*problems)
     measured = set(_treated(screen.cp)[COMPOUND]) | set(_treated(screen.tx)[COMPOUND])
     known, labelled = (table[COMPOUND].isin(measured) for table in (screen.compounds, screen.activity))
     used = screen.tasks["task"].isin(screen.activity.loc[labelled, "task"])
@@ -288,8 +255,24 @@ def require_valid(screen: Screen) -> Screen:
     )
 
 
+def _mismatches(screen: Screen) -> list[str]:
+    """How the ids of CP and TX contradict each other, one line a problem."""
+    problems = []
+    kinds = (
+        pd.concat(table[[COMPOUND, CONTROL]] for table in (screen.cp, screen.tx)).groupby(COMPOUND)[CONTROL].nunique()
+    )
+    if (kinds > 1).any():
+        rule = "is a negative control in some wells and a treatment in others; mark a control's id everywhere"
+        problems.append(f"compound {some_names(kinds.index[kinds > 1])} {rule}")
+    if not paired_compounds(screen):
+        cp, tx = (some_names(_treated(table)[COMPOUND].unique()) for table in (screen.cp, screen.tx))
+        apart = f"CP has {cp}, TX has {tx}; the compound columns must use the same ids"
+        problems.append(f"CP and TX have no compound in common: {apart}")
+    return problems
+
+
 def check_table(table: pd.DataFrame, label: str) -> list[str]:
-    """What is wrong with the values of one profile table, which messages call `label`; as `check_screen`.
+    """What is wrong with the values of one profile table, which messages call `label`; one line a problem.
 
     That its metadata columns are there and its features numbers is its reader's part.
     """
@@ -408,10 +391,8 @@ def task_counts(screen: Screen, min_active: int = 25, min_inactive: int = 25) ->
     Columns task, target, family, source, n_active, n_inactive, tested (True where both counts reach the minimum).
     """
     labels = screen.activity[screen.activity[COMPOUND].isin(paired_compounds(screen))]
-    active = labels.groupby("task")["active"].agg(["sum", "count"])
-    table = screen.tasks[TASK_COLUMNS].copy()
-    n_active = table["task"].map(active["sum"]).fillna(0).astype(int)
-    table["n_active"] = n_active
-    table["n_inactive"] = table["task"].map(active["count"]).fillna(0).astype(int) - n_active
-    table["tested"] = (table["n_active"] >= min_active) & (table["n_inactive"] >= min_inactive)
-    return table.reset_index(drop=True)
+    counts = pd.crosstab(labels["task"], labels["active"])
+    n_active, n_inactive = counts.reindex(screen.tasks["task"], columns=[1, 0], fill_value=0).to_numpy().T
+    tested = (n_active >= min_active) & (n_inactive >= min_inactive)
+    table = screen.tasks[TASK_COLUMNS].reset_index(drop=True)
+    return table.assign(n_active=n_active, n_inactive=n_inactive, tested=tested)

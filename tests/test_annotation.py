@@ -115,7 +115,10 @@ def test_the_270_assays_have_keys_names_and_families(tmp_path):
 
 WRONG = {
     "a value": ("smiles,inchikey,ABL1\nC,A,0\nC,B,7\n", r"assays.csv: assay 'ABL1' has the value 7 in data row 2"),
-    "a column": ("SMILES,inchikey\nC,A\n", r"assays.csv: column 'smiles' is missing"),
+    "a column": (
+        "SMILES,inchikey\nC,A\n",
+        r"assays.csv: can't be read as a table with columns \['smiles'\]",
+    ),
     "no table": ("", r"assays.csv: can't be read as a table"),
 }
 
@@ -204,7 +207,7 @@ def test_toxcast_targets_and_families():
 
 @pytest.fixture
 def files(tmp_path):
-    """A function that gives annotation files of two compounds, without those of some roles."""
+    """Annotation files of two compounds, by role."""
     texts = {
         "hub": HUB,
         "broad_ids": "broad_id\nBRD-K00000001\nBRD-K00000002\n",
@@ -218,12 +221,7 @@ def files(tmp_path):
     }
     for role, text in texts.items():
         (tmp_path / role).write_text(text)
-
-    def without(*absent):
-        there = texts.keys() - set(absent)
-        return lambda *roles: [tmp_path / role for role in roles] if there >= set(roles) else []
-
-    return without
+    return {role: tmp_path / role for role in texts}
 
 
 IDS = ["BRD-K00000001", "BRD-K00000002"]
@@ -231,7 +229,7 @@ OWN = [pd.DataFrame({COMPOUND: IDS[:1], "SMILES": [ASPIRIN], "InChIKey14": ""})]
 
 
 def test_every_collection_brings_its_tasks(files):
-    compounds, activity, tasks, notes = annotation.annotate_compounds(IDS, files(), OWN)
+    compounds, activity, tasks, notes = annotation.annotate_compounds(IDS, files, OWN)
     assert compounds["InChIKey14"].tolist() == [ASPIRIN_BLOCK, CAFFEINE_BLOCK]  # the screen's own SMILES decides
     assert tasks[["task", "source", "conflicts"]].values.tolist() == [
         ["220_692", "Moshkov 270", 1],
@@ -246,7 +244,7 @@ def test_every_collection_brings_its_tasks(files):
 
 
 def test_files_that_a_screen_lacks_are_done_without(files):
-    few = files("hub", "broad_ids", "assay_names", "toxcast_assays", "chembl2k_assays")
+    few = {role: files[role] for role in ("broad_smiles", "broad6k_structures", "assays_270", "broad6k_assays")}
     compounds, activity, tasks, _ = annotation.annotate_compounds(IDS, few, OWN)
     assert compounds["MoA"].tolist() == compounds["target"].tolist() == [[], []]
     assert compounds["InChIKey14"].tolist() == [ASPIRIN_BLOCK, CAFFEINE_BLOCK]
@@ -256,4 +254,4 @@ def test_files_that_a_screen_lacks_are_done_without(files):
 def test_lists_that_do_not_belong_together_are_refused(files, tmp_path):
     (tmp_path / "broad_ids").write_text("broad_id\nBRD-K00000001\n")
     with pytest.raises(ScreenError, match="broad_ids has 1 ids and broad_smiles 2 structures"):
-        annotation.annotate_compounds(IDS, files(), OWN)
+        annotation.annotate_compounds(IDS, files, OWN)

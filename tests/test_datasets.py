@@ -12,7 +12,7 @@ from cpx_utils import datasets
 from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, ScreenError, feature_columns, paired_compounds
 
 MIRROR = os.environ.get("CPX_MIRROR", "")
-CHECKSUM_FORMS = {"SHA-256": r"[0-9a-f]{64}", "git blob id": r"[0-9a-f]{40}", "S3 ETag": r"[0-9a-f]{32}(-\d+)?"}
+CHECKSUM = r"sha256:[0-9a-f]{64}|git:[0-9a-f]{40}|s3:[0-9a-f]{32}(-\d+)?"
 needs_mirror = pytest.mark.skipif(not MIRROR, reason="CPX_MIRROR isn't set to a folder with the real screen's files")
 
 
@@ -28,16 +28,14 @@ def test_unknown_names_list_the_choices():
 def test_registry_entries_are_complete(name):
     dataset = datasets.DATASETS[name]
     assert dataset.name == name == datasets.dataset_name(name) and dataset.reader in datasets.READERS
-    assert (
-        len({file.role for file in dataset.files}) == len({file.name for file in dataset.files}) == len(dataset.files)
-    )
+    assert len({file.name for file in dataset.files}) == len(dataset.files)
     for file in dataset.files:
         assert re.fullmatch(r"https://[\w.-]+(/[\w.-]+)+", file.address) and ".." not in file.address
         assert file.licence and file.citation
         # of the large files of cdrp-u2os git tells the hash and not the size
-        assert file.bytes > 0 or (name, file.checksum_kind) == ("cdrp-u2os", "git blob id")
-        assert re.fullmatch(CHECKSUM_FORMS[file.checksum_kind], file.checksum)
-        if file.checksum_kind == "S3 ETag":
+        assert file.bytes > 0 or (name == "cdrp-u2os" and file.checksum.startswith("git:"))
+        assert re.fullmatch(CHECKSUM, file.checksum)
+        if file.checksum.startswith("s3:"):
             parts = -(-file.bytes // datasets.S3_PART_BYTES)
             assert file.checksum.partition("-")[2] == (str(parts) if parts > 1 else "")
 
@@ -98,5 +96,5 @@ def test_the_real_assays_reach_as_many_compounds_as_counting_by_hand_finds(cmea)
 def test_the_real_sources_are_all_verified_and_git_agrees(cmea):
     table, files = pd.DataFrame(list(cmea.sources)), datasets.DATASETS["cmea-u2os"].files
     assert table["verified"].all() and table["bytes"].tolist() == [file.bytes for file in files]
-    blob = datasets.checksum(os.path.join(MIRROR, files[0].mirror_path), "git blob id")
-    assert blob == "719c76a6038649c3b26f7cf2534fa99ec5eda1a0"
+    blob = "git:719c76a6038649c3b26f7cf2534fa99ec5eda1a0"
+    assert datasets.checksum(os.path.join(MIRROR, files[0].mirror_path), blob) == blob

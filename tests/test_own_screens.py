@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from cpx_utils import own_screens
-from cpx_utils.own_screens import Columns, Description, ProfileFile, read_cell_painting, read_own_screen
+from cpx_utils.datasets import read_screen
+from cpx_utils.own_screens import Columns, Description, ProfileFile, read_cell_painting
 from cpx_utils.pipeline import main
 from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, METADATA_COLUMNS, PLATE, WELL, ScreenError, feature_columns
 
@@ -36,7 +37,7 @@ def folder(tmp_path):
 
 
 def read(folder):
-    return read_own_screen(folder / "screen.toml")
+    return read_screen(folder / "screen.toml")
 
 
 @pytest.fixture
@@ -224,13 +225,13 @@ CASES = {
     ),
     "a column that no table has": (
         toml('dose = "dose_um"', 'dose = "dose"'),
-        [("cp.csv: column 'dose' ([columns] dose, which no other table has either)", "did you mean 'dose_um'?")],
+        [("cp.csv: column 'dose' (named for dose, and in no other table either) is missing", "did you mean 'dose_um'?")],
     ),
     # files
     "missing file": (toml(TX, 'path = "plates/tx.csv"'), [("plates/tx.csv: no such file", "relative to the TOML")]),
     "folder": (toml(TX, 'path = "."'), [(".: no such file", "relative to the TOML file")]),
     "address": (toml(TX, 'path = "https://x.org/tx.csv"'), [("https://x.org/tx.csv: no such file",)]),
-    "a home of nobody": (toml(TX, 'path = "~nobody-here/tx.csv"'), [("no user of that name", "in full")]),
+    "a home of nobody": (toml(TX, 'path = "~nobody-here/tx.csv"'), [("~nobody-here/tx.csv: no such file",)]),
     "a name that is too long": (toml(TX, f'path = "{"c" * 300}.csv"'), [("not a readable .csv file", "too long")]),
     "a pipe": (instead("pipe.csv", os.mkfifo), [("pipe.csv: no such file",)]),
     "unknown format": (instead("cp.xlsx", b""), [("cp.xlsx: unknown format; tables are .csv, .csv.gz, .par",)]),
@@ -273,7 +274,7 @@ CASES = {
     "no feature matched": (toml(TX, TX + '\nfeatures = "^gene_"'),
                            [("tx.csv: no column is matched by features = '^gene_'; it has 'ABCC1'", "in [tx]")]),
     "bad expression": (toml(TX, TX + '\nfeatures = "(gene"'),
-                       [("tx.csv: features = '(gene' is no regular expression", "unterminated")]),
+                       [("tx.features: Input should be a valid regular expression", HOW)]),
     "no CP feature": (frame("cp.csv", lambda cp: cp.rename(columns=lambda name: re.sub("^C|^N", "X", name))),
                       [("cp.csv: no column is matched by features = '^(Cells|Cytoplasm|Nuclei)_'", "in [cp]")]),
     "no gene": (frame("tx.csv", lambda tx: tx[["compound"]].assign(gene="up")),

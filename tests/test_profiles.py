@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from cpx_utils import profiles
-from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, PLATE, WELL, Screen
+from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, PLATE, WELL, Screen, ScreenError
 
 
 def make_wells(prefix: str, n_compounds: int = 12, n_plates: int = 2, seed: int = 0) -> pd.DataFrame:
@@ -67,9 +67,9 @@ DAMAGES = {
 def test_each_damage_is_named_in_one_line(damage):
     change, message = DAMAGES[damage]
     screen = make_screen()
-    problems = profiles.check_screen(replace(screen, cp=change(screen.cp)))
-    assert any(message in problem for problem in problems), problems
-    assert all("\n" not in problem for problem in problems)
+    with pytest.raises(ScreenError) as refused:
+        profiles.require_valid(replace(screen, cp=change(screen.cp)))
+    assert any(message in problem for problem in refused.value.problems), refused.value.problems
 
 
 def test_require_valid_drops_what_has_no_profile_and_says_so():
