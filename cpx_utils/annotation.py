@@ -31,6 +31,7 @@ COLLECTIONS = {
 _NO_ASSAYS = ("smiles", "inchikey", "mol_id", "Metadata_JCP2022", "ChEMBL_ID")
 _NAMES = tomllib.loads(Path(__file__).with_name("families.toml").read_text(encoding="utf-8"))
 _RULES = {family: re.compile("|".join(patterns.split())) for family, patterns in _NAMES["rules"].items()}
+_NOVASCREEN = {family: re.compile(pattern) for family, pattern in _NAMES["novascreen"].items()}
 FAMILIES = (*_RULES, "other")
 
 
@@ -143,15 +144,14 @@ def read_assays(collection: str, paths: Sequence[Path]) -> tuple[pd.DataFrame, p
     else:
         rows = [(f"{collection} {symbol}", symbol, target_family(symbol)) for symbol in columns]
     tasks = pd.DataFrame([(*row, collection) for row in rows], columns=profiles.TASK_COLUMNS, dtype="str")
-    values = table[columns].to_numpy(dtype=float, na_value=np.nan)
-    values = np.where(values == -1, np.nan, values)
-    for row, column in np.argwhere(np.isfinite(values) & ~np.isin(values, (0, 1)))[:1]:
-        place = f"assay {columns[column]!r} has the value {values[row, column]:g} in data row {row + 1}"
-        raise ScreenError(f"{paths[0].name}: {place}; outcomes are 0, 1 or empty")
+    values = table[columns].astype(float).replace(-1, np.nan)
+    odd = ~(values.isna() | values.isin([0, 1])).all()
+    if odd.any():
+        raise ScreenError(f"{paths[0].name}: assay {odd.idxmax()!r} has outcomes that are neither 0, 1, -1 nor empty")
     keys = [inchikey(smiles) for smiles in table["smiles"].fillna("")]
     blocks = table["inchikey"].fillna("") if "inchikey" in table else keys
     blocks = [(block or key)[:BLOCK_LENGTH] for block, key in zip(blocks, keys, strict=True)]
-    return pd.DataFrame(values, columns=tasks["task"], index=[keys, blocks]), tasks
+    return values.set_axis(tasks["task"], axis=1).set_axis([keys, blocks]), tasks
 
 
 def _named_assays(columns: list[str], path: Path) -> list[tuple[str, str, str]]:
@@ -261,17 +261,19 @@ def reach(screen: Screen, min_active: int = 25, min_inactive: int = 25) -> pd.Da
     counts["labels"] = counts["n_active"] + counts["n_inactive"]
     counts["conflicts"] = screen.tasks["conflicts"].to_numpy() if "conflicts" in screen.tasks else 0
     activity = screen.activity[screen.activity[COMPOUND].isin(paired)].merge(counts[["task", "source"]], on="task")
-    rows = []
-    for source, tasks in counts[counts["labels"] > 0].groupby("source", sort=False):
-        sums = [int(tasks[column].sum()) for column in ("tested", "labels", "conflicts")]
-        words = ", ".join(f"{family} {count}" for family, count in tasks["family"].value_counts().items())
-        n_compounds = activity.loc[activity["source"] == source, COMPOUND].nunique()
-        rows.append((source, n_compounds, len(tasks), *sums, words))
+    by_source = counts[counts["labels"] > 0].groupby("source", sort=False)
+    table = by_source.agg({"task": "size", "tested": "sum", "labels": "sum", "conflicts": "sum", "family": _counted})
+    table = table.rename(columns={"task": "tasks", "family": "families"}).reset_index()
+    table.insert(1, "compounds", table["source"].map(activity.groupby("source")[COMPOUND].nunique()))
     known = screen.compounds[screen.compounds[COMPOUND].isin(paired)]
     holders = profiles.mechanism_holders(known)
-    n_annotated, n_labels = (int(count) for count in (known["MoA"].map(bool).sum(), known["MoA"].map(len).sum()))
-    rows.append(("MoA", n_annotated, len(holders), int((holders >= 2).sum()), n_labels, 0, ""))
-    return pd.DataFrame(rows, columns=["source", "compounds", "tasks", "tested", "labels", "conflicts", "families"])
+    n_mechanisms = known["MoA"].map(len)
+    moa = ("MoA", (n_mechanisms > 0).sum(), len(holders), (holders >= 2).sum(), n_mechanisms.sum(), 0, "")
+    return pd.concat([table, pd.DataFrame([moa], columns=table.columns)], ignore_index=True)
+
+
+def _counted(names: pd.Series) -> str:
+    return ", ".join(f"{name} {count}" for name, count in names.value_counts().items())
 
 
 def target_family(symbol: str) -> str:
@@ -296,10 +298,8 @@ def toxcast_target(assay: str) -> tuple[str, str]:
     NovaScreen names (``NVS_<class>_<species letters><target>``) tell the target, ``""`` for all others, and its class.
     Others take their source's short name as family (ATG, APR, BSK, TOX21, ...): one source is one kind of readout.
     """
-    novascreen = re.fullmatch(r"NVS_([^_]*)_(?:rab|rm|[a-z])?(.*)", assay)
+    novascreen = re.fullmatch(r"NVS_([^_]*_)(?:rab|rm|[a-z])?(.*)", assay)
     if not novascreen:
         return "", assay.split("_")[0] or "other"
-    kind, target = novascreen.groups()
-    stems = _NAMES["novascreen_enzymes"] if kind == "ENZ" else {}
-    family = next((family for family, stem in stems.items() if re.match(stem, target)), None)
-    return target, family or _NAMES["novascreen_classes"].get(kind, "other")
+    named = "".join(novascreen.groups())  # without the species
+    return novascreen[2], next((family for family, rule in _NOVASCREEN.items() if rule.match(named)), "other")

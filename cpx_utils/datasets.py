@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from cpx_utils.annotation import annotate_compounds
-from cpx_utils.own_screens import MISSING_WORDS, read_description, read_own_screen
+from cpx_utils.own_screens import MISSING_WORDS, as_text, read_description, read_own_screen, source_of
 from cpx_utils.profiles import (
     COMPOUND,
     CONTROL,
@@ -216,11 +216,8 @@ def download_lines(dataset: str, mirror: str | Path = "", data_dir: str | Path =
     for file in DATASETS[dataset].files if dataset in DATASETS else ():
         path, address = _place(file, mirror, data_dir)
         size = f"{file.bytes / 1e6:.1f} MB" if file.bytes else "size not known"
-        if path.is_file():
-            lines.append(f"  {file.name}: at hand ({path})")
-        else:
-            state = "to download" if address else "missing from the mirror"
-            lines.append(f"  {file.name}: {state}, {size} ({address or path})")
+        state = f"to download, {size} ({address})" if address else f"missing from the mirror ({path})"
+        lines.append(f"  {file.name}: {f'at hand ({path})' if path.is_file() else state}")
     return lines
 
 
@@ -300,9 +297,8 @@ def read_screen(
     paths, sources, notes = {}, [], []
     for file in DATASETS[name].files:
         path, verified = obtain(file, mirror=mirror, data_dir=data_dir, unverified=unverified)
-        facts = {"sha256": sha256_file(path), "bytes": path.stat().st_size, "verified": verified}
-        terms = {"licence": file.licence, "citation": file.citation}
-        sources.append({"file": file.name, "address": file.address} | facts | terms)
+        terms = {"verified": verified, "licence": file.licence, "citation": file.citation}
+        sources.append(source_of(path, file.name, file.address, **terms))
         paths[file.role] = path
     doubtful = [source["file"] for source in sources if not source["verified"]]
     if doubtful:
@@ -373,7 +369,7 @@ def _read_consensus(dataset: Dataset, paths: dict[str, Path], options: dict) -> 
 
 FEATURES = {"cp": r"(?!Metadata_).*(Cells_|Cytoplasm_|Nuclei_)", "tx": r"(?!Metadata_).*_at"}
 SNIFFED_ROWS = 50
-UNKNOWN = {"-666", "-666.0"}  # what LINCS files write where a value of the metadata is not known
+UNKNOWN = "-666"  # what LINCS files write where a value of the metadata is not known
 # Doses of one compound that are nearer than this are one nominal dose; neighbours in a series differ by half at least.
 SAME_DOSE = 1.05
 # Compound and nominal dose in micromolar, joined by "_".
@@ -440,8 +436,8 @@ def _read_csv(path: Path, pattern: str, needed: Collection[str]) -> tuple[pd.Dat
 def _words(metadata: pd.DataFrame, *columns: str) -> pd.Series:
     """Words of the first column there is, ``""`` where none is or knows, and whole numbers without ``.0``."""
     blank = pd.Series("", index=metadata.index, dtype="str")
-    words = next((metadata[column] for column in columns if column in metadata), blank).fillna("").str.strip()
-    return words.mask(words.isin(UNKNOWN), "").str.replace(r"^(-?\d+)\.0+$", r"\1", regex=True)
+    words = as_text(next((metadata[column] for column in columns if column in metadata), blank))
+    return words.mask(words == UNKNOWN, "")
 
 
 def _wells(metadata: pd.DataFrame, columns: dict[str, str], alleles: bool) -> pd.DataFrame:

@@ -42,9 +42,9 @@ from cpx_utils.provenance import sha256_file
 
 CP_FEATURES = r"^(Cells|Cytoplasm|Nuclei)_"
 ROW_NUMBERS = r"|Unnamed: \d+|index|__index_level_\d+__"  # columns that pandas makes of an index
-TRUE_WORDS = {"1", "1.0", "true", "t", "yes", "y", "negcon", "control", "negative control", "negative_control"}
-FALSE_WORDS = {"", "0", "0.0", "false", "f", "no", "n", "trt", "treatment", "treated", "compound", "poscon"}
-LABELS = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0}
+TRUE_WORDS = {"1", "true", "t", "yes", "y", "negcon", "control", "negative control", "negative_control"}
+FALSE_WORDS = {"", "0", "false", "f", "no", "n", "trt", "treatment", "treated", "compound", "poscon"}
+LABELS = {"1": 1, "true": 1, "0": 0, "false": 0}
 MISSING_WORDS = {"", "NA", "N/A", "n/a", "NaN", "nan", "NaT", "NULL", "null", "None", "none", "<NA>"}
 TABLES = ("cp", "tx", "compounds", "activity", "tasks")  # sections that name a table
 ALIASES = {"assay": "task", "inchikey14": "inchikey"}
@@ -112,14 +112,8 @@ def _validated(model: type[_Section], content: dict, shown: str) -> _Section:
         return model.model_validate(content)
     except ValidationError as error:
         mistakes = sorted(error.errors(), key=lambda mistake: mistake["type"] == "missing")  # a misspelt key first
-    lines = []
-    for mistake in mistakes:
-        *parents, key = mistake["loc"]
-        known = [*ProfileFile.model_fields, *Columns.model_fields] if parents else [*Description.model_fields]
-        near = difflib.get_close_matches(key[:100], known, n=1) if mistake["type"] == "extra_forbidden" else []
-        remedy = f"did you mean {near[0]!r}?" if near else "examples/own_screen/screen.toml shows every key"
-        lines.append(f"{shown}: {'.'.join(mistake['loc'])}: {mistake['msg']}; {remedy}")
-    raise ScreenError(*lines)
+    remedy = "examples/own_screen/screen.toml shows every key"
+    raise ScreenError(*(f"{shown}: {'.'.join(one['loc'])}: {one['msg']}; {remedy}" for one in mistakes))
 
 
 # --- files --------------------------------------------------------------------------------------------------
@@ -239,10 +233,8 @@ FORMATS = {".csv": _read_csv, ".csv.gz": _read_csv, ".parquet": _read_parquet, "
 
 def as_text(values: pd.Series) -> pd.Series:
     """Cells as stripped text; missing is ``""``, and whole numbers lose the ``.0`` that a gap gave them."""
-    whole = [isinstance(value, float | np.floating) and float(value).is_integer() for value in values]
-    words = [str(int(value) if round else value).strip() for value, round in zip(values, whole, strict=True)]
-    words = ["" if word in MISSING_WORDS else word for word in words]
-    return pd.Series(words, values.index, dtype="str", name=values.name)
+    words = values.astype("str").fillna("").str.strip().str.replace(r"^(-?\d+)\.0$", r"\1", regex=True)
+    return words.mask(words.isin(MISSING_WORDS), "")
 
 
 def as_numbers(values: pd.Series) -> tuple[np.ndarray, np.ndarray]:
@@ -323,10 +315,10 @@ def _features(table: Table, label: str, roles: Columns, pattern: re.Pattern) -> 
     known = {*METADATA_COLUMNS, *roles.model_dump().values()}
     names = [name for name in sorted({*(table.features or frame.columns)} - known) if not name.startswith("Metadata_")]
     chosen, worded = {}, {}
-    for name in names:
+    for name in [name for name in names if re.search(rule, name)]:
         numbers, words = as_numbers(frame[name])
-        is_metadata = re.fullmatch(ROW_NUMBERS, name) or frame[name].dtype == bool
-        if not re.search(rule, name) or (by_values and (is_metadata or words.sum() > np.isfinite(numbers).sum())):
+        numbered = re.fullmatch(ROW_NUMBERS, name) or frame[name].dtype == bool
+        if by_values and (numbered or words.sum() > np.isfinite(numbers).sum()):
             continue
         if words.any():
             worded[name] = words
@@ -363,8 +355,8 @@ def _cells(table: Table, aliases: dict[str, str], needed: list[str], others: lis
     return cells
 
 
-def _compound_table(table: Table, aliases: dict[str, str]) -> pd.DataFrame:
-    """MoA and targets as they stand, several joined by ``|``."""
+def _compound_table(table: Table, aliases: dict[str, str], wells: Collection[pd.DataFrame]) -> pd.DataFrame:
+    """What is known of the compounds, with those measured of which nothing is, sorted."""
     cells = _cells(table, aliases, ["compound"], ["inchikey", "smiles", "moa", "target"])
     ids, keys, smiles = cells["compound"], cells["inchikey"], cells["smiles"]
     table.blame(ids, ids.duplicated() & (ids != ""), "one row a compound, several MoAs or targets joined by '|'")
@@ -374,7 +366,10 @@ def _compound_table(table: Table, aliases: dict[str, str]) -> pd.DataFrame:
     unread = ids[(smiles != "") & (cells["inchikey"] == "")]
     if len(unread):
         table.notes.append(f"{len(unread)} SMILES of {table.shown} can't be read (first: {unread.iloc[0]}).")
-    return cells.set_axis(COMPOUND_COLUMNS, axis=1)
+    measured = {compound for one in wells for compound in one.loc[~one[CONTROL], COMPOUND]}
+    every = pd.DataFrame({COMPOUND: sorted(measured.union(ids))}, dtype="str")
+    known = every.merge(cells.set_axis(COMPOUND_COLUMNS, axis=1), how="left").fillna("")
+    return known.assign(MoA=known["MoA"].map(split_values), target=known["target"].map(split_values))
 
 
 def _activity_table(table: Table, aliases: dict[str, str]) -> pd.DataFrame:
@@ -429,28 +424,21 @@ def read_own_screen(toml_path: str | Path) -> Screen:
     _require_named_columns(roles, [tables[name] for name in profiles])
     nothing = Table("", toml, pd.DataFrame(columns=["compound", "task", "active"], dtype="str"))
     aliases = {name.lower(): "compound" for name in (roles.compound, COMPOUND)} | ALIASES
-    compounds = _compound_table(tables.get("compounds", nothing), aliases)
+    compounds = _compound_table(tables.get("compounds", nothing), aliases, wells.values())
     activity = _activity_table(tables.get("activity", nothing), aliases)
     tasks = _task_table(tables.get("tasks", nothing), activity)
     problems += [line for table in tables.values() for line in table.problems]
     if problems:
         raise ScreenError(*problems)
     notes = tuple(note for table in tables.values() for note in table.notes)
-    sources = tuple(_source(path) for path in (toml, *(table.path for table in tables.values())))
-    compounds = _all_compounds(compounds, wells)
+    paths = (toml, *(table.path for table in tables.values()))
+    sources = tuple(source_of(path, path.name, str(path), licence="the user's own") for path in paths)
     return Screen(described.name, wells["cp"], wells["tx"], compounds, activity, tasks, notes, sources)
 
 
-def _all_compounds(compounds: pd.DataFrame, wells: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """What is known of the compounds with those of which nothing is, sorted."""
-    treated = {name for table in wells.values() for name in table.loc[~table[CONTROL], COMPOUND]}
-    rest = pd.DataFrame({COMPOUND: sorted(treated - set(compounds[COMPOUND]))}, dtype="str")
-    compounds = pd.concat([compounds, rest]).fillna("")
-    for column in ("MoA", "target"):
-        compounds[column] = compounds[column].map(split_values).astype(object)
-    return compounds.sort_values(COMPOUND, ignore_index=True)
-
-
-def _source(path: Path) -> dict:
-    facts = {"file": path.name, "address": str(path), "sha256": sha256_file(path), "bytes": path.stat().st_size}
-    return facts | {"verified": True, "licence": "the user's own", "citation": ""}
+def source_of(
+    path: Path, file: str, address: str, *, verified: bool = True, licence: str = "", citation: str = ""
+) -> dict:
+    """What `Screen.sources` says of a file."""
+    facts = {"file": file, "address": address, "sha256": sha256_file(path), "bytes": path.stat().st_size}
+    return facts | {"verified": verified, "licence": licence, "citation": citation}

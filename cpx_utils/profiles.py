@@ -240,10 +240,9 @@ def require_valid(screen: Screen) -> Screen:
     measured = set(_treated(screen.cp)[COMPOUND]) | set(_treated(screen.tx)[COMPOUND])
     known, labelled = (table[COMPOUND].isin(measured) for table in (screen.compounds, screen.activity))
     used = screen.tasks["task"].isin(screen.activity.loc[labelled, "task"])
-    absent = screen.activity.loc[~labelled, COMPOUND].nunique()
     dropped = (
         ((~known).sum(), "{} listed compounds have no profile and were dropped."),
-        ((~labelled).sum(), f"{{}} labels of {absent} compounds without a profile were dropped."),
+        ((~labelled).sum(), "{} labels of compounds without a profile were dropped."),
         ((~used).sum(), "{} tasks without any label were dropped."),
     )
     return replace(

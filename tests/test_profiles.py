@@ -88,7 +88,7 @@ def test_require_valid_drops_what_has_no_profile_and_says_so():
     assert valid.tasks["task"].tolist() == ["t1"]
     assert valid.notes == (
         "1 listed compounds have no profile and were dropped.",
-        "2 labels of 1 compounds without a profile were dropped.",
+        "2 labels of compounds without a profile were dropped.",
         "1 tasks without any label were dropped.",
     )
 
