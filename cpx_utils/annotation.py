@@ -89,8 +89,9 @@ def read_repurposing_hub(path: str | Path) -> pd.DataFrame:
     One row a distinct combination of compound and annotation: Metadata_Compound (13 characters), SMILES, InChIKey14,
     MoA and target (lists).
     """
-    wanted = {"broad_id": COMPOUND, "moa": "MoA", "target": "target", "smiles": "SMILES", "InChIKey14": "InChIKey14"}
-    table = read_table(path, list(wanted), "\t", dtype=str, quoting=3)[list(wanted)].rename(columns=wanted).fillna("")
+    columns = ["broad_id", "InChIKey14", "smiles", "moa", "target"]
+    table = read_table(path, columns, "\t", dtype=str, quoting=3)[columns].fillna("")
+    table = table.set_axis(profiles.COMPOUND_COLUMNS, axis=1)
     table[COMPOUND] = table[COMPOUND].str[:BROAD_ID_LENGTH]
     table = table.drop_duplicates(ignore_index=True)
     return table.assign(MoA=table["MoA"].map(split_values), target=table["target"].map(split_values))
@@ -223,9 +224,8 @@ def annotate_compounds(
     compounds, activity, tasks, notes
         As in `Screen`.
     """
-    hub = pd.DataFrame(columns=[COMPOUND, "SMILES", "InChIKey14", "MoA", "target"], dtype=object)
-    if "hub" in paths:
-        hub = read_repurposing_hub(paths["hub"])
+    unknown = pd.DataFrame(columns=profiles.COMPOUND_COLUMNS, dtype=object)
+    hub = read_repurposing_hub(paths["hub"]) if "hub" in paths else unknown
     structures = join_structures(compounds, [*own, *read_structures(paths), hub])
     table = annotate_mechanisms(structures, hub)
     notes = [

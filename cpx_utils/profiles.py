@@ -257,9 +257,8 @@ def require_valid(screen: Screen) -> Screen:
 def _mismatches(screen: Screen) -> list[str]:
     """How the ids of CP and TX contradict each other, one line a problem."""
     problems = []
-    kinds = (
-        pd.concat(table[[COMPOUND, CONTROL]] for table in (screen.cp, screen.tx)).groupby(COMPOUND)[CONTROL].nunique()
-    )
+    wells = pd.concat([table[[COMPOUND, CONTROL]] for table in (screen.cp, screen.tx)])
+    kinds = wells.groupby(COMPOUND)[CONTROL].nunique()
     if (kinds > 1).any():
         rule = "is a negative control in some wells and a treatment in others; mark a control's id everywhere"
         problems.append(f"compound {some_names(kinds.index[kinds > 1])} {rule}")
