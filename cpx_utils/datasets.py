@@ -91,11 +91,10 @@ def checksum(path: str | Path, like: str) -> str:
     return f"s3:{hashlib.md5(together, usedforsecurity=False).hexdigest()}-{len(parts)}"
 
 
-def _place(file: RemoteFile, mirror: str | Path, data_dir: str | Path) -> tuple[Path, str]:
+def _place(file: RemoteFile, mirror: str, data_dir: str | Path) -> tuple[Path, str]:
     """Where a file lies, or is to lie, and the address it is downloaded from (``""``: it lies in a mirror's folder)."""
     import pooch
 
-    mirror = str(mirror)
     if mirror and "://" not in mirror:
         return user_path(mirror) / file.mirror_path, ""
     folder = user_path(data_dir) if data_dir else pooch.os_cache("cpx")
@@ -104,7 +103,7 @@ def _place(file: RemoteFile, mirror: str | Path, data_dir: str | Path) -> tuple[
 
 
 def obtain(
-    file: RemoteFile, *, mirror: str | Path = "", data_dir: str | Path = "", unverified: bool = False
+    file: RemoteFile, *, mirror: str = "", data_dir: str | Path = "", unverified: bool = False
 ) -> tuple[Path, bool]:
     """A file that is at hand and checked: from the data folder, the mirror or its address.
 
@@ -142,7 +141,7 @@ def obtain(
             reason = f"can't be written to {path.parent} ({error.strerror or error})"
             raise ScreenError(f"{file.name}: {reason}; make room, or choose another folder with --data-dir") from None
     elif not path.is_file():
-        raise ScreenError(f"{file.name}: not in the mirror {str(mirror)!r}; expected at {file.mirror_path}")
+        raise ScreenError(f"{file.name}: not in the mirror {mirror!r}; expected at {file.mirror_path}")
     if not (verified or unverified):
         raise ScreenError(
             f"{file.name}: its checksum isn't {file.checksum[:20]}... (from {address or path}): it is damaged, or "
@@ -207,7 +206,7 @@ def _transfer(address: str, part: Path) -> None:
         pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 16, **options)(address, handle, None)
 
 
-def download_lines(dataset: str, mirror: str | Path = "", data_dir: str | Path = "") -> list[str]:
+def download_lines(dataset: str, mirror: str = "", data_dir: str | Path = "") -> list[str]:
     """What reading a screen would download, a line a file, from names and sizes alone; parameters as of `read_screen`.
 
     Empty for a screen without downloads.

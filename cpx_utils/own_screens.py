@@ -207,10 +207,8 @@ def _read_h5ad(path: Path, texts: Collection[str] | None) -> tuple[pd.DataFrame,
         else:
             values = _h5ad_column(stored, file)
         names = [str(name) for name in _h5ad_column(var[var.attrs["_index"]], file)]
-        columns = [*map(str, obs.attrs["column-order"])]
-        if obs.attrs["_index"] not in ("_index", "index"):  # an index with a name of its own may hold the compounds
-            columns.insert(0, str(obs.attrs["_index"]))
-        table = pd.DataFrame({name: _h5ad_column(obs[name], file) for name in columns}, range(len(values)))
+        columns = {str(name): _h5ad_column(obs[name], file) for name in obs.attrs["column-order"]}
+    table = pd.DataFrame(columns, range(len(values)))
     return pd.concat([table, pd.DataFrame(values, columns=names)], axis=1), names
 
 

@@ -168,9 +168,8 @@ def split_values(text: str) -> list[str]:
 
 def some_names(names: Iterable, limit: int = 4) -> str:
     """Up to `limit` names in quotes, and how many there are."""
-    names = list(names)
-    listed = ", ".join(repr(str(name)) for name in names[:limit])
-    return listed + (f", ... ({len(names)} in all)" if len(names) > limit else "")
+    quoted = [repr(str(name)) for name in names]
+    return ", ".join(quoted[:limit]) + (f", ... ({len(quoted)} in all)" if len(quoted) > limit else "")
 
 
 def compound_groups(compounds: pd.DataFrame) -> pd.Series:

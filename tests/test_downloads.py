@@ -177,14 +177,14 @@ def test_no_redirect_leads_from_https_to_http(server, tmp_path, monkeypatch):
 
 def test_a_mirror_folder_is_used_in_place(tmp_path):
     source = tmp_path / "mirror" / remote().mirror_path
-    assert "not in the mirror" in refusal(remote(), mirror=tmp_path / "mirror")
+    assert "not in the mirror" in refusal(remote(), mirror=str(tmp_path / "mirror"))
     source.parent.mkdir(parents=True)
     source.write_bytes(CONTENT)
     assert obtain(remote(), mirror=str(tmp_path / "mirror"), data_dir=tmp_path / "cache")[0] == source
     assert not (tmp_path / "cache").exists()
     source.write_bytes(OTHER)
-    assert "which --unverified accepts" in refusal(remote(), mirror=tmp_path / "mirror")
-    assert not obtain(remote(), mirror=tmp_path / "mirror", unverified=True)[1]
+    assert "which --unverified accepts" in refusal(remote(), mirror=str(tmp_path / "mirror"))
+    assert not obtain(remote(), mirror=str(tmp_path / "mirror"), unverified=True)[1]
     assert source.read_bytes() == OTHER
 
 

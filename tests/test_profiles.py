@@ -1,13 +1,12 @@
-"""Profile tables: conventions, checks, testability, reading and writing."""
+"""Profile tables: conventions, testability; their checks are tested on users' screens (test_own_screens.py)."""
 
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-import pytest
 
 from cpx_utils import profiles
-from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, PLATE, WELL, Screen, ScreenError
+from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, PLATE, Screen
 
 
 def make_wells(prefix: str, n_compounds: int = 12, n_plates: int = 2, seed: int = 0) -> pd.DataFrame:
@@ -44,32 +43,6 @@ def make_screen(n_compounds: int = 12) -> Screen:
 def test_treatments_join_nominal_doses():
     table = pd.DataFrame({COMPOUND: ["a", "a", "b", "c"], DOSE: [3.33, 3.3333, 10.0, np.nan]})
     assert profiles.treatments(table).tolist() == ["a@3.33", "a@3.33", "b@10", "c"]
-
-
-def set_cell(table: pd.DataFrame, row: int, column: str, value) -> pd.DataFrame:
-    table = table.copy()
-    table.loc[row, column] = value
-    return table
-
-
-DAMAGES = {
-    "all NaN": (lambda t: t.assign(Cells_1=np.float32(np.nan)), "CP: feature 'Cells_1' is missing (NaN) in every row"),
-    "infinite": (lambda t: set_cell(t, 3, "Cells_2", -np.inf), "CP: feature 'Cells_2' holds infinite values"),
-    "repeated well": (lambda t: set_cell(t, 1, WELL, "A00"), "plate and well 'P0 A00' is given more than once"),
-    "negative dose": (lambda t: set_cell(t, 4, DOSE, -1.0), "CP: dose -1 in data row 5 (1 such rows)"),
-    "empty id": (lambda t: set_cell(t, 2, COMPOUND, " "), "1 wells have no compound id (first data row 3)"),
-    "half control": (lambda t: set_cell(t, 12, CONTROL, False), "compound 'DMSO' is a negative control in some"),
-    "no common": (lambda t: t.assign(**{COMPOUND: "X" + t[COMPOUND]}), "CP and TX have no compound in common"),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_each_damage_is_named_in_one_line(damage):
-    change, message = DAMAGES[damage]
-    screen = make_screen()
-    with pytest.raises(ScreenError) as refused:
-        profiles.require_valid(replace(screen, cp=change(screen.cp)))
-    assert any(message in problem for problem in refused.value.problems), refused.value.problems
 
 
 def test_require_valid_drops_what_has_no_profile_and_says_so():
