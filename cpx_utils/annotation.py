@@ -264,7 +264,8 @@ def reach(screen: Screen, min_active: int = 25, min_inactive: int = 25) -> pd.Da
     by_source = counts[counts["labels"] > 0].groupby("source", sort=False)
     table = by_source.agg({"task": "size", "tested": "sum", "labels": "sum", "conflicts": "sum", "family": _counted})
     table = table.rename(columns={"task": "tasks", "family": "families"}).reset_index()
-    table.insert(1, "compounds", table["source"].map(activity.groupby("source")[COMPOUND].nunique()))
+    n_compounds = activity.groupby("source")[COMPOUND].nunique()
+    table.insert(1, "compounds", table["source"].map(n_compounds).astype(int))
     known = screen.compounds[screen.compounds[COMPOUND].isin(paired)]
     holders = profiles.mechanism_holders(known)
     n_mechanisms = known["MoA"].map(len)

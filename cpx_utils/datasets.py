@@ -17,7 +17,6 @@ import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pandas as pd
@@ -63,13 +62,12 @@ class RemoteFile:
     @property
     def name(self) -> str:
         """The path below the repository's commit where there is one, else the file's name."""
-        return re.sub(r".*?/[0-9a-f]{40}/|.*/", "", unquote(urlsplit(self.address).path), count=1)
+        return re.sub(r".*?/[0-9a-f]{40}/|.*/", "", self.address, count=1)
 
     @property
     def mirror_path(self) -> str:
         """HOST/PATH: where the file lies below a mirror or a data folder."""
-        parts = urlsplit(self.address)
-        return f"{parts.netloc}{unquote(parts.path)}"
+        return self.address.removeprefix("https://")
 
 
 def checksum(path: str | Path, like: str) -> str:
@@ -299,9 +297,8 @@ def read_screen(
         terms = {"verified": verified, "licence": file.licence, "citation": file.citation}
         sources.append(source_of(path, file.name, file.address, **terms))
         paths[file.role] = path
-    doubtful = [source["file"] for source in sources if not source["verified"]]
-    if doubtful:
-        notes.append(f"Not the registry's release, accepted with --unverified: {', '.join(doubtful)}.")
+        if not verified:
+            notes.append(f"{file.name} is not the registry's release; --unverified accepted it.")
     screen = READERS[DATASETS[name].reader](DATASETS[name], paths, simulated)
     return require_valid(replace(screen, sources=(*screen.sources, *sources), notes=(*screen.notes, *notes)))
 
@@ -387,25 +384,25 @@ def _read_rosetta(dataset: Dataset, paths: dict[str, Path], options: dict) -> Sc
         if kind == "tx":
             features.columns = _gene_symbols(features.columns, paths["idmap"])
         wells = _wells(metadata, dataset.columns[kind], dataset.alleles)
-        treated = wells[wells[COMPOUND] != ""]
-        repeats = treated.duplicated([PLATE, WELL]) & (treated[PLATE] != "") & (treated[WELL] != "")
-        values = features.loc[treated.index[~repeats], sorted(features)]
+        named = wells[wells[COMPOUND] != ""]
+        repeats = named.duplicated([PLATE, WELL]) & (named[PLATE] != "") & (named[WELL] != "")
+        values = features.loc[named.index[~repeats], sorted(features)]
         infinite = np.isinf(values)
         values = values.mask(infinite)
         informative = values.loc[:, values.min() < values.max()]
         notes.append(
-            f"{kind.upper()}: {len(wells) - len(treated)} wells without treatment, {repeats.sum()} that repeat another "
+            f"{kind.upper()}: {len(wells) - len(named)} wells without treatment, {repeats.sum()} that repeat another "
             f"of their plate and {values.shape[1] - informative.shape[1]} features without different values were "
             f"dropped; {infinite.to_numpy().sum()} infinite values count as missing."
         )
-        tables.append(pd.concat([treated[~repeats], informative], axis=1).reset_index(drop=True))
-    known = pd.concat([table.loc[~table[CONTROL], [COMPOUND, "SMILES"]] for table in tables])
-    own = known[known["SMILES"] != ""].drop_duplicates(COMPOUND).assign(InChIKey14="")
+        tables.append(pd.concat([named[~repeats], informative], axis=1).reset_index(drop=True))
+    smiles = pd.concat([table.loc[~table[CONTROL], [COMPOUND, "SMILES"]] for table in tables])
+    own = smiles[smiles["SMILES"] != ""].drop_duplicates(COMPOUND).assign(InChIKey14="")
     cp, tx = (table.drop(columns="SMILES") for table in tables)
     tx[DOSE] = _joint_doses(cp, tx)
     if dataset.alleles:
         notes.append("The treatments are overexpressed alleles, not compounds: no doses, structures, MoAs or assays.")
-    *known, more = annotate_compounds(sorted(set(known[COMPOUND])), paths, [own])
+    *known, more = annotate_compounds(sorted(set(smiles[COMPOUND])), paths, [own])
     return Screen(dataset.name, cp, tx, *known, (*notes, *more))
 
 
