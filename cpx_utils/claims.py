@@ -55,7 +55,6 @@ CLAIM_COLUMNS = (
 ).split()
 DETECTABLE_IN_STANDARD_ERRORS = 2.8  # two-sided 5% and 80% power: 1.96 + 0.84
 MIN_CHOSEN_TASKS = 3
-RESAMPLES_AT_ONCE = 256  # bounds memory
 NOTHING_PUBLISHED = "No published value of the same quantity on the same screen and split."
 
 
@@ -89,8 +88,8 @@ def summarise_bootstrap(distribution: np.ndarray, *, tail_low: float = 0.025, ta
     if np.isnan(estimate) or len(replicates) < 2:
         return Comparison(estimate)
     low, high = np.quantile(replicates, [tail_low, 1 - tail_high])
-    below, above = (replicates <= 0).sum(), (replicates >= 0).sum()
-    p_value = min(1.0, 2.0 * (1 + min(below, above)) / (len(replicates) + 1))
+    n_beyond = min((replicates <= 0).sum(), (replicates >= 0).sum())
+    p_value = min(1.0, 2.0 * (1 + n_beyond) / (len(replicates) + 1))
     detectable = DETECTABLE_IN_STANDARD_ERRORS * float(replicates.std(ddof=1))
     return Comparison(estimate, float(low), float(high), detectable, float(p_value))
 
@@ -104,25 +103,13 @@ def at_least(differences: Sequence[np.ndarray], k: int) -> Comparison:
     is above 0 where p is below 0.05, and its upper end is below a gain that fewer than k of them can reach.
     """
     n = len(differences)
-    tails = {"tail_low": 0.025 / (n - k + 1), "tail_high": 0.025 / k}
-    each = [summarise_bootstrap(one, **tails) for one in differences]
-    names = ("effect", "ci_low", "ci_high")
-    kth = {name: -np.sort([-getattr(one, name) for one in each])[k - 1] for name in names}  # NaN last
-    p_value = min(1.0, (n - k + 1) * sorted(one.p_in_favour for one in each)[k - 1])
+    each = [summarise_bootstrap(one, tail_low=0.025 / (n - k + 1), tail_high=0.025 / k) for one in differences]
+    effect, low, high = -np.sort([(-one.effect, -one.ci_low, -one.ci_high) for one in each], axis=0)[k - 1]  # NaN last
+    if np.isnan(low):
+        return Comparison(effect)
     detectable = np.sort([one.detectable for one in each])[k - 1]
-    if np.isnan(kth["ci_low"]):
-        return Comparison(float(kth["effect"]))
-    return Comparison(*(float(kth[name]) for name in names), float(detectable), p_value)
-
-
-@dataclass(frozen=True)
-class Ruling:
-    """What was shown of a claim: `comparison` with raw CP, `attribution` to TX, the `verdict` in words, and why."""
-
-    comparison: str
-    attribution: str
-    verdict: str
-    reason: str
+    p_value = min(1.0, (n - k + 1) * sorted(one.p_in_favour for one in each)[k - 1])
+    return Comparison(effect, low, high, detectable, p_value)
 
 
 def rule(
@@ -134,18 +121,11 @@ def rule(
     smallest_effect: float,
     alpha: float = 0.05,
     unjudged: str = "",
-) -> Ruling:
-    """The ruling on one testable claim, from the intervals of the method minus what it is compared with.
+) -> dict[str, str]:
+    """What was shown of one testable claim, by the intervals of a method minus what it is compared with.
 
-    *Comparison* with raw CP: *holds* (interval above 0), *does not hold* (interval below `smallest_effect`), *open*.
-
-    *Attribution* to TX: *shown* (the intervals over all `controls` above 0), *excluded* (the interval over a deranged
-    control below `smallest_effect`: two one-sided tests, Schuirmann 1987), *open*.
-
-    *Verdict*: *supported* (holds, shown, better than every reference, p below alpha); *holds, TX not needed* (holds,
-    excluded); *TX helps, a CP-only method does as well* (holds, shown, a gain of `smallest_effect` over a reference
-    excluded); *TX helps, lead over CP-only open* (holds, shown, neither); *holds, attribution open*; *does not hold*;
-    *open*.
+    Each answer is the first whose condition holds. "No" needs an interval below `smallest_effect` (two one-sided
+    tests, Schuirmann 1987); one that reaches 0 leaves a question open.
 
     Parameters
     ----------
@@ -160,43 +140,44 @@ def rule(
     alpha : float
     unjudged : str
         Why attribution may not be judged, such as too few derangements; it is open then.
+
+    Returns
+    -------
+    dict
+        `comparison`, `attribution`, `verdict`, and the `reason`: the numbers that decided.
     """
-    comparison = _answer(raw, smallest_effect, "holds", "does not hold")
     deranged = [one for name, one in controls.items() if name.startswith("deranged")]
-    if unjudged or not deranged:
-        attribution = "open"
-    elif any(one.ci_high < smallest_effect for one in deranged):
-        attribution = "excluded"
-    else:
-        attribution = "shown" if all(one.ci_low > 0 for one in controls.values()) else "open"
-    if comparison != "holds":
-        verdict = comparison
-    elif attribution == "excluded":
-        verdict = "holds, TX not needed"
-    elif attribution == "open":
-        verdict = "holds, attribution open"
-    elif any(one.ci_high < smallest_effect for one in references.values()):
-        verdict = "TX helps, a CP-only method does as well"
-    elif references and all(one.ci_low > 0 for one in references.values()) and p_adjusted < alpha:
-        verdict = "supported"
-    else:
-        verdict = "TX helps, lead over CP-only open"
-    reason = [f"over raw CP {_words(raw)}"]
-    reason += [f"over {CONTROL_WORDS[name]} {_words(one)}" for name, one in controls.items()]
-    reason += [f"over {name} {_words(one)}" for name, one in references.items()]
-    reason += [f"all of these together p = {p_adjusted:.2g} after Holm's correction"]
+    comparison = _first_that_holds([
+        ("holds", raw.ci_low > 0),
+        ("does not hold", raw.ci_high < smallest_effect),
+        ("open", True),
+    ])  # fmt: skip
+    attribution = _first_that_holds([
+        ("open", unjudged or not deranged),
+        ("excluded", any(one.ci_high < smallest_effect for one in deranged)),
+        ("shown", all(one.ci_low > 0 for one in controls.values())),
+        ("open", True),
+    ])  # fmt: skip
+    verdict = _first_that_holds([
+        (comparison, comparison != "holds"),
+        ("holds, TX not needed", attribution == "excluded"),
+        ("holds, attribution open", attribution == "open"),
+        ("TX helps, a CP-only method does as well", any(one.ci_high < smallest_effect for one in references.values())),
+        ("supported", references and all(one.ci_low > 0 for one in references.values()) and p_adjusted < alpha),
+        ("TX helps, lead over CP-only open", True),
+    ])  # fmt: skip
+    compared = {"raw CP": raw, **{CONTROL_WORDS[name]: one for name, one in controls.items()}, **references}
+    reason = [
+        f"over {name} {one.effect:+.3f} ({one.ci_low:+.3f} to {one.ci_high:+.3f})" for name, one in compared.items()
+    ]
+    reason.append(f"all of these together p = {p_adjusted:.2g} after Holm's correction")
     reason += [unjudged] if unjudged else []
-    return Ruling(comparison, attribution, verdict, "; ".join(reason))
+    return {"comparison": comparison, "attribution": attribution, "verdict": verdict, "reason": "; ".join(reason)}
 
 
-def _answer(one: Comparison, smallest_effect: float, yes: str, no: str) -> str:
-    if one.ci_low > 0:
-        return yes
-    return no if one.ci_high < smallest_effect else "open"
-
-
-def _words(one: Comparison) -> str:
-    return f"{one.effect:+.3f} ({one.ci_low:+.3f} to {one.ci_high:+.3f})"
+def _first_that_holds(cases: Sequence[tuple[str, object]]) -> str:
+    """The first answer whose condition is true; "" if none is."""
+    return next((answer for answer, holds in cases if holds), "")
 
 
 # ------------------------------------------------------------------------------------------- Bootstrap
@@ -245,8 +226,8 @@ class EndpointBootstrap:
     """An endpoint's estimate (row 0) and bootstrap values, arrays (1 + n_bootstrap,) by (method, control).
 
     Under ``(method, "pairing")`` stands what the luck of one pairing adds to a method, from its deranged draws.
-    ``by_fold`` holds the estimates of single test folds (n_repeats, n_folds) by (method, control), ``n_draws`` how many
-    draws each fold has at least, and ``families`` the same as here by target family.
+    ``by_fold`` holds the estimates of single test folds by (method, control), with their repeats as index; ``n_draws``
+    how many draws each fold has at least, and ``families`` the same as here by target family.
     """
 
     endpoint: str
@@ -254,7 +235,7 @@ class EndpointBootstrap:
     n_units: int
     families: dict[str, EndpointBootstrap] = field(default_factory=dict)
     not_testable: str = ""
-    by_fold: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
+    by_fold: dict[tuple[str, str], pd.Series] = field(default_factory=dict)
     n_draws: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def difference(self, one: tuple[str, str], other: tuple[str, str]) -> np.ndarray:
@@ -264,18 +245,21 @@ class EndpointBootstrap:
         judged, where a deranged control has a single draw. Replicates are spread further where folds differ by more.
         """
         difference = self.values[one] - self.values[other]
-        for method in {method for method, control in (one, other) if control.startswith("deranged")}:
-            if self.n_draws.get((method, "deranged"), MIN_DERANGEMENTS) < MIN_DERANGEMENTS:
-                difference = np.concatenate([difference[:1], np.full(len(difference) - 1, np.nan)])
+        for method, control in (one, other):
+            n_derangements = self.n_draws.get((method, "deranged"), MIN_DERANGEMENTS)
+            if control.startswith("deranged") and n_derangements < MIN_DERANGEMENTS:
+                return np.concatenate([difference[:1], np.full(len(difference) - 1, np.nan)])
         if other[1] in TX_CONTROLS and other[0] == one[0] and (one[0], "pairing") in self.values:
             difference = difference + self.values[one[0], "pairing"]
-        folds = np.atleast_2d(self.by_fold.get(one, np.nan) - self.by_fold.get(other, np.nan))
-        folds = folds[(~np.isnan(folds)).sum(axis=1) > 1]  # of repeats with two measured folds or more
+        of_folds = []  # the variance of a repeat's mean over its folds, by their spread
+        if one in self.by_fold and other in self.by_fold:
+            folds = (self.by_fold[one] - self.by_fold[other]).dropna()
+            of_folds = [fold.to_numpy().var(ddof=1) / len(fold) for _, fold in folds.groupby(level=0) if len(fold) > 1]
         replicates = difference[1:][~np.isnan(difference[1:])]
-        if not len(folds) or len(replicates) < 2 or not replicates.var():
-            return difference
-        of_folds = (np.nanvar(folds, axis=1, ddof=1) / (~np.isnan(folds)).sum(axis=1)).mean()
-        return difference[0] + (difference - difference[0]) * max(1.0, np.sqrt(of_folds / replicates.var()))
+        if of_folds and len(replicates) > 1 and replicates.var() > 0:
+            widening = max(1.0, np.sqrt(np.mean(of_folds) / replicates.var()))
+            difference = difference[0] + (difference - difference[0]) * widening
+        return difference
 
 
 def _average_draws(
@@ -301,22 +285,22 @@ def _average_draws(
 
 
 def _over_folds(endpoint: str, parts: Sequence[tuple], n_units: int) -> EndpointBootstrap:
-    """Weighted means over test folds, each a (repeat, totals, weights, fits): of these the first three by model.
+    """Weighted means over test folds, each a (repeat, totals, weights, fits).
 
-    Totals and weights are (1 + n_bootstrap,) by (method, control); a fold must have the models that the others have.
+    Totals are (1 + n_bootstrap,) by (method, control), weights (1 + n_bootstrap,) the same for all of them. A fold must
+    have the models that the others have.
     """
     if not n_units:
         return EndpointBootstrap(endpoint, {}, 0)
+    repeats, totals, weights, fits = zip(*parts, strict=True)
+    if any(one.keys() != totals[0].keys() for one in totals):
+        raise ValueError(f"{endpoint}: a model is missing from a fold that others have")
     values, by_fold = {}, {}
-    for key in dict.fromkeys(key for _, totals, _, _ in parts for key in totals):
-        if not all(key in totals for _, totals, _, _ in parts):
-            raise ValueError(f"{key} is missing from a fold that others have")
-        values[key] = _ratio(sum(totals[key] for _, totals, _, _ in parts), sum(one[key] for _, _, one, _ in parts))
-        single = pd.DataFrame({"repeat": [repeat for repeat, *_ in parts]})
-        single["value"] = [_ratio(totals[key][:1], weights[key][:1])[0] for _, totals, weights, _ in parts]
-        single["fold"] = single.groupby("repeat").cumcount()  # a repeat may measure fewer folds than another
-        by_fold[key] = single.pivot(index="repeat", columns="fold", values="value").to_numpy()
-    draws = pd.concat([fits.astype(str).groupby(["method", "control"]).size() for *_, fits in parts])
+    for key in totals[0]:
+        values[key] = _ratio(sum(one[key] for one in totals), sum(weights))
+        of_data = [_ratio(one[key][:1], weight[:1])[0] for one, weight in zip(totals, weights, strict=True)]
+        by_fold[key] = pd.Series(of_data, repeats)
+    draws = pd.concat([one.astype(str).groupby(["method", "control"]).size() for one in fits])
     n_draws = draws.groupby(level=[0, 1]).min().to_dict()
     return EndpointBootstrap(endpoint, values, n_units, by_fold=by_fold, n_draws=n_draws)
 
@@ -335,9 +319,8 @@ def bootstrap_compound_endpoint(
     treatments) are averaged over, then draws, which `rng` resamples; rows without value are dropped. A compound that
     some model of a fold lacks is left out of that fold for all.
     """
-    # A csv file reads "" (a method without TX) as missing.
-    text = {"compound": table["compound"].astype(str), "control": table["control"].astype(object).fillna("")}
-    table = table.assign(**text)[table[value].notna()]
+    control = table["control"].astype(object).fillna("")  # a csv file reads "" (a method without TX) as missing
+    table = table.assign(compound=table["compound"].astype(str), control=control)[table[value].notna()]
     folds, used = [], set()
     for (repeat, _), part in table.groupby(["repeat", "fold"], sort=True):
         by_fit = part.groupby(["compound", "method", "control", "seed"], observed=True)[value].agg(["sum", "count"])
@@ -347,8 +330,7 @@ def bootstrap_compound_endpoint(
         times = resample[total.index[kept]].to_numpy(dtype=float)  # (1 + n_bootstrap, n_kept)
         fits = total.columns.to_frame(index=False)
         averages = _average_draws(times @ total[kept].to_numpy(), fits, rng)
-        n_queries = times @ most[kept].to_numpy()
-        folds.append((repeat, averages, dict.fromkeys(averages, n_queries), fits))
+        folds.append((repeat, averages, times @ most[kept].to_numpy(), fits))
         used |= set(total.index[kept])
     return _over_folds(endpoint or value, folds, len(used))
 
@@ -367,22 +349,13 @@ def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) ->
         Non-negative whole numbers, sums of which are exact in float32.
     """
     active, inactive = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
-    n_models = scores.shape[1]
-    result = np.full((len(weights), n_models), np.nan)
-    if not len(active) or not len(inactive):
-        return result
-    # The larger class goes into the matrix product, the smaller one into the elementwise rest.
-    inner, outer, flip = (inactive, active, False) if len(inactive) >= len(active) else (active, inactive, True)
-    gap = scores[outer].T[None, :, :] - scores[inner][:, :, None]  # (inner, models, outer)
-    wins = (0.5 + 0.5 * np.sign(-gap if flip else gap)).astype(np.float32).reshape(len(inner), -1)
-    inner_weights, outer_weights = (np.ascontiguousarray(weights[:, at], dtype=np.float32) for at in (inner, outer))
-    pairs = inner_weights.sum(1, dtype=float) * outer_weights.sum(1, dtype=float)
-    for rows in np.array_split(np.arange(len(weights)), -(-len(weights) // RESAMPLES_AT_ONCE)):
-        summed = (inner_weights[rows] @ wins).reshape(-1, n_models, len(outer))
-        above = np.matmul(summed, outer_weights[rows, :, None])[:, :, 0]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            result[rows] = above / pairs[rows, None]
-    return result
+    of_active, of_inactive = weights[:, active].astype(np.float32), weights[:, inactive].astype(np.float32)
+    above = np.empty((len(weights), scores.shape[1]))
+    for model, score in enumerate(scores.T):
+        wins = 0.5 + 0.5 * np.sign(score[active][:, None] - score[inactive])  # (n_active, n_inactive)
+        above[:, model] = ((of_active @ wins.astype(np.float32)) * of_inactive).sum(axis=1, dtype=float)
+    pairs = of_active.sum(axis=1, dtype=float) * of_inactive.sum(axis=1, dtype=float)
+    return _ratio(above, pairs[:, None])
 
 
 def bootstrap_task_auc(
@@ -405,13 +378,12 @@ def bootstrap_task_auc(
         scores, fits = one.scores[..., one.present], dense.columns[one.present]
         auc = np.full((len(times), int(of_fold.sum()), len(fits)), np.nan)
         for i, task in enumerate(np.flatnonzero(of_fold)):
-            known = np.flatnonzero(~np.isnan(one.labels[:, task]))
-            auc[:, i] = weighted_auc(one.labels[known, task], scores[known, task], times[:, one.rows[known]])
+            auc[:, i] = weighted_auc(one.labels[:, task], scores[:, task], times[:, one.rows])
             measured |= {task} if not np.isnan(auc[0, i]).all() else set()
         averages = _average_draws(auc, fits, rng)
         totals = {key: np.nansum(values, axis=1) for key, values in averages.items()}
-        weights = {key: (~np.isnan(values)).sum(axis=1) for key, values in averages.items()}
-        folds.append((one.repeat, totals, weights, fits))
+        n_tasks = (~np.isnan(auc[:, :, 0])).sum(axis=1)  # which tasks are measured depends on labels, not on models
+        folds.append((one.repeat, totals, n_tasks, fits))
     return _over_folds(endpoint, folds, len(measured))
 
 
@@ -444,16 +416,16 @@ def bootstrap_family_auc(
     family_of = family_of.reindex(dense.tasks.astype(str)).fillna("other").to_numpy(dtype=str)
     seed = int(rng.integers(2**31))  # the same draws for every family: a draw is one embedding
     families = {}
-    for family in np.unique(family_of):
-        wanted = [family_of == family] * len(dense.folds)
-        name = f"{ENDPOINTS[4]}:{family}"
-        one = bootstrap_task_auc(dense, wanted, resample, np.random.default_rng(seed), endpoint=name)
+    for family in map(str, np.unique(family_of)):
+        wanted, draws = [family_of == family] * len(dense.folds), np.random.default_rng(seed)
+        one = bootstrap_task_auc(dense, wanted, resample, draws, endpoint=f"{ENDPOINTS[4]}:{family}")
         if one.values:
-            families[str(family)] = one
+            families[family] = one
     tested = tested_families(families)
-    means = {key: np.mean([one.values[key] for one in tested], axis=0) for key in (tested[0].values if tested else ())}
-    draws = tested[0].n_draws if tested else {}
-    return EndpointBootstrap(ENDPOINTS[4], means, len(tested), families, n_draws=draws)
+    if not tested:
+        return EndpointBootstrap(ENDPOINTS[4], {}, 0, families)
+    means = {key: np.mean([one.values[key] for one in tested], axis=0) for key in tested[0].values}
+    return EndpointBootstrap(ENDPOINTS[4], means, len(tested), families, n_draws=tested[0].n_draws)
 
 
 def tested_families(families: Mapping[str, EndpointBootstrap]) -> list[EndpointBootstrap]:
@@ -495,40 +467,35 @@ def bootstrap_endpoints(
     """
     given = (replicate_per_treatment, moa_per_compound, predictions)
     replicates, moas, predicted = (table if table is not None and len(table) else None for table in given)
-    measured = [table for table in (replicates, moas, predicted) if table is not None]
+    measured = [table[["split", "compound"]] for table in (replicates, moas, predicted) if table is not None]
     splits = {str(split) for table in measured for split in table["split"].unique()}
     if len(splits) > 1:
         raise ValueError(f"weigh one split at a time, not {', '.join(sorted(splits))}")
-    names = {str(name) for table in measured for name in table["compound"].unique()}
-    rngs = [np.random.default_rng(stream) for stream in np.random.SeedSequence(seed).spawn(2 + len(ENDPOINTS))]
-    resample = resample_compounds(names, n_bootstrap=n_bootstrap, rng=rngs[0], groups=groups)
-    dense = None if predicted is None else dense_predictions(predicted)
-    reasons = {}
-    if dense is None or not len(dense.tasks):
-        reasons |= dict.fromkeys((1, 4), "no bioactivity task was predicted on this screen")
-    else:
-        reasons |= {} if chosen is not None else {1: "no task was chosen by TX and CP inside training folds"}
-        reasons |= {} if tasks is not None else {4: "the tasks of this screen have no target families"}
-    if replicates is None:
-        reasons[2] = "no replicates were measured on this screen"
-    if moas is None:
-        reasons[3] = "no mechanism of action is shared by test compounds of this screen"
-    reasons |= not_testable or {}
-    endpoints = {
-        claim: EndpointBootstrap(ENDPOINTS[claim], {}, 0, not_testable=reason) for claim, reason in reasons.items()
+    no_task = ("no bioactivity task was predicted on this screen", predicted is None)
+    lacking = {
+        1: [no_task, ("no task was chosen by TX and CP inside training folds", chosen is None)],
+        2: [("no replicates were measured on this screen", replicates is None)],
+        3: [("no mechanism of action is shared by test compounds of this screen", moas is None)],
+        4: [no_task, ("the tasks of this screen have no target families", tasks is None)],
     }
-    if 1 not in reasons:
-        endpoints[1] = bootstrap_tx_strong_auc(dense, chosen, resample, rngs[1])
-    if 2 not in reasons:
-        endpoints[2] = bootstrap_compound_endpoint(replicates, "replicate_map", resample, rngs[2])
-    if 3 not in reasons:
-        by_moa = resample
-        if moa_groups is not None:
-            by_moa = resample_compounds(names, n_bootstrap=n_bootstrap, rng=rngs[5], groups=moa_groups)
-        endpoints[3] = bootstrap_compound_endpoint(moas, "average_precision", by_moa, rngs[3], endpoint=ENDPOINTS[3])
-    if 4 not in reasons:
-        endpoints[4] = bootstrap_family_auc(dense, tasks, resample, rngs[4])
-    return {claim: endpoints[claim] for claim in ENDPOINTS}
+    reasons = {claim: _first_that_holds(cases) for claim, cases in lacking.items()} | dict(not_testable or {})
+    names = {name for table in measured for name in table["compound"].unique()}
+    streams = np.random.SeedSequence(seed).spawn(2 + len(ENDPOINTS))
+    rng, *rngs, moa_rng = (np.random.default_rng(stream) for stream in streams)
+    resample = resample_compounds(names, n_bootstrap=n_bootstrap, rng=rng, groups=groups)
+    moa_groups = groups if moa_groups is None else moa_groups
+    by_moa = resample_compounds(names, n_bootstrap=n_bootstrap, rng=moa_rng, groups=moa_groups)
+    dense = None if predicted is None else dense_predictions(predicted)
+    measures = {
+        1: lambda: bootstrap_tx_strong_auc(dense, chosen, resample, rngs[0]),
+        2: lambda: bootstrap_compound_endpoint(replicates, "replicate_map", resample, rngs[1]),
+        3: lambda: bootstrap_compound_endpoint(moas, "average_precision", by_moa, rngs[2], endpoint=ENDPOINTS[3]),
+        4: lambda: bootstrap_family_auc(dense, tasks, resample, rngs[3]),
+    }
+    return {
+        claim: EndpointBootstrap(ENDPOINTS[claim], {}, 0, not_testable=reasons[claim]) if reasons[claim] else measure()
+        for claim, measure in measures.items()
+    }
 
 
 def weigh_claims(
@@ -536,8 +503,8 @@ def weigh_claims(
     endpoints: Mapping[int, EndpointBootstrap],
     *,
     methods: Sequence[str] = ("contrastive", "autoencoder"),
-    references: Mapping[int, Sequence[str]] | None = None,
-    smallest_effects: Mapping[str, float] | None = None,
+    references: Mapping[int, Sequence[str]] = REFERENCES,
+    smallest_effects: Mapping[str, float] = SMALLEST_EFFECTS,
     min_families: int = 2,
     alpha: float = 0.05,
 ) -> pd.DataFrame:
@@ -550,10 +517,10 @@ def weigh_claims(
         From :func:`bootstrap_endpoints`.
     methods : sequence of str
         Those whose rows against raw CP carry the verdicts.
-    references : mapping from claim number to CP-only methods, optional
-        What must be beaten, as far as it was evaluated; default :data:`REFERENCES`.
-    smallest_effects : mapping from endpoint to float, optional
-        Gains that would matter, in the endpoint's units; default :data:`SMALLEST_EFFECTS`.
+    references : mapping from claim number to CP-only methods
+        What must be beaten, as far as it was evaluated.
+    smallest_effects : mapping from endpoint to float
+        Gains that would matter, in the endpoint's units.
     min_families : int
         How many target families must gain for claim 4.
     alpha : float
@@ -572,140 +539,117 @@ def weigh_claims(
     """
     from statsmodels.stats.multitest import multipletests
 
-    limits = SMALLEST_EFFECTS | dict(smallest_effects or {})
-    wanted = dict(REFERENCES) | dict(references or {})
-    tables, families, lacking = {}, {}, {}
-    for claim, endpoint in endpoints.items():
-        table = _comparisons(claim, endpoint, min_families)
-        table["role"] = table["role"].where(~table["reference"].isin(wanted[claim]), "reference")
-        tables[claim] = table.assign(p_adjusted=benjamini_hochberg(table["p_value"]))
-        families[claim] = _family_comparisons(claim, endpoint)
-        lacking |= {(claim, method): _why_not_testable(endpoint, method, min_families) for method in methods}
-    p_adjusted = {}
+    tables = {claim: _comparisons(claim, one, references[claim], min_families) for claim, one in endpoints.items()}
+    families = {claim: _family_comparisons(claim, one) for claim, one in endpoints.items()}
+    tested = {claim: one[one["reason"].isna()] for claim, one in families.items()}
+    decisive = {claim: tested[claim] if len(tested[claim]) else tables[claim] for claim in endpoints}
+    heads = []
     for method in methods:
-        testable = [claim for claim in endpoints if not lacking[claim, method]]
-        compared = {claim: families[claim] if len(families[claim]) else tables[claim] for claim in testable}
-        p_values = [_p_of_all(compared[claim], method, wanted[claim], min_families) for claim in testable]
-        adjusted = multipletests(p_values, method="holm")[1] if p_values else []
-        p_adjusted |= {(claim, method): p for claim, p in zip(testable, adjusted, strict=True)}
-    parts = []
-    for claim, table in tables.items():
-        heads = []
-        for method in methods:
-            if lacking[claim, method]:
+        lacking = {claim: _why_not_testable(one, method, min_families) for claim, one in endpoints.items()}
+        testable = [claim for claim in endpoints if not lacking[claim]]
+        p_values = [_p_of_all(_legs(decisive[claim], method, references[claim]), min_families) for claim in testable]
+        p_adjusted = dict(zip(testable, multipletests(p_values, method="holm")[1] if testable else (), strict=True))
+        for claim, endpoint in endpoints.items():
+            if lacking[claim]:
                 head = {"claim": claim, "endpoint": ENDPOINTS[claim], "method": method, "n_units": 0, "reference": ""}
-                said = {"verdict": "not testable", "reason": lacking[claim, method]}
-                heads.append(pd.DataFrame([head | said]))
+                heads.append(head | {"verdict": "not testable", "reason": lacking[claim]})
                 continue
-            legs = _needed(table, method, wanted[claim])
-            ruling = rule(
-                legs["raw_cp"],
-                {name: leg for name, leg in legs.items() if name in TX_CONTROLS},
-                {name: leg for name, leg in legs.items() if name in wanted[claim]},
-                p_adjusted[claim, method],
-                smallest_effect=limits[ENDPOINTS[claim]],
+            legs = _legs(tables[claim], method, references[claim]).set_index("reference")
+            compared = {name: Comparison(*row) for name, *row in legs[list(Comparison.__match_args__)].itertuples()}
+            answers = rule(
+                compared["raw_cp"],
+                {name: one for name, one in compared.items() if name in TX_CONTROLS},
+                {name: one for name, one in compared.items() if name in references[claim]},
+                p_adjusted[claim],
+                smallest_effect=smallest_effects[ENDPOINTS[claim]],
                 alpha=alpha,
-                unjudged=_unjudged(endpoints[claim], method),
+                unjudged=_unjudged(endpoint, method),
             )
-            is_head = (table["method"] == method) & (table["reference"] == "raw_cp")
-            heads.append(table[is_head].assign(**asdict(ruling), p_adjusted=p_adjusted[claim, method]))
-            table = table[~is_head]
-        parts += [*heads, table]
-    table = pd.concat([part for part in (*parts, *families.values()) if len(part)], ignore_index=True)
+            heads.append({"reference": "raw_cp", **legs.loc["raw_cp"], **answers, "p_adjusted": p_adjusted[claim]})
+    table = pd.concat([pd.DataFrame(heads), *(part for part in tables.values() if len(part))])
+    table = table.drop_duplicates(["claim", "method", "reference"])  # what was ruled stands for the plain comparison
+    table = table.sort_values("claim", kind="stable")
+    table = pd.concat([table, *(part for part in families.values() if len(part))], ignore_index=True)
     table = table.assign(screen=screen).reindex(columns=CLAIM_COLUMNS)
     words = ("comparison", "attribution", "verdict", "reason", "role")
     return table.assign(**{name: table[name].astype(object).fillna("") for name in words})
 
 
-def _needed(table: pd.DataFrame, method: str, references: Sequence[str]) -> dict[str, Comparison]:
-    """The comparisons on which a method's verdict rests, by reference."""
-    own = table[(table["method"] == method) & table["reference"].isin(["raw_cp", *TX_CONTROLS, *references])]
-    return {
-        row["reference"]: Comparison(*(row[name] for name in Comparison.__match_args__)) for _, row in own.iterrows()
-    }
+def _legs(table: pd.DataFrame, method: str, references: Sequence[str]) -> pd.DataFrame:
+    """The rows on which a method's verdict rests: over raw CP, its controls and the references."""
+    return table[(table["method"] == method) & table["reference"].isin(["raw_cp", *TX_CONTROLS, *references])]
 
 
-def _p_of_all(table: pd.DataFrame, method: str, references: Sequence[str], min_families: int) -> float:
-    """The p of "better than raw CP, than its controls and than the references" in one claim's comparisons.
+def _p_of_all(legs: pd.DataFrame, min_families: int) -> float:
+    """The p of "all legs are gains", or, where they are of several families, of "those of the same families are".
 
-    Where these are of single families, of the same `min_families` families (those of too few tasks have a reason).
+    Of at least `min_families`, as in :func:`at_least`.
     """
-    is_family = table["endpoint"].str.contains(":").any()
-    tested = table[table["reason"].isna()] if is_family else table
-    by_unit = [_needed(part, method, references).values() for _, part in tested.groupby("endpoint", sort=False)]
-    p_values = sorted(max(leg.p_in_favour for leg in legs) for legs in by_unit)
-    if not is_family:
-        return p_values[0]
-    return min(1.0, (len(p_values) - min_families + 1) * p_values[min_families - 1])
+    in_favour = legs["p_value"].where(legs["effect"] > 0).fillna(1.0)
+    largest = in_favour.groupby(legs["endpoint"]).max().sort_values()
+    k = min(min_families, len(largest))
+    return min(1.0, (len(largest) - k + 1) * largest.iloc[k - 1])
 
 
 def _why_not_testable(endpoint: EndpointBootstrap, method: str, min_families: int) -> str:
     """Why a claim has no verdict for a method; "" if it has one."""
-    is_family = endpoint.endpoint == ENDPOINTS[4]
     few = f"{endpoint.n_units} target families have {MIN_TASKS_PER_FAMILY} measured tasks; {min_families} are needed"
-    reasons = {
-        endpoint.not_testable: bool(endpoint.not_testable),
-        few: is_family and endpoint.n_units < min_families,
-        "nothing was measured": not endpoint.values,
-        f"{method} was not evaluated on true pairs": (method, "true_pairs") not in endpoint.values,
-        "raw_cp was not evaluated": ("raw_cp", "") not in endpoint.values,
-    }
-    return _first_that_holds(reasons)
+    return _first_that_holds([
+        (endpoint.not_testable, endpoint.not_testable),
+        (few, endpoint.endpoint == ENDPOINTS[4] and endpoint.n_units < min_families),
+        (f"{method} was not evaluated on true pairs", (method, "true_pairs") not in endpoint.values),
+        ("raw_cp was not evaluated", ("raw_cp", "") not in endpoint.values),
+    ])  # fmt: skip
 
 
 def _unjudged(endpoint: EndpointBootstrap, method: str) -> str:
     """Why a gain of a method may not be put down to TX, whatever its intervals; "" if it may."""
-    derangements = endpoint.n_draws.get((method, "deranged"), 0)
-    fits = endpoint.n_draws.get((method, "true_pairs"), 0)
+    derangements, fits = (endpoint.n_draws.get((method, control), 0) for control in ("deranged", "true_pairs"))
     few = f"attribution isn't judged by {derangements} derangements a fold, {MIN_DERANGEMENTS} are needed"
     few_fits = f"attribution isn't judged by {fits} fits of the true pairs a fold, {MIN_FITS} are needed"
-    return _first_that_holds({
-        few: derangements < MIN_DERANGEMENTS,
-        "attribution isn't judged without random codes": (method, "random_codes") not in endpoint.values,
-        few_fits: method not in LINEAR_TX and fits < MIN_FITS,
-    })  # fmt: skip
+    return _first_that_holds([
+        (few, derangements < MIN_DERANGEMENTS),
+        ("attribution isn't judged without random codes", (method, "random_codes") not in endpoint.values),
+        (few_fits, method not in LINEAR_TX and fits < MIN_FITS),
+    ])  # fmt: skip
 
 
-def _first_that_holds(reasons: Mapping[str, bool]) -> str:
-    return next((reason for reason, holds in reasons.items() if holds), "")
-
-
-def _comparisons(claim: int, endpoint: EndpointBootstrap, min_families: int = 0) -> pd.DataFrame:
+def _comparisons(
+    claim: int, endpoint: EndpointBootstrap, references: Sequence[str] = (), min_families: int = 0
+) -> pd.DataFrame:
     """Rows of every TX method against the CP-only methods and itself under its controls.
 
     With `min_families` the difference of an endpoint with families is that of its `min_families`-th best family.
     """
-    rows, values = [], endpoint.values
     tested = tested_families(endpoint.families)
+    roles = dict.fromkeys(CP_ONLY, "CP-only") | dict.fromkeys(references, "reference")
+    rows, values = [], endpoint.values
     for method in [method for method, control in values if control == "true_pairs"]:
         own = (method, "true_pairs")
         others = {name: (name, "") for name in CP_ONLY} | {name: (method, name) for name in TX_CONTROLS}
-        for name, other in others.items():
-            if other not in values:
-                continue
+        for name, other in [(name, key) for name, key in others.items() if key in values]:
             if len(tested) >= min_families > 0:
                 found = at_least([one.difference(own, other) for one in tested], min_families)
             else:
                 found = summarise_bootstrap(endpoint.difference(own, other))
             rows.append({
                 "claim": claim, "endpoint": endpoint.endpoint, "method": method, "reference": name,
-                "role": "control" if name in TX_CONTROLS else "CP-only", **asdict(found), "n_units": endpoint.n_units,
+                "role": "control" if name in TX_CONTROLS else roles[name], **asdict(found), "n_units": endpoint.n_units,
                 "value_method": float(values[own][0]), "value_reference": float(values[other][0]),
             })  # fmt: skip
-    return pd.DataFrame(rows, columns=None if rows else CLAIM_COLUMNS)
+    table = pd.DataFrame(rows, columns=None if rows else CLAIM_COLUMNS)
+    return table.assign(p_adjusted=benjamini_hochberg(table["p_value"]))
 
 
 def _family_comparisons(claim: int, endpoint: EndpointBootstrap) -> pd.DataFrame:
-    """Rows of single target families."""
+    """Rows of single target families; those that aren't tested have a reason and no p."""
     if not endpoint.families:
-        return pd.DataFrame()
+        return pd.DataFrame(columns=CLAIM_COLUMNS)
     table = pd.concat([_comparisons(claim, one) for one in endpoint.families.values()], ignore_index=True)
-    few = np.where(
-        table["endpoint"].str.endswith(":other"), "no known family", f"fewer than {MIN_TASKS_PER_FAMILY} tasks"
-    )
-    untested = ~table["endpoint"].isin([one.endpoint for one in tested_families(endpoint.families)])
-    table.loc[untested, "reason"] = pd.Series(few) + ": shown, not tested"
-    table.loc[untested, "p_value"] = np.nan
+    tested = table["endpoint"].isin([one.endpoint for one in tested_families(endpoint.families)])
+    few = f"fewer than {MIN_TASKS_PER_FAMILY} tasks: shown, not tested"
+    why = np.where(table["endpoint"].str.endswith(":other"), "no known family: shown, not tested", few)
+    table = table.assign(reason=pd.Series(why).mask(tested), p_value=table["p_value"].where(tested))
     by_comparison = table.groupby(["method", "reference"])
     table["p_adjusted"] = by_comparison["p_value"].transform(lambda p: benjamini_hochberg(p.to_numpy()))
     for _, part in table[table["p_value"].notna()].groupby(["method", "reference"]):
@@ -748,16 +692,17 @@ def interval_rows(endpoints: Iterable[EndpointBootstrap], versus: str | tuple[st
     """
     rows = []
     for one in [one for endpoint in endpoints for one in (endpoint, *endpoint.families.values())]:
-        for method, control in [key for key in one.values if key[1] != "pairing"]:
-            distribution = one.values[method, control]
-            if versus is not None:
-                reference = (method, "deranged") if versus == "deranged" else versus
-                wanted = control == "true_pairs" if versus == "deranged" else (method, control) != versus
-                if not wanted or reference not in one.values:
-                    continue
-                distribution = one.difference((method, control), reference)
+        for key in [key for key in one.values if key[1] != "pairing"]:
+            reference = (key[0], "deranged") if versus == "deranged" else versus
+            is_compared = key[1] == "true_pairs" if versus == "deranged" else key != versus
+            if versus is None:
+                distribution = one.values[key]
+            elif is_compared and reference in one.values:
+                distribution = one.difference(key, reference)
+            else:
+                continue
             found = summarise_bootstrap(distribution)
-            rows.append((one.endpoint, method, control, found.effect, found.ci_low, found.ci_high, one.n_units))
+            rows.append((one.endpoint, *key, found.effect, found.ci_low, found.ci_high, one.n_units))
     return pd.DataFrame(rows, columns=["endpoint", "method", "control", "mean", "ci_low", "ci_high", "n_units"])
 
 
@@ -802,8 +747,7 @@ def beside_published(screen: str, split: str, measured: pd.DataFrame) -> pd.Data
     published = pd.read_csv(Path(__file__).with_name("published.csv"))
     same = published[(published["screen"] == screen) & (published["split"] == split)]
     own = measured.reindex(columns=["quantity", "of", "here", "total_here"])
-    table = same.merge(own, on=["quantity", "of"], how="inner")
-    return table[[*published.columns[:-2], "here", "total_here", "source", "doi"]]
+    return same.merge(own, on=["quantity", "of"])[[*published.columns[:-2], "here", "total_here", "source", "doi"]]
 
 
 def assay_counts(auc: pd.DataFrame) -> pd.DataFrame:
@@ -812,11 +756,9 @@ def assay_counts(auc: pd.DataFrame) -> pd.DataFrame:
     What Moshkov 2023 counted, as :func:`beside_published` takes it; empty where nothing was measured.
     """
     wide = auc.pivot_table("roc_auc", "task", "method", dropna=False).reindex(columns=["raw_cp", "tx"])
-    wide = wide.dropna(axis="columns", how="all")
     rows = []
-    for threshold in (0.9, 0.7):
-        above = (wide > threshold).rename(columns={"raw_cp": "CP", "tx": "TX"})
-        if {"CP", "TX"} <= set(above):
-            above["TX but not CP"] = above["TX"] & ~above["CP"]
-        rows += [(f"assays with ROC-AUC > {threshold}", name, int(above[name].sum()), len(wide)) for name in above]
+    for threshold in (0.9, 0.7) if len(wide) else ():
+        cp, tx = wide["raw_cp"] > threshold, wide["tx"] > threshold
+        for name, above in (("CP", cp), ("TX", tx), ("TX but not CP", tx & ~cp)):
+            rows.append((f"assays with ROC-AUC > {threshold}", name, int(above.sum()), len(wide)))
     return pd.DataFrame(rows, columns=["quantity", "of", "here", "total_here"])

@@ -133,7 +133,7 @@ def value_table():
 
 
 def claims_table():
-    return claims.weigh_claims("made", endpoints(), references={2: ["sphered_cp", "pca_cp"]})
+    return claims.weigh_claims("made", endpoints(), references=claims.REFERENCES | {2: ["sphered_cp", "pca_cp"]})
 
 
 def chosen_table():
