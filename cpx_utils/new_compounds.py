@@ -79,16 +79,7 @@ def read_wells(
     if absent:
         known = some_names(dict.fromkeys(wells[COMPOUND]))
         raise ScreenError(f"{path.name}: no well holds the control {some_names(absent)}; it has {known}")
-    control = wells[CONTROL].to_numpy(bool) | wells[COMPOUND].isin(control_compounds).to_numpy()
-    both = sorted(set(wells[COMPOUND][control]) & set(wells[COMPOUND][~control]))
-    if both:
-        raise ScreenError(
-            f"{path.name}: compound {some_names(both)} is a negative control in some wells and a treatment in others; "
-            "give wells that are to be tested an id of their own"
-        )
-    if control.all():
-        raise ScreenError(f"{path.name}: all {len(wells)} wells are negative controls; there is no compound to embed")
-    return wells.assign(**{CONTROL: control})
+    return wells.assign(**{CONTROL: wells[CONTROL].astype(bool) | wells[COMPOUND].isin(control_compounds)})
 
 
 def rehearsal(
@@ -127,20 +118,21 @@ def normalise_new(
     normalised, plates = normalise_plates(wells, min_controls)
     few = plates["n_controls"].astype(str) + f" negative controls, {min_controls} are needed"
     plates = plates.rename(columns={"normalised": "used"}).assign(reason=few.where(~plates["normalised"], ""))
-    kept = normalised[PLATE].isin(plates.loc[plates["used"], "plate"]).to_numpy()
-    if not (kept & ~normalised[CONTROL].to_numpy(bool)).any():
+    kept = normalised[normalised[PLATE].isin(plates.loc[plates["used"], "plate"])]
+    if kept[CONTROL].all():
         raise ScreenError(
-            f"{shown}: no compound lies on a plate with {min_controls} negative controls to be normalised to (the most "
-            f"are {plates['n_controls'].max()}); mark all of them, or lower min_controls"
+            f"{shown}: of {(~wells[CONTROL]).sum()} wells with a compound none lies on a plate with {min_controls} "
+            f"negative controls to be normalised to (the most are {plates['n_controls'].max()}); mark all of them, or "
+            "lower min_controls"
         )
-    return normalised[kept].reset_index(drop=True), plates
+    return kept.reset_index(drop=True), plates
 
 
 # --- features -------------------------------------------------------------------------------------------------
 
 
 def check_features(
-    new: pd.DataFrame, library: pd.DataFrame, features: Sequence[str], shown: str = "the file", max_missing: float = 1.0
+    new: pd.DataFrame, library: pd.DataFrame, features: Sequence[str], shown: str, max_missing: float
 ) -> pd.DataFrame:
     """Lay a new file's features beside those that an encoder was trained on, on the wells of `library`.
 
@@ -162,29 +154,26 @@ def check_features(
     outside = ((values < low) | (values > high)).mean().to_numpy() / np.where(empty < 1, 1 - empty, np.nan)
     spread, of_controls = ((part.max() - part.min()).to_numpy() for part in (values, values[control]))
     flat = (of_controls <= NO_SPREAD) & (spread > NO_SPREAD)  # never without controls, whose spread is NaN
-    table = pd.DataFrame({"feature": list(features), "status": "used", "reason": ""})
-    table = table.assign(share_empty=empty, share_outside=outside)
-    cases = (
-        (outside > MOST, "out of range", "outside the library's central 99% in most wells"),
-        (flat, "missing", "flat in the negative controls: no units"),
-        (empty > MOST, "missing", "empty in most wells"),
-        (~table["feature"].isin(new.columns).to_numpy(), "missing", "not in the file"),
+    cases = (  # the first that holds
+        ("missing", "not in the file", ~np.isin(list(features), new.columns)),
+        ("missing", "empty in most wells", empty > MOST),
+        ("missing", "flat in the negative controls: no units", flat),
+        ("out of range", "outside the library's central 99% in most wells", outside > MOST),
     )
-    for found, status, reason in cases:
-        table.loc[found, ["status", "reason"]] = [status, reason]
-    missing = table.loc[table["status"] == "missing", "feature"].tolist()
-    strange = table.loc[table["status"] == "out of range", "feature"].tolist()
-    n_there = len(table) - len(missing)
+    status, reason, found = zip(*cases, strict=True)
+    told = {"status": np.select(found, status, "used"), "reason": np.select(found, reason, "")}
+    table = pd.DataFrame({"feature": list(features), **told, "share_empty": empty, "share_outside": outside})
+    missing, strange = (table.loc[table["status"] == one, "feature"].tolist() for one in ("missing", "out of range"))
     if len(missing) > max_missing * len(table):
         raise ScreenError(
             f"{shown}: {len(missing)} of {len(table)} features that the encoder was trained on are missing "
             f"({len(missing) / len(table):.0%}, the limit is {max_missing:.0%}): {some_names(missing)}; measure them, "
             "or train on the features that both have"
         )
-    if len(strange) > MOST * n_there:
+    if len(strange) > MOST * (len(table) - len(missing)):
         raise ScreenError(
-            f"{shown}: {len(strange)} of {n_there} features lie outside the library's range in most wells, the first "
-            f"is {strange[0]!r}; give the profiles in the library's units, or controls to normalise to"
+            f"{shown}: {len(strange)} of {len(table) - len(missing)} features lie outside the library's range in most "
+            f"wells, the first is {strange[0]!r}; give the profiles in the library's units, or controls to normalise to"
         )
     return table
 
@@ -203,17 +192,22 @@ class PlateEncoder:
 
     def transform(self, wells: pd.DataFrame) -> np.ndarray:
         """Embeddings of plate-normalised wells, float32 (n_wells, n_dimensions)."""
-        kept = [name for name in self.preparation.features_ if name not in set(self.missing)]
-        complete = wells[kept].reindex(columns=self.preparation.features_)
+        there = wells.drop(columns=list(self.missing), errors="ignore")
+        complete = there.reindex(columns=self.preparation.features_)
         return self.encoder.transform(self.preparation.transform(complete))
 
 
-def load_plate_encoder(folder: str | Path, new: pd.DataFrame, library: pd.DataFrame) -> PlateEncoder:
-    """Read an encoder from `models/METHOD/FOLD` of a run, and find what new wells lack of its features."""
+def load_plate_encoder(
+    folder: str | Path, new: pd.DataFrame, library: pd.DataFrame, shown: str = "the file", max_missing: float = 1.0
+) -> tuple[PlateEncoder, pd.DataFrame]:
+    """Read an encoder from `models/METHOD/FOLD` of a run, and lay its features beside those of new wells.
+
+    Returns the encoder, which knows what is missing, and the table of `check_features`, which also says what is raised.
+    """
     preparation = FeaturePreparation.load(Path(folder) / "preparation.json")
-    checked = check_features(new, library, preparation.features_)
+    checked = check_features(new, library, preparation.features_, shown, max_missing)
     missing = checked.loc[checked["status"] == "missing", "feature"].tolist()
-    return PlateEncoder(preparation, load_encoder(folder), missing)
+    return PlateEncoder(preparation, load_encoder(folder), missing), checked
 
 
 # --- the library ----------------------------------------------------------------------------------------------
@@ -236,30 +230,28 @@ class Reference:
 
 def make_reference(
     new: pd.DataFrame, wells: pd.DataFrame, compounds: pd.DataFrame, held_out: Collection[str], encoder: PlateEncoder,
-    *, left_out: Collection[str] = (), seed: int = 0,
+    seed: int = 0,
 ) -> Reference:  # fmt: skip
     """Embed new and known compounds by one encoder.
 
     Parameters
     ----------
     new, wells, compounds
-        New wells and wells of the screen, normalised, with their controls; and Metadata_Compound, MoA, InChIKey14.
-    held_out, left_out, encoder
-        Compounds of the screen that the encoder was not trained on, and those that take no part. Of each held-out one,
-        no more wells are used than a new compound has (the median), drawn at random by `seed`: averages of more wells
-        are quieter, and would make the new ones look strange.
+        New wells and wells of the screen (but those of compounds that play the new), normalised, with their controls;
+        and Metadata_Compound, MoA, InChIKey14.
+    held_out, encoder
+        Compounds of the screen that the encoder was not trained on. Of each, no more wells are used than a new compound
+        has (the median), drawn at random by `seed`: averages of more wells are quieter, and would make the new ones
+        look strange.
     """
-    known = wells[COMPOUND].isin({*compounds[COMPOUND]} - {*held_out, *left_out}) | wells[CONTROL].astype(bool)
-    others = wells[wells[COMPOUND].isin({*held_out} - {*left_out})].reset_index(drop=True)
+    library = wells[wells[COMPOUND].isin({*compounds[COMPOUND]} - {*held_out}) | wells[CONTROL].astype(bool)]
+    others = wells[wells[COMPOUND].isin(held_out)].reset_index(drop=True)
     usual = int(np.median(new.loc[~new[CONTROL].to_numpy(bool), COMPOUND].value_counts()))
     order = pd.Series(np.random.default_rng(seed).random(len(others))).groupby(others[COMPOUND].to_numpy(object))
-    others = others[(order.rank() <= usual).to_numpy()]
-    library = wells[known]
-    parts = {"library": library, "held_out": others, "new": new}
+    parts = {"library": library, "held_out": others[(order.rank() <= usual).to_numpy()], "new": new}
     found = {name: embed_compounds(part, library, encoder) for name, part in parts.items()}
-    annotated = compounds.assign(group=compound_groups(compounds).to_numpy())
-    known_names = [pd.DataFrame({COMPOUND: found[name][0]}) for name in ("library", "held_out")]
-    tables = [names.merge(annotated, on=COMPOUND, how="left") for names in known_names]
+    annotated = compounds.assign(group=compound_groups(compounds).to_numpy()).set_index(COMPOUND)
+    tables = [annotated.loc[found[name][0]].reset_index() for name in ("library", "held_out")]
     return Reference(found["new"][0], *tables, {name: codes.astype(float) for name, (_, codes) in found.items()})
 
 
@@ -272,11 +264,10 @@ def fold_references(
     `folder` is where the study saved a method's encoders: `models/METHOD` of a run.
     """
     references = []
-    for (split, repeat, fold), rows in folds.groupby(["split", "repeat", "fold"]):
-        held_out = set(rows[COMPOUND])
-        training = wells_of(wells, sorted(set(folds[COMPOUND]) - held_out))
-        encoder = load_plate_encoder(folder / f"{split}-{repeat}-{fold}", new, training)
-        references.append(make_reference(new, wells, compounds, held_out, encoder, seed=seed))
+    for (split, repeat, fold), test in folds.groupby(["split", "repeat", "fold"]):
+        training = wells_of(wells, folds.loc[~folds[COMPOUND].isin(test[COMPOUND]), COMPOUND].tolist())
+        encoder, _ = load_plate_encoder(folder / f"{split}-{repeat}-{fold}", new, training)
+        references.append(make_reference(new, wells, compounds, set(test[COMPOUND]), encoder, seed))
     return references
 
 
@@ -353,29 +344,32 @@ def activity_calls(
     n_null = int(max(n_null, np.ceil(2 * treated.ngroups / fdr)))
     rows = []
     for name, members in treated:
+        compound, dose = new[[COMPOUND, DOSE]].iloc[members.iloc[0]]
+        row = {"compound": compound, "dose": dose, "treatment": name, "n_wells": len(members), "n_plates": 0}
         pools, sizes = [], []
         for plate, own in members.groupby(plates[members]):
             others = np.flatnonzero(control & (plates == plate))
             if len(others):
                 pools.append(_in_own_units(values[[*own, *others]], usual))
                 sizes.append((len(own), len(others)))
-        row = [*new[[COMPOUND, DOSE]].iloc[members.iloc[0]], name]
-        if not sizes:
-            rows.append([*row, len(members), 0, np.nan, np.nan, np.nan, "no negative controls on its plates"])
-            continue
-        points = encoder.transform(pd.DataFrame(np.concatenate(pools), columns=features)) @ metric
-        weights = _weights(sizes, n_null, np.random.default_rng(seed))
-        observed, *null = ((weights @ points) ** 2).sum(axis=1)
-        smallest = max(1 / (1 + n_null), 1 / np.prod([float(comb(own + others, own)) for own, others in sizes]))
-        # Rounding must not part an arrangement from itself; and draws may miss one where there are few.
-        p_value = max((1 + (np.array(null) >= observed * (1 - 1e-9)).sum()) / (1 + n_null), smallest)
-        distance = np.sqrt(observed / max(np.median(null), 1e-300))
-        rows.append([*row, sum(own for own, _ in sizes), len(sizes), distance, p_value, smallest, ""])
-    columns = "compound dose treatment n_wells n_plates distance p_value smallest_p reason".split()
+        if sizes:
+            points = encoder.transform(pd.DataFrame(np.concatenate(pools), columns=features)) @ metric
+            weights = _weights(sizes, n_null, np.random.default_rng(seed))
+            observed, *null = ((weights @ points) ** 2).sum(axis=1)
+            smallest = max(1 / (1 + n_null), 1 / np.prod([float(comb(own + others, own)) for own, others in sizes]))
+            row |= {
+                "n_wells": sum(own for own, _ in sizes),
+                "n_plates": len(sizes),
+                "distance": np.sqrt(observed / max(np.median(null), 1e-300)),
+                # Rounding must not part an arrangement from itself; and draws may miss one where there are few.
+                "p_value": max((1 + (np.array(null) >= observed * (1 - 1e-9)).sum()) / (1 + n_null), smallest),
+                "smallest_p": smallest,
+            }
+        rows.append(row | {"reason": "" if sizes else "no negative controls on its plates"})
+    columns = "compound dose treatment n_wells n_plates distance p_value smallest_p q_value active reason".split()
     table = pd.DataFrame(rows, columns=columns)
-    table.insert(8, "q_value", benjamini_hochberg(table["p_value"].astype(float)))
-    table.insert(9, "active", (table["q_value"] <= fdr).to_numpy(bool))
-    return table
+    q_value = benjamini_hochberg(table["p_value"].astype(float))
+    return table.assign(q_value=q_value, active=q_value <= fdr)
 
 
 def _filled(values: pd.DataFrame, plates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -437,9 +431,8 @@ def _ranked(by: str, kind: str, tables: dict[str, pd.DataFrame]) -> pd.DataFrame
     table = table.rename_axis(["compound", kind]).reset_index()
     table.insert(1, "rank", table.groupby("compound", sort=False)[by].rank(ascending=False, method="first").astype(int))
     table = table.sort_values(["compound", "rank"], ignore_index=True)
-    first = table[table["rank"] == 1].index
-    p_value = table.loc[first, list(tables)[-1]]
-    return table.assign(q_value=pd.Series(benjamini_hochberg(p_value), first, dtype=float))
+    p_of_first = table[list(tables)[-1]].where(table["rank"] == 1)
+    return table.assign(q_value=benjamini_hochberg(p_of_first))
 
 
 def nearest_compounds(references: Sequence[Reference], n_nearest: int = 10) -> pd.DataFrame:
@@ -457,12 +450,13 @@ def nearest_compounds(references: Sequence[Reference], n_nearest: int = 10) -> p
     values, nulls = [], []
     for reference in references:
         library, held_out = reference.library, reference.held_out
-        similarity = cosine_similarity(reference.codes["new"], reference.codes["library"])
-        values.append(pd.DataFrame(similarity, reference.new, library[COMPOUND]).astype(float))
+        of_new, of_strangers = (
+            cosine_similarity(reference.codes[name], reference.codes["library"]) for name in ("new", "held_out")
+        )
+        values.append(pd.DataFrame(of_new, reference.new, library[COMPOUND]))
         related = shared_labels(held_out["MoA"], library["MoA"])
         related |= held_out["group"].to_numpy(object)[:, None] == library["group"].to_numpy(object)
-        strangers = cosine_similarity(reference.codes["held_out"], reference.codes["library"])
-        nulls.append(np.where(related, -np.inf, strangers).max(axis=1, initial=-np.inf))
+        nulls.append(np.where(related, -np.inf, of_strangers).max(axis=1, initial=-np.inf))
     mean, p_value = _pooled(values, nulls)
     table = _ranked("similarity", "neighbour", {"similarity": mean, "p_value": p_value})
     table = table[table["rank"] <= n_nearest].reset_index(drop=True)
@@ -488,19 +482,17 @@ def nearest_mechanisms(references: Sequence[Reference], compounds: pd.DataFrame,
     `n_compounds` of the mechanism, `p_adjusted`, of rank 1 `q_value` among the new compounds, and `is_known`: does the
     compound have the mechanism, by the MoA (lists) of `compounds`?
     """
-    found = [_evidence(reference, n_neighbours) for reference in references]
-    scores, evidence, nulls = (list(part) for part in zip(*found, strict=True))
-    library = pd.concat([reference.library for reference in references]).drop_duplicates(COMPOUND)
-    sizes = library["MoA"].map(set).explode().value_counts()
+    scores, evidence, nulls = zip(*(_evidence(reference, n_neighbours) for reference in references), strict=True)
     mean, p_value = _pooled(evidence, nulls)
-    mean = mean.sort_index(axis=1)
     score = pd.concat(scores).groupby(level=0, sort=False).mean()
-    table = _ranked("evidence", "mechanism", {"score": score, "evidence": mean, "p_adjusted": p_value})
-    table.insert(5, "n_compounds", table["mechanism"].map(sizes))
-    known = compounds.set_index(COMPOUND)["MoA"]
+    table = _ranked(
+        "evidence", "mechanism", {"score": score, "evidence": mean.sort_index(axis=1), "p_adjusted": p_value}
+    )
+    library = pd.concat([reference.library for reference in references]).drop_duplicates(COMPOUND)
+    table.insert(5, "n_compounds", table["mechanism"].map(library["MoA"].map(set).explode().value_counts()))
+    known = set(compounds[[COMPOUND, "MoA"]].explode("MoA").itertuples(index=False, name=None))
     pairs = zip(table["compound"], table["mechanism"], strict=True)
-    table["is_known"] = [mechanism in list(known.get(compound, [])) for compound, mechanism in pairs]
-    return table
+    return table.assign(is_known=[pair in known for pair in pairs])
 
 
 def _evidence(reference: Reference, n_neighbours: int) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray]:
@@ -512,22 +504,22 @@ def _evidence(reference: Reference, n_neighbours: int) -> tuple[pd.DataFrame, pd
     library, held_out = reference.library["MoA"], reference.held_out["MoA"]
     mechanisms = sorted({name for names in library for name in names})
     has, own = (shared_labels(moas, [[name] for name in mechanisms]) for moas in (library, held_out))
-    scores = {name: np.empty((len(codes), len(mechanisms))) for name, codes in reference.codes.items()}
-    for name, codes in reference.codes.items():
-        similarity = cosine_similarity(codes, reference.codes["library"])
-        for column, rows in enumerate(has.T):
-            n = min(n_neighbours, int(rows.sum()))
-            scores[name][:, column] = np.partition(similarity[:, rows], -n, axis=1)[:, -n:].mean(axis=1)
-    evidence = np.concatenate([scores["held_out"], scores["new"]])
+    codes = np.concatenate([reference.codes[name] for name in ("library", "held_out", "new")])
+    similarity = cosine_similarity(codes, reference.codes["library"])
+    scores = np.empty((len(codes), len(mechanisms)))
+    for column, rows in enumerate(has.T):
+        n = min(n_neighbours, int(rows.sum()))
+        scores[:, column] = np.partition(similarity[:, rows], -n, axis=1)[:, -n:].mean(axis=1)
+    of_library, scores = np.split(scores, [len(library)])
     # Moments over the library compounds without the mechanism that are no relatives of the one that is judged.
     foreign = ~shared_labels([*held_out, *[[]] * len(reference.new)], library)
     n = np.maximum(foreign @ (~has).astype(float), 1)
-    usual = np.where(has, 0.0, scores["library"])
+    usual = np.where(has, 0.0, of_library)
     mean = foreign @ usual / n
     spread = np.sqrt(np.maximum(foreign @ usual**2 / n - mean**2, 0))
-    evidence = (evidence - mean) / np.where(spread > 1e-6, spread, 1.0)
+    evidence = (scores - mean) / np.where(spread > 1e-6, spread, 1.0)
     wrong = np.where(own, -np.inf, evidence[: len(own)]).max(axis=1, initial=-np.inf)
-    tables = (pd.DataFrame(values, reference.new, mechanisms) for values in (scores["new"], evidence[len(own) :]))
+    tables = (pd.DataFrame(values[len(own) :], reference.new, mechanisms) for values in (scores, evidence))
     return *tables, wrong
 
 
@@ -563,29 +555,27 @@ def predict_activities(
     """
     known = pd.concat([table for one in references for table in (one.library, one.held_out)])[COMPOUND].unique()
     labels, _ = label_matrix(activity, tasks, known, min_active=min_active, min_inactive=min_active)
-    family = tasks.drop_duplicates("task").set_index("task")["family"]
-    fitted = []
+    scored = []  # by each encoder: held-out compounds, new ones, and outcomes of the held-out
     for one in references:
         model = ManyTaskRidgeClassifier()
         model.fit(one.codes["library"], labels.loc[one.library[COMPOUND]].to_numpy(float))
-        score = {name: model.decision_function(one.codes[name]) for name in ("held_out", "new")}
-        fitted.append((score, labels.loc[one.held_out[COMPOUND]].to_numpy(float)))
-    names = ["p_active", "p_inactive"]
-    tables = []
-    for column, task in enumerate(labels.columns):
-        table = pd.DataFrame({"compound": references[0].new, "task": task, "family": family.get(task, "other")})
-        # actives that score no higher, inactives that score no lower
-        for name, label, sign in zip(names, (1, 0), (-1.0, 1.0), strict=True):
-            nulls = [sign * score["held_out"][truth[:, column] == label, column] for score, truth in fitted]
-            values = [pd.DataFrame({name: sign * score["new"][:, column]}) for score, _ in fitted]
-            table[name] = _pooled(values, nulls)[1][name] if any(map(len, nulls)) else np.nan
-        tables.append(table)
-    nothing = pd.DataFrame(columns=["compound", "task", "family", *names])
-    table = pd.concat(tables, ignore_index=True) if tables else nothing
-    not_active, not_inactive = (table[name] <= 1 - confidence for name in names)
+        scores = (model.decision_function(one.codes[name]) for name in ("held_out", "new"))
+        scored.append((*scores, labels.loc[one.held_out[COMPOUND]].to_numpy(float)))
+    new = references[0].new
+    table = pd.MultiIndex.from_product([new, labels.columns], names=["compound", "task"]).to_frame(index=False)
+    table["family"] = table["task"].map(tasks.set_index("task")["family"])
+    # actives that score no higher, inactives that score no lower
+    for name, label, sign in (("p_active", 1, -1.0), ("p_inactive", 0, 1.0)):
+        p_values = pd.DataFrame(np.nan, new, labels.columns)
+        for column, task in enumerate(labels.columns):
+            nulls = [sign * held_out[truth[:, column] == label, column] for held_out, _, truth in scored]
+            values = [pd.DataFrame({task: sign * of_new[:, column]}, new) for _, of_new, _ in scored]
+            if any(map(len, nulls)):
+                p_values[task] = _pooled(values, nulls)[1]
+        table[name] = p_values.to_numpy().ravel()
+    not_active, not_inactive = (table[name] <= 1 - confidence for name in ("p_active", "p_inactive"))
     calls = [not_active & not_inactive, not_inactive, not_active]
-    table["call"] = np.select(calls, ["neither", "active", "inactive"], default="undecided")
-    return table.sort_values("compound", kind="stable", ignore_index=True)
+    return table.assign(call=np.select(calls, ["neither", "active", "inactive"], default="undecided"))
 
 
 # --- one row a compound ---------------------------------------------------------------------------------------
@@ -612,11 +602,9 @@ def compound_summary(
     })  # fmt: skip
     table = table.fillna(0).astype(int)
     tested = calls[calls["p_value"].notna()].groupby("compound")
-    table["active"] = tested["active"].any().astype(object).reindex(table.index)
-    table["activity_q"] = tested["q_value"].min().reindex(table.index)
+    table = table.assign(active=tested["active"].any().astype(object), activity_q=tested["q_value"].min())
     for kind, ranked in (("neighbour", neighbours), ("mechanism", mechanisms)):
         first = ranked[ranked["rank"] == 1].set_index("compound")
-        table[kind] = first[kind].reindex(table.index)
-        table[f"{kind}_q"] = first["q_value"].reindex(table.index)
+        table = table.assign(**{kind: first[kind], f"{kind}_q": first["q_value"]})
     table["left_out"] = np.where(table["n_used_wells"] == 0, "all its plates were left out", "")
     return table.rename_axis("compound").reset_index()

@@ -52,13 +52,12 @@ def encoder(preparation):
 BAD = {
     "no control": (lambda wells: wells.drop(columns=CONTROL), [], ["no well is a negative control", "control_column"]),
     "a misspelt control": (lambda wells: wells, ["dmso"], ["no well holds the control 'dmso'", "'DMSO'"]),
-    "controls only": (lambda wells: wells[wells[CONTROL]], [], ["all 12 wells are negative controls"]),
-    "control and compound": (lambda wells: wells.assign(**{CONTROL: wells.index == 0}), [], ["'DMSO'", "of their own"]),
+    "controls only": (lambda wells: wells[wells[CONTROL]], [], ["of 0 wells with a compound"]),
     "few controls": (
         lambda wells: wells[~wells[CONTROL] | ~wells.duplicated([PLATE, CONTROL])], [], ["with 4", "most are 1"],
     ),
     "compounds on plates without controls": (
-        lambda wells: wells[wells[CONTROL] == (wells[PLATE] == "P0")], [], ["no compound lies on a plate with 4"],
+        lambda wells: wells[wells[CONTROL] == (wells[PLATE] == "P0")], [], ["of 10 wells", "none lies on a plate with 4"],
     ),
     "other features": (
         lambda wells: wells.rename(columns=lambda name: name.replace("_F", "_X")), [], ["20 of 20", "'Cells_F00'"],
@@ -346,7 +345,8 @@ def played(tiny_tables):
     encoder = PlateEncoder(preparation, RawCP().fit(np.zeros((3, len(preparation.features_)))), missing)
 
     def refer(new=new, cp=cp):
-        return new_compounds.make_reference(new, cp, compounds, held_out, encoder, left_out=played, seed=1)
+        others = cp[~cp[COMPOUND].isin(played)]
+        return new_compounds.make_reference(new, others, compounds, held_out, encoder, seed=1)
 
     return SimpleNamespace(new=new, held_out=held_out, played=played, encoder=encoder, refer=refer, reference=refer())
 
