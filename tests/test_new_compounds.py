@@ -57,7 +57,7 @@ BAD = {
         lambda wells: wells[~wells[CONTROL] | ~wells.duplicated([PLATE, CONTROL])], [], ["with 4", "most are 1"],
     ),
     "compounds on plates without controls": (
-        lambda wells: wells[wells[CONTROL] == (wells[PLATE] == "P0")], [], ["of 10 wells", "none lies on a plate with 4"],
+        lambda wells: wells[wells[CONTROL] == (wells[PLATE] == "P0")], [], ["of 10 wells", "none lies on a plate"],
     ),
     "other features": (
         lambda wells: wells.rename(columns=lambda name: name.replace("_F", "_X")), [], ["20 of 20", "'Cells_F00'"],
