@@ -26,7 +26,7 @@ import pandas as pd
 
 from cpx_utils.bioactivity import Predictions, dense_predictions
 from cpx_utils.metrics import benjamini_hochberg
-from cpx_utils.profiles import COMPOUND, CP_ONLY, LINEAR_TX, MIN_TASKS_PER_FAMILY
+from cpx_utils.profiles import COMPOUND, CONTROL_LABELS, CP_ONLY, LINEAR_TX, MIN_TASKS_PER_FAMILY
 
 ENDPOINTS = {
     1: "tx_strong_tasks",  # mean ROC-AUC over tasks where TX excels and CP doesn't, chosen inside each training fold
@@ -42,12 +42,7 @@ REFERENCES = {
     3: ("lda_identity", "sphered_cp"),
     4: ("sphered_cp", "cell_count"),
 }
-CONTROL_WORDS = {
-    "deranged": "deranged pairs",
-    "random_codes": "random codes",
-    "deranged_in_plate": "pairs deranged within plate maps",
-}
-TX_CONTROLS = tuple(CONTROL_WORDS)  # that a gain from TX must beat, where they were fitted
+TX_CONTROLS = ("deranged", "random_codes", "deranged_in_plate")  # that a gain from TX must beat, where they were fitted
 MIN_DERANGEMENTS, MIN_FITS = 2, 3  # draws a fold, of deranged pairs and of a network on true pairs, to judge by
 CLAIM_COLUMNS = (
     "screen claim endpoint method reference effect ci_low ci_high p_adjusted comparison attribution verdict reason "
@@ -166,7 +161,7 @@ def rule(
         ("supported", references and all(one.ci_low > 0 for one in references.values()) and p_adjusted < alpha),
         ("TX helps, lead over CP-only open", True),
     ])  # fmt: skip
-    compared = {"raw CP": raw, **{CONTROL_WORDS[name]: one for name, one in controls.items()}, **references}
+    compared = {"raw CP": raw, **{CONTROL_LABELS[name]: one for name, one in controls.items()}, **references}
     reason = [
         f"over {name} {one.effect:+.3f} ({one.ci_low:+.3f} to {one.ci_high:+.3f})" for name, one in compared.items()
     ]

@@ -26,7 +26,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from cpx_utils.profiles import CP_ONLY, ORACLES, UNITS
+from cpx_utils.profiles import CONTROL_LABELS, CP_ONLY, ORACLES, UNITS
 
 METHODS = {  # in the order of the study: name for a reader, colour
     "raw_cp": ("raw CP", "#8E8E8E"),
@@ -49,15 +49,6 @@ METHODS = {  # in the order of the study: name for a reader, colour
 }
 METHOD_LABELS = {method: label for method, (label, _) in METHODS.items()}
 METHOD_COLOURS = {method: colour for method, (_, colour) in METHODS.items()}
-CONTROL_LABELS = {
-    "": "",
-    "true_pairs": "true pairs",
-    "deranged": "deranged pairs",
-    "rows_shuffled": "rows shuffled",
-    "random_codes": "random codes",
-    "untrained": "untrained network",
-    "deranged_in_plate": "deranged within plate maps",
-}
 TRUE = ("", "true_pairs")  # no pairs at all, or the true ones
 CONTROL_MARKERS = {
     "deranged": "o",

@@ -36,6 +36,15 @@ MIN_TASKS_PER_FAMILY = 3
 CP_ONLY = ("raw_cp", "sphered_cp", "pca_cp", "cell_count", "lda_identity")
 LINEAR_TX = ("ridge_tx", "rcca")  # with TX and fitted in closed form: no seed changes them
 ORACLES = ("tx", "cp_tx", "tx_encoded")
+CONTROL_LABELS = {
+    "": "",
+    "true_pairs": "true pairs",
+    "deranged": "deranged pairs",
+    "rows_shuffled": "rows shuffled",
+    "random_codes": "random codes",
+    "untrained": "untrained network",
+    "deranged_in_plate": "pairs deranged within plate maps",
+}
 CLAIM_TEXTS = {
     1: "where TX excels and CP does not, the learned embedding predicts bioactivity better than CP",
     2: "learned embeddings cluster CP replicates better",
