@@ -90,7 +90,7 @@ class ManyTaskRidgeClassifier(BaseEstimator):
         constant = deviation <= 1e-12 * np.maximum(np.abs(self.mean_), 1.0)
         self.scale_ = np.where(constant, 1.0, deviation)
         X, targets = np.where(constant, 0.0, (X - self.mean_) / self.scale_), 2.0 * Y - 1.0
-        # Ridge solutions turn with their features: predicted TX of 50 components in 500 genes costs what 50 features do.
+        # Ridge solutions turn with their features, so 500 genes predicted from 50 components cost what 50 features do.
         left, lengths, axes = np.linalg.svd(X, full_matrices=False)
         rank = max((lengths > 1e-10 * lengths[0]).sum(), 1)
         turned = left[:, :rank] * lengths[:rank]  # (n_train, rank)
