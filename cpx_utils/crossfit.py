@@ -5,8 +5,9 @@ compounds enter through `transform` only. Notebooks 02, 03 and 04 call the same 
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -112,86 +113,71 @@ def prepare_folds(
     Raises
     ------
     ScreenError
-        Folds part what belongs together (`splits.require_apart`), groups join different structures, features aren't
-        centred on the training wells, or no training well has a TX partner.
+        Folds part what belongs together (`splits.require_apart`), features aren't centred on the training wells, or no
+        training well has a TX partner.
     """
     splits.require_apart(folds, compounds)
     group_of = compound_groups(compounds)
-    _require_compounds_as_groups(group_of, compounds)
-    cases = list(folds.groupby(["split", "repeat"], sort=False))
-    for (split, repeat), rows in cases:
-        fold_of = rows.set_index(COMPOUND)["fold"]
-        for fold in sorted(fold_of.unique()):
-            yield _prepare(cp, tx, group_of, fold_of, (split, int(repeat), int(fold)), preparation)
-    if with_all:
-        (split, repeat), rows = cases[0]
-        yield _prepare(cp, tx, group_of, rows.set_index(COMPOUND)["fold"], (split, int(repeat), -1), preparation)
+    fold_of = {key: rows.set_index(COMPOUND)["fold"] for key, rows in folds.groupby(["split", "repeat"], sort=False)}
+    keys = [(*key, fold) for key, folds_of in fold_of.items() for fold in sorted(folds_of.unique())]
+    for split, repeat, fold in keys + [(*keys[0][:2], -1)] * with_all:
+        key = (split, int(repeat), int(fold))
+        yield _prepare(cp, tx, group_of, fold_of[split, repeat], key, preparation)
 
 
 def fold_sizes(folds: list[PreparedFold]) -> pd.DataFrame:
     """What each fold trains and tests on: fold, training and test compounds and wells, CP features, genes."""
-    names = ["training compounds", "training wells", "test compounds", "test wells", "CP features", "genes"]
     rows = []
     for one in folds:
-        training, test = (one.cp_wells.loc[rows_of, COMPOUND] for rows_of in (one.is_training, one.is_test))
-        counts = training.nunique(), len(training), test.nunique(), len(test), one.cp.shape[1], one.tx.shape[1]
-        rows.append((one.name, *counts))
-    return pd.DataFrame(rows, columns=["fold", *names])
+        training, test = (one.cp_wells.loc[part, COMPOUND] for part in (one.is_training, one.is_test))
+        compounds = {"training compounds": training.nunique(), "training wells": len(training)}
+        compounds |= {"test compounds": test.nunique(), "test wells": len(test)}
+        rows.append({"fold": one.name} | compounds | {"CP features": one.cp.shape[1], "genes": one.tx.shape[1]})
+    return pd.DataFrame(rows)
 
 
 def _prepare(cp, tx, group_of, fold_of, key, parameters):
     fold = key[2]
+
+    def in_training(rows):
+        own = rows[COMPOUND].map(fold_of)
+        return (own.notna() & (own != fold)).to_numpy()
+
     treated = ~cp[CONTROL].to_numpy(bool)
-    cp_fold = cp[COMPOUND].map(fold_of)
-    in_training = treated & cp_fold.notna().to_numpy() & (cp_fold != fold).to_numpy()
-    preparation = FeaturePreparation(**parameters).fit(cp.loc[in_training, feature_columns(cp)])
+    cp_training = treated & in_training(cp)
+    preparation = FeaturePreparation(**parameters).fit(cp.loc[cp_training, feature_columns(cp)])
+    cp_values = preparation.transform(cp)
+    _require_own_means(cp_values, cp_training, "CP", key)
 
     tx = tx[~tx[CONTROL].to_numpy(bool)]
-    tx_fold = tx[COMPOUND].map(fold_of)
-    tx_training = tx_fold.notna().to_numpy() & (tx_fold != fold).to_numpy()
-    genes = feature_columns(tx)
+    tx_training, genes = in_training(tx), feature_columns(tx)
     tx_preparation = FeaturePreparation(max_correlation=1, tame_tails=False).fit(tx.loc[tx_training, genes])
-    cp_values, tx_wells = preparation.transform(cp[feature_columns(cp)]), tx_preparation.transform(tx[genes])
-    _require_own_means(cp_values, in_training, "CP", key)
+    tx_wells = tx_preparation.transform(tx)
     _require_own_means(tx_wells, tx_training, "TX", key)
     tx_treatments, tx_values = consensus(tx[METADATA_COLUMNS], tx_wells)
 
     partner = pair_rows(cp[METADATA_COLUMNS], tx_treatments)
-    if not (in_training & (partner >= 0)).any():
+    if not (cp_training & (partner >= 0)).any():
         raise ScreenError(
             "no CP well has a TX profile of the same compound at the same dose to train on; doses (micromolar) must "
             "agree to three digits, or be left out of one table"
         )
-    tx_fold = tx_treatments[COMPOUND].map(fold_of)
     return PreparedFold(
         *key,
         cp_wells=cp[METADATA_COLUMNS],
         cp=cp_values,
         tx_treatments=tx_treatments,
         tx=tx_values,
-        is_training=in_training & (partner >= 0),
-        cp_is_training=in_training,
-        is_test=treated & (cp_fold == fold).to_numpy(),
+        is_training=cp_training & (partner >= 0),
+        cp_is_training=cp_training,
+        is_test=treated & (cp[COMPOUND].map(fold_of) == fold).to_numpy(),
         partner=partner,
-        tx_is_training=tx_fold.notna().to_numpy() & (tx_fold != fold).to_numpy(),
+        tx_is_training=in_training(tx_treatments),
         groups=cp[COMPOUND].map(group_of).fillna(cp[COMPOUND]).to_numpy(object),
         tx_groups=tx_treatments[COMPOUND].map(group_of).fillna(tx_treatments[COMPOUND]).to_numpy(object),
         maps=splits.plate_maps(cp[PLATE].to_numpy(), cp[COMPOUND].to_numpy(), treated),
         preparation=preparation,
     )
-
-
-def _require_compounds_as_groups(group_of, compounds):
-    """Refuse groups that join structures: encoders learn to tell groups apart, so a group of an MoA would teach it."""
-    structure = compounds["InChIKey14"].replace("", pd.NA).fillna(compounds[COMPOUND])
-    joined = structure.groupby(compounds[COMPOUND].map(group_of)).unique()
-    joined = joined[joined.map(len) > 1]
-    if len(joined):
-        raise ScreenError(
-            f"group {joined.index[0]!r} joins {len(joined.iloc[0])} different structures ({joined.iloc[0][0]}, "
-            f"{joined.iloc[0][1]}): encoders may learn compounds, never labels such as MoAs; group by "
-            "profiles.compound_groups"
-        )
 
 
 def _require_own_means(values, training, modality, key):
@@ -235,40 +221,36 @@ def training_tx(prepared: PreparedFold, control: str, seed: int) -> np.ndarray:
     return prepared.tx[partner]
 
 
-def fit_encoder(
-    encoder: Encoder, prepared: PreparedFold, control: str = "true_pairs", seed: int = 0, cp_side: Any = None
-) -> Encoder:
-    """Fit a clone of an encoder on a fold's training wells; raises ScreenError where the method can't be fitted.
+def fit_encoder(encoder: Encoder, prepared: PreparedFold, control: str = "true_pairs", seed: int = 0) -> Encoder:
+    """Fit a clone of an encoder on a fold's training wells under one control, as `fit_draws` does."""
+    return next(fit_draws(encoder, prepared, [(control, seed)]))
 
-    Under the control `untrained` a network sees its inputs scaled and takes no training step. `cp_side` is what the
-    function `cp_side` gives for this encoder and fold, where it is known already.
+
+def fit_draws(encoder: Encoder, prepared: PreparedFold, draws: Sequence[tuple[str, int]]) -> Iterator[Encoder]:
+    """Fit clones of an encoder on a fold's training wells, one a draw; what CP alone tells is learned once.
+
+    A draw is a control and the seed of its pairs and of the encoder, where that has one. Wells that a method learns
+    from are those with TX, or all of the training compounds where it needs no TX. Under the control `untrained` a
+    network sees its inputs scaled and takes no training step. Raises ScreenError where the method can't be fitted.
     """
-    encoder = clone(encoder)
-    if hasattr(encoder, "name_features"):
-        encoder.name_features(prepared.preparation.features_)
-    if control == "untrained":
-        if "max_epochs" not in encoder.get_params():
-            raise ScreenError(f"{type(encoder).__name__} takes no training steps that could be left out")
-        encoder.set_params(max_epochs=0)
-    rows = _training_rows(encoder, prepared)
-    tx = None
-    if encoder.uses_tx:
-        tx = np.full((len(rows), prepared.tx.shape[1]), np.nan, dtype=np.float32)
-        tx[prepared.is_training] = training_tx(prepared, control, seed)
-        tx = tx[rows]
-    controls = prepared.cp[prepared.cp_wells[CONTROL].to_numpy(bool)]
-    return encoder.fit(prepared.cp[rows], tx, prepared.groups[rows], controls, cp_side, prepared.maps[rows])
-
-
-def _training_rows(encoder, prepared):
-    """Wells that a method learns from: those with TX, or all of the training compounds where it needs no TX."""
-    return prepared.is_training if encoder.uses_tx and not encoder.takes_unpaired else prepared.cp_is_training
-
-
-def cp_side(encoder: Encoder, prepared: PreparedFold) -> Any:
-    """What all fits of a method with TX on a fold have in common (`Encoder.cp_side`), since controls change TX only."""
-    rows = _training_rows(encoder, prepared)
-    return encoder.cp_side(prepared.cp[rows].astype(np.float64), prepared.groups[rows]) if encoder.uses_tx else None
+    half = clone(encoder)
+    if hasattr(half, "name_features"):
+        half.name_features(prepared.preparation.features_)
+    rows = prepared.is_training if half.uses_tx and not half.takes_unpaired else prepared.cp_is_training
+    cp, groups = prepared.cp[rows].astype(np.float64), prepared.groups[rows]
+    half.fit_cp(cp, groups, prepared.cp[prepared.cp_wells[CONTROL].to_numpy(bool)])
+    tx = np.full((len(rows), prepared.tx.shape[1]), np.nan, dtype=np.float32)
+    for control, seed in draws:
+        fitted, known = copy(half), half.get_params()
+        if control == "untrained" and "max_epochs" not in known:
+            raise ScreenError(f"{type(half).__name__} takes no training steps that could be left out")
+        if control == "untrained":
+            fitted.set_params(max_epochs=0)
+        if "seed" in known:
+            fitted.set_params(seed=seed)
+        if half.uses_tx:
+            tx[prepared.is_training] = training_tx(prepared, control, seed)
+        yield fitted.fit_tx(cp, tx[rows], groups, prepared.maps[rows])
 
 
 # --- fitting --------------------------------------------------------------------------------------------------
@@ -375,12 +357,10 @@ def _draws(encoder, controls, prepared, first_split):
     if prepared.fold < 0:
         return [("true_pairs", 0)]
     most = DRAWS_ELSEWHERE if prepared.split != first_split else max(controls.values())
-    can = set(controls)
-    if "max_epochs" not in encoder.get_params():
-        can.discard("untrained")
-    if len(np.unique(prepared.maps[prepared.is_training])) < 2:
-        can.discard("deranged_in_plate")
-    return [(control, draw) for control in controls if control in can for draw in range(min(controls[control], most))]
+    can = {"untrained": "max_epochs" in encoder.get_params()}
+    can["deranged_in_plate"] = len(np.unique(prepared.maps[prepared.is_training])) > 1
+    allowed = {control: min(number, most) for control, number in controls.items() if can.get(control, True)}
+    return [(control, draw) for control, number in allowed.items() for draw in range(number)]
 
 
 @cache
@@ -408,26 +388,23 @@ def _fit_fold(method, encoder, prepared, draws, first_seed):
     from threadpoolctl import threadpool_limits
 
     tables, kept = [], None
+    seeded = [(control or "true_pairs", 1000 * first_seed + draw) for control, draw in draws]
     with threadpool_limits(1):  # sums over threads round differently
-        shared = cp_side(encoder, prepared)
-        for control, draw in draws:
-            seed = 1000 * first_seed + draw
-            seeded = clone(encoder).set_params(**{"seed": seed} if "seed" in encoder.get_params() else {})
-            fitted = fit_encoder(seeded, prepared, control or "true_pairs", seed, shared)
+        for (control, draw), fitted in zip(draws, fit_draws(encoder, prepared, seeded), strict=True):
             made = {"history": pd.DataFrame(fitted.history_)} if hasattr(fitted, "history_") else {}
             if prepared.fold >= 0:
                 made |= _embed(fitted, prepared)
-            key = {"split": prepared.split, "repeat": prepared.repeat, "fold": prepared.fold}
-            key |= {"seed": draw, "method": method, "control": control}
+            key = (prepared.split, prepared.repeat, prepared.fold, draw, method, control)
             tables += [(kind, _keyed(table, key)) for kind, table in made.items()]
             kept = fitted if draw == 0 and control in ("", "true_pairs") else kept
     return {"tables": tables, "encoder": kept, "n_fits": len(draws)}
 
 
 def _keyed(table, key):
+    """A table with the values of `KEYS` behind its metadata."""
     metadata = [name for name in table.columns if str(name).startswith("Metadata_") or name == "role"]
     rest = [name for name in table.columns if name not in metadata]
-    return table.assign(**key)[[*metadata, *KEYS, *rest]]
+    return table.assign(**dict(zip(KEYS, key, strict=True)))[[*metadata, *KEYS, *rest]]
 
 
 def _embed(encoder, prepared):
@@ -443,7 +420,7 @@ def _embed(encoder, prepared):
     metadata = metadata[[COMPOUND]].assign(role=np.where(is_test, "test", "train"))
     compounds = pd.concat([metadata, embedding_table(averages)], axis=1)
     made = {"wells": wells, "consensus": compounds, "retrieval": pd.DataFrame()}
-    if encoder.cross_modal:
+    if encoder.uses_tx:
         names, cp, tx = cross_modal_codes(encoder, prepared, codes=codes)
         ranks = {"compound": names, "rank": retrieval_rank(cp, tx), "n_candidates": len(names)}
         made["retrieval"] = pd.DataFrame(ranks)
@@ -458,7 +435,7 @@ def cross_modal_codes(
     Parameters
     ----------
     encoder
-        A fitted cross-modal encoder.
+        A fitted encoder that learned from TX.
     prepared
         The fold.
     codes
@@ -499,26 +476,24 @@ def oracle_consensus(
     profiles as their TX head embeds them. All but `tx` for the first fold's kind of split alone, since they are shown
     only.
     """
-    tables: dict[str, list] = {}
+    parts, main, method = [], folds[0].split, "tx" if encoders is None else "tx_encoded"
     for prepared in folds:
-        if prepared.fold < 0:
+        if prepared.fold < 0 or (encoders is not None and prepared.split != main):
             continue
+        key = (prepared.split, prepared.repeat, prepared.fold, 0, method, "")
         metadata, tx = consensus(prepared.tx_treatments.assign(**{CONTROL: False}), prepared.tx, by="compound")
-        mine = with_cp.query("split == @prepared.split and repeat == @prepared.repeat and fold == @prepared.fold")
-        mine = mine.set_index(COMPOUND)
-        both = metadata[COMPOUND].isin(mine.index).to_numpy()
-        metadata, tx, mine = metadata[both].reset_index(drop=True), tx[both], mine.loc[metadata[COMPOUND][both]]
-        made = {"tx": tx} if encoders is None else {}
-        if prepared.split == folds[0].split and encoders is None:
-            blocks, training = (embedding_values(mine), tx), (mine["role"] == "train").to_numpy()
-            made["cp_tx"] = np.hstack([block / np.sqrt(block[training].var(axis=0).sum()) for block in blocks])
-        elif prepared.split == folds[0].split:
-            made["tx_encoded"] = encoders[prepared.name].transform_tx(tx)
-        for method, values in made.items():
-            key = dict(zip(KEYS, (prepared.split, prepared.repeat, prepared.fold, 0, method, ""), strict=True))
-            table = metadata[[COMPOUND]].assign(role=mine["role"].to_numpy())
-            tables.setdefault(method, []).append(_keyed(pd.concat([table, embedding_table(values)], axis=1), key))
-    return {method: pd.concat(parts, ignore_index=True) for method, parts in tables.items()}
+        role = bioactivity.rows_of(with_cp, KEYS[:3], key).set_index(COMPOUND)["role"]
+        has_cp = metadata[COMPOUND].isin(role.index).to_numpy()
+        table = metadata.loc[has_cp, [COMPOUND]].reset_index(drop=True)
+        table["role"] = table[COMPOUND].map(role)
+        values = tx[has_cp] if encoders is None else encoders[prepared.name].transform_tx(tx[has_cp])
+        parts.append(_keyed(pd.concat([table, embedding_table(values)], axis=1), key))
+    oracles = {method: pd.concat(parts, ignore_index=True)}
+    if encoders is None:
+        own = oracles["tx"][oracles["tx"]["split"] == main]
+        cp = with_cp.merge(own[[COMPOUND, *KEYS[:3]]])
+        oracles["cp_tx"] = bioactivity.concatenate(cp, own).assign(method="cp_tx")
+    return oracles
 
 
 def chemistry_consensus(with_cp: pd.DataFrame, compounds: pd.DataFrame) -> pd.DataFrame:
@@ -533,23 +508,19 @@ def chemistry_consensus(with_cp: pd.DataFrame, compounds: pd.DataFrame) -> pd.Da
 
     RDLogger.DisableLog("rdApp.*")
     generator = GetMorganGenerator(radius=2, fpSize=1024)
-    molecules = (
-        compounds.set_index(COMPOUND)["SMILES"].fillna("").map(lambda text: MolFromSmiles(text) if text else None)
-    )
-    bits = {name: generator.GetFingerprintAsNumPy(one) for name, one in molecules.dropna().items()}
+    smiles = compounds.set_index(COMPOUND)["SMILES"].replace("", None).dropna()
+    molecules = smiles.map(MolFromSmiles).dropna()
+    bits = {name: generator.GetFingerprintAsNumPy(molecule) for name, molecule in molecules.items()}
     table = with_cp[with_cp[COMPOUND].isin(bits)].reset_index(drop=True).assign(method="chemistry")
-    if not len(table):
-        return pd.DataFrame()
-    values = np.array([bits[name] for name in table[COMPOUND]], dtype=np.float32)
+    values = np.array([bits[name] for name in table[COMPOUND]], dtype=np.float32).reshape(-1, 1024)
     return pd.concat([table[[COMPOUND, "role", *KEYS]], embedding_table(values)], axis=1)
 
 
 def save_encoders(result: CrossfitResult, folds: list[PreparedFold], folder) -> None:
     """Save the encoders fitted on true pairs, each beside the CP preparation of its fold: `folder/<fold>/`."""
-    preparations = {prepared.name: prepared.preparation for prepared in folds}
-    for name, encoder in result.encoders.items():
-        encoder.save(folder / name)
-        preparations[name].save(folder / name / "preparation.json")
+    for prepared in folds:
+        result.encoders[prepared.name].save(folder / prepared.name)
+        prepared.preparation.save(folder / prepared.name / "preparation.json")
 
 
 def distil_folds(
@@ -590,17 +561,16 @@ def distil_folds(
     for number, (key, part) in enumerate(student.groupby(KEYS, sort=False)):
         taught = part[part["role"] == "train"].sort_values(COMPOUND)
         seen = taught[[COMPOUND]].merge(bioactivity.rows_of(teacher, KEYS[:3], key), on=COMPOUND)
-        outcome = labels.reindex(seen[COMPOUND]).to_numpy(float)
+        names = seen[COMPOUND]
+        outcome = labels.reindex(names).to_numpy(float)
         scores = np.zeros(outcome.shape)
         for held_out, decisions in bioactivity.held_out_scores(seen, outcome, groups, 5, seed):
             scores[held_out] = np.clip((decisions + 1) / 2, 0, 1)
-        group = seen[COMPOUND].map(groups).fillna(seen[COMPOUND]).to_numpy(str)
-        own = labels.reindex(taught[COMPOUND])
+        own, group = labels.reindex(taught[COMPOUND]), names.map(groups).fillna(names).to_numpy(str)
         rng = np.random.default_rng([seed, number])
-        partners = [("true_pairs", 0, np.arange(len(seen)))]
-        partners += [("deranged", draw, splits.deranged_rows(group, None, rng)) for draw in range(n_derangements)]
-        for control, draw, partner in partners:
-            soft = pd.DataFrame(scores[partner], index=seen[COMPOUND], columns=labels.columns)
+        for control, draw in [("true_pairs", 0), *(("deranged", draw) for draw in range(n_derangements))]:
+            partner = slice(None) if control == "true_pairs" else splits.deranged_rows(group, None, rng)
+            soft = pd.DataFrame(scores[partner], index=names, columns=labels.columns)
             target = (own * (1 - weight) + soft.reindex(own.index) * weight).fillna(own).fillna(soft)
             fitted = bioactivity.ManyTaskRidgeClassifier().fit(embedding_values(taught), target.to_numpy(float))
             named = dict(zip(KEYS, (*key[:3], draw, "distilled", control), strict=True))
@@ -629,16 +599,16 @@ def fewer_pairs(prepared: PreparedFold, share: float, seed: int) -> PreparedFold
 
 
 def data_size_curve(
-    encoders: dict[str, dict[str, Encoder]],
+    encoders: dict[str, Encoder],
     folds: list[PreparedFold],
     compounds: pd.DataFrame,
     labels: pd.DataFrame,
+    whole: dict[str, Mapping[str, pd.DataFrame]],
     *,
     shares: list[float],
     replicates: bool = True,
     seed: int = 0,
     n_bootstrap: int = 500,
-    whole: dict[str, Mapping[str, pd.DataFrame]] | None = None,
 ) -> pd.DataFrame:
     """Replicate mAP, MoA mAP and mean ROC-AUC of unseen compounds by the number of training pairs.
 
@@ -648,17 +618,17 @@ def data_size_curve(
     Parameters
     ----------
     encoders
-        By method, an unfitted encoder for each fold's name. Methods with TX are fitted on true and on deranged pairs.
+        By method, an encoder whose parameters are taken. Methods with TX are fitted on true and on deranged pairs.
     folds, compounds, labels
         Folds with test compounds; Metadata_Compound, MoA (lists), InChIKey14; and labels of the tasks to predict from
         `bioactivity.label_matrix`, which may have no columns.
+    whole
+        `wells` and `consensus`: embeddings of these folds by method, trained on all compounds (first draws): what a
+        share of 1 and methods without TX give.
     shares, replicates
         Of the training compounds that an encoder may see; whether the screen has replicates to cluster.
     seed, n_bootstrap
         Seed of the order of compounds and of the derangement; resamples of groups (tasks for ROC-AUC) an interval.
-    whole
-        `wells` and `consensus`: embeddings of these folds by method, trained on all compounds (first draws), where
-        nothing needs to be fitted again for a share of 1.
 
     Returns
     -------
@@ -666,39 +636,37 @@ def data_size_curve(
         `method, control, share, n_compounds` (training compounds, mean over folds), `endpoint, mean, ci_low, ci_high,
         n_units`. A method that cannot be fitted on so few compounds has no row for that share.
     """
-    values, sizes = [], {}
-    for share in shares:
+    columns = ["method", "control", "share", "n_compounds", "endpoint", "mean", "ci_low", "ci_high", "n_units"]
+    groups = {"compound": compound_groups(compounds), "task": None}
+    tables_of: dict[str, list] = {endpoint: [] for endpoint in ENDPOINTS}
+    for share in sorted(shares):
         smaller = [fewer_pairs(prepared, share, seed) for prepared in folds]
         n_compounds = np.mean([len(np.unique(one.groups[one.is_training].astype(str))) for one in smaller])
-        sizes[share] = round(float(n_compounds))
-        for method, by_fold in encoders.items():
-            needs_tx = next(iter(by_fold.values())).uses_tx
-            if whole is not None and (share == 1 or not needs_tx):
-                made = [(whole["wells"][method], whole["consensus"][method])]
-            else:
-                controls, options = {"true_pairs": 1, "deranged": 1}, {"first_seed": seed, "progress": False}
-                fitted = [crossfit_all({method: by_fold[one.name]}, [one], controls, **options)[0] for one in smaller]
-                made = [(one[method].wells, one[method].consensus) for one in fitted if one]
-            for wells, table in made:
-                measured = _endpoint_values(wells if replicates else None, table, compounds, labels)
-                values += [part.assign(share=share, endpoint=name) for name, part in measured.items() if len(part)]
-    columns = ["method", "control", "share", "n_compounds", "endpoint", "mean", "ci_low", "ci_high", "n_units"]
-    tables = [pd.DataFrame(columns=columns)]
-    for name, unit in ENDPOINTS.items():
-        parts = [part for part in values if part["endpoint"].iloc[0] == name]
-        drawn = {"unit": unit, "groups": compound_groups(compounds) if unit == "compound" else None}
-        for share, part in pd.concat(parts).groupby("share") if parts else ():
-            table = intervals(part, name, **drawn, n_bootstrap=n_bootstrap, seed=seed)
-            tables.append(table.assign(share=share, endpoint=name, n_compounds=sizes[share])[columns])
-    return pd.concat(tables[1:] or tables, ignore_index=True)
+        refitted = {method: encoder for method, encoder in encoders.items() if encoder.uses_tx and share < 1}
+        controls = {"true_pairs": 1, "deranged": 1}
+        results, left_out = crossfit_all(refitted, smaller, controls, first_seed=seed, progress=False)
+        measured = []
+        for method in (name for name in encoders if name not in left_out):
+            tables = vars(results[method]) if method in results else {kind: whole[kind][method] for kind in whole}
+            measured.append(_endpoint_values(tables, replicates, compounds, labels))
+        for endpoint, unit in ENDPOINTS.items():
+            values = [one[endpoint] for one in measured if len(one.get(endpoint, ()))]
+            if values:
+                options = {"unit": unit, "groups": groups[unit], "n_bootstrap": n_bootstrap, "seed": seed}
+                table = intervals(pd.concat(values), endpoint, **options)
+                table = table.assign(share=share, endpoint=endpoint, n_compounds=round(float(n_compounds)))
+                tables_of[endpoint].append(table[columns])
+    curves = [table for tables in tables_of.values() for table in tables]
+    return pd.concat(curves or [pd.DataFrame(columns=columns)], ignore_index=True)
 
 
-def _endpoint_values(wells, table, compounds, labels):
-    """Values of the curve's endpoints by unit, from embeddings of wells (None: no replicates) and of compounds."""
-    values = {} if wells is None else {"replicate_map": clustering.replicate_clustering_by_fold(wells)}
-    moa, _ = clustering.moa_clustering_by_fold(table, compounds)
+def _endpoint_values(tables, replicates, compounds, labels):
+    """Values of the curve's endpoints by unit, from a method's embeddings of `wells` and its `consensus`."""
+    values = {"replicate_map": clustering.replicate_clustering_by_fold(tables["wells"])} if replicates else {}
+    moa, _ = clustering.moa_clustering_by_fold(tables["consensus"], compounds)
     values["moa_map"] = moa.rename(columns={"average_precision": "moa_map"})
     if len(labels.columns):
-        auc = bioactivity.evaluate_folds(bioactivity.predict_folds(table, labels)).query("metric == 'roc_auc'")
+        predictions = bioactivity.predict_folds(tables["consensus"], labels)
+        auc = bioactivity.evaluate_folds(predictions).query("metric == 'roc_auc'")
         values["roc_auc"] = auc.rename(columns={"value": "roc_auc"})
     return values

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -28,20 +28,19 @@ from sklearn.utils.validation import check_is_fitted
 from cpx_utils.profiles import ScreenError
 
 CELL_COUNT = r"Number_Object_Number|(^|_)Cells?_?Count(_|$)|(^|_)Count(_|$)"  # how CellProfiler tables call it
-CP_BASES = ("pca", "discriminants")
-# The contrastive form that starts from what replicates teach (the method contrastive_replicates): it needs little else.
+# The contrastive form that starts from what replicates teach (contrastive_replicates, contrastive_joint), and needs
+# little else.
 ON_DISCRIMINANTS = {
-    "cp_basis": "discriminants",
+    "on_discriminants": True,
     "hidden": (),
     "n_cp_components": 50,
     "whitening_shrinkage": 0.5,
     "input_noise": 1.0,
     "learning_rate": 0.02,
 }
+BOUNDS = {"temperature": (0.001, 1000.0), "softness": (0.0, 1.0)}  # what cosines are divided by; a share
 ROWS_AT_ONCE = 4096
 MIN_CONTROLS = 50  # negative controls; fewer say little of how features vary together
-MAX_FEATURES = 1_000_000  # of a saved encoder: a number beyond that is damage
-LARGEST_WEIGHT = 1e15
 ROUNDING = 1e-10  # of the largest variance: what a direction without any has
 MAX_VALIDATION = 300  # held-out compounds: more would cost time and tell early stopping nothing new
 
@@ -49,15 +48,13 @@ MAX_VALIDATION = 300  # held-out compounds: more would cost time and tell early 
 class Encoder(TransformerMixin, BaseEstimator):
     """What all representations share: checks, saving and the promise to embed CP alone.
 
-    A subclass brings `_transform(cp)`, and if it learns anything `_fit(cp, groups, controls)`, or with TX `cp_side(cp,
-    groups)` and `_fit_pairs(cp, tx, groups, cp_side, maps)`. It names its learned arrays in `learned`, so that saving
-    needs no code of its own.
+    A subclass brings `_transform(cp)`. If it learns from CP it brings `_fit_cp(cp, groups, controls)`, and if from TX
+    `_fit_tx(cp, tx, groups, maps)` and `transform_tx(tx)`, which puts TX profiles into the same space. Arrays that it
+    learned have names that end with an underscore, and are saved.
     """
 
     uses_tx = False
     takes_unpaired = False  # whether it also learns from wells without TX, whose rows of `tx` are NaN
-    cross_modal = False  # whether `transform_tx` puts TX profiles into the same space, for retrieval
-    learned: ClassVar[tuple[str, ...]] = ()
 
     def fit(
         self,
@@ -65,10 +62,9 @@ class Encoder(TransformerMixin, BaseEstimator):
         tx: np.ndarray | None = None,
         groups: np.ndarray | None = None,
         controls: np.ndarray | None = None,
-        cp_side: Any = None,
         maps: np.ndarray | None = None,
     ) -> "Encoder":
-        """Fit on training wells.
+        """Fit on training wells: `fit_cp`, then `fit_tx`.
 
         Parameters
         ----------
@@ -80,8 +76,6 @@ class Encoder(TransformerMixin, BaseEstimator):
             Compound of each row (n_wells,).
         controls
             Prepared CP profiles of negative controls (n_controls, n_cp_features), for sphering; may be empty.
-        cp_side
-            What the method `cp_side` makes of the same CP and groups, where that is known already.
         maps
             Plate map of each row (n_wells,), for networks whose batches stay within maps.
 
@@ -90,28 +84,34 @@ class Encoder(TransformerMixin, BaseEstimator):
         ScreenError
             When this method cannot be fitted on such data, or a parameter is out of bounds.
         """
-        self.check_parameters()
-        cp = np.asarray(cp, dtype=np.float64)
         groups = np.arange(len(cp)) if groups is None else np.asarray(groups)
+        return self.fit_cp(cp, groups, controls).fit_tx(cp, tx, groups, maps)
+
+    def fit_cp(self, cp: np.ndarray, groups: np.ndarray, controls: np.ndarray | None = None) -> "Encoder":
+        """Learn what CP alone tells: the first half of `fit`, which pairs and controls that differ in TX only share."""
+        self.check_parameters()
         self.n_features_in_ = cp.shape[1]
-        if not self.uses_tx:
-            self._fit(cp, groups, controls)
-            return self
-        if tx is None:
-            raise ScreenError(f"{type(self).__name__} learns from pairs; it needs the TX profile of every row")
-        if len(tx) != len(cp):
-            raise ScreenError(f"{len(cp)} CP rows and {len(tx)} TX rows are no pairs; both need the same rows")
-        side = self.cp_side(cp, groups) if cp_side is None else cp_side
-        self._fit_pairs(cp, np.asarray(tx, dtype=np.float64), groups, side, maps)
+        self._fit_cp(np.asarray(cp, dtype=np.float64), groups, controls)
         return self
 
-    def cp_side(self, cp: np.ndarray, groups: np.ndarray) -> Any:
-        """What a fit takes from CP (float64) alone: pairs and controls that differ in TX only share it; else None."""
+    def fit_tx(
+        self, cp: np.ndarray, tx: np.ndarray | None, groups: np.ndarray, maps: np.ndarray | None = None
+    ) -> "Encoder":
+        """Learn from pairs of the wells that `fit_cp` saw: the second half of `fit`; nothing for methods without TX."""
+        if self.uses_tx:
+            if tx is None or len(tx) != len(cp):
+                raise ScreenError(f"{type(self).__name__} needs the TX profile of each of the {len(cp)} CP rows")
+            self._fit_tx(np.asarray(cp, dtype=np.float64), np.asarray(tx, dtype=np.float64), groups, maps)
+        return self
 
     def check_parameters(self) -> None:
         """Refuse parameters that are out of bounds, as ScreenError; `fit` asks, and whoever wants to know before."""
+        for name, (lowest, highest) in BOUNDS.items():
+            value = self.get_params().get(name, lowest)
+            if not lowest <= value <= highest:
+                raise ScreenError(f"{type(self).__name__}: {name} is {value:g}, not from {lowest:g} to {highest:g}")
 
-    def _fit(self, cp, groups, controls):
+    def _fit_cp(self, cp, groups, controls):
         pass
 
     def transform(self, cp: np.ndarray) -> np.ndarray:
@@ -132,25 +132,21 @@ class Encoder(TransformerMixin, BaseEstimator):
         folder.mkdir(parents=True, exist_ok=True)
         method = next(name for name, encoder in METHODS.items() if encoder is type(self))
         description = {"method": method, "parameters": self.get_params()}
-        (folder / "encoder.json").write_text(json.dumps(description, indent=1, default=_name_of), encoding="utf-8")
+        full_name = lambda function: f"{function.__module__}.{function.__name__}"  # noqa: E731
+        (folder / "encoder.json").write_text(json.dumps(description, indent=1, default=full_name), encoding="utf-8")
         save_file(self._arrays(), folder / "encoder.safetensors")
 
     def _arrays(self):
         """What was learned, by name."""
-        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in self.learned}
-        return {"n_features_in_": np.array([self.n_features_in_])} | arrays
+        learned = {name: value for name, value in vars(self).items() if name.endswith("_")}
+        arrays = {name: np.ascontiguousarray(value) for name, value in learned.items() if isinstance(value, np.ndarray)}
+        return arrays | {"n_features_in_": np.array([self.n_features_in_])}
 
     def _restore(self, arrays):
         """Take back what `_arrays` gave."""
+        for name, values in arrays.items():
+            setattr(self, name, values)
         self.n_features_in_ = int(arrays["n_features_in_"][0])
-        for name in self.learned:
-            setattr(self, name, arrays[name])
-
-
-def _name_of(function):
-    """A function as JSON knows it: by its name, and where it is from unless it is of `cpx_utils.losses`."""
-    own = function.__module__ == "cpx_utils.losses"
-    return function.__name__ if own else f"{function.__name__} of {function.__module__}"
 
 
 def load_encoder(folder: str | Path) -> Encoder:
@@ -158,15 +154,13 @@ def load_encoder(folder: str | Path) -> Encoder:
     folder = Path(folder)
     try:
         description = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
-        encoder = METHODS[description["method"]]().set_params(**description["parameters"])
+        encoder = METHODS[description["method"]](**description["parameters"])
         arrays = load_file(folder / "encoder.safetensors")
-        if not all((np.abs(values.astype(np.float64)) < LARGEST_WEIGHT).all() for values in arrays.values()):
-            raise ValueError("its arrays hold values that aren't finite, or beyond all measure")
+        if not all(np.isfinite(values).all() for values in arrays.values()):
+            raise ValueError("its arrays hold values that aren't finite")
         encoder._restore(arrays)
-        if not 0 < encoder.n_features_in_ <= MAX_FEATURES:
-            raise ValueError(f"it was trained on {encoder.n_features_in_} features")
         encoder.transform(np.zeros((2, encoder.n_features_in_)))
-        if encoder.cross_modal:
+        if encoder.uses_tx:
             encoder.transform_tx(np.zeros((2, len(encoder.tx_mean_))))
     except (OSError, ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, SafetensorError,
             TypeError, ValueError) as error:  # fmt: skip
@@ -208,8 +202,6 @@ class CellCount(Encoder):
 class LinearEncoder(Encoder):
     """An embedding that is a linear map of CP, and for cross-modal methods one of TX into the same space."""
 
-    learned = ("mean_", "projection_")
-
     def _transform(self, cp):
         return (cp - self.mean_) @ self.projection_
 
@@ -230,7 +222,7 @@ class SpheredCP(LinearEncoder):
     Failure mode: noise directions that controls hardly show are blown up; the shrinkage limits it.
     """
 
-    def _fit(self, cp, groups, controls):
+    def _fit_cp(self, cp, groups, controls):
         enough = controls is not None and len(controls) >= MIN_CONTROLS
         reference = np.asarray(controls if enough else cp, dtype=np.float64)
         self.mean_, scale = reference.mean(axis=0), reference.std(axis=0)
@@ -249,7 +241,7 @@ class PcaCP(LinearEncoder):
 
     n_components: int = 50
 
-    def _fit(self, cp, groups, controls):
+    def _fit_cp(self, cp, groups, controls):
         sphering = SpheredCP().fit(cp, controls=controls).projection_
         # Of sphered wells, without sphering them one by one.
         _, vectors = np.linalg.eigh(sphering.T @ np.cov(cp.T) @ sphering)
@@ -272,7 +264,7 @@ class LdaIdentity(LinearEncoder):
 
     n_components: int = 20
 
-    def _fit(self, cp, groups, controls):
+    def _fit_cp(self, cp, groups, controls):
         classes, of_well, counts = np.unique(groups, return_inverse=True, return_counts=True)
         if len(classes) < 3 or np.median(counts) < 2:
             raise ScreenError("LDA on compound identity needs replicates, and this screen has one profile a compound")
@@ -301,31 +293,29 @@ class RidgeTX(LinearEncoder):
     """
 
     uses_tx = True
-    cross_modal = True
-    learned = ("mean_", "projection_", "tx_mean_", "tx_projection_")
     alphas = np.logspace(-2, 3, 16)  # times the number of rows
     n_inner_folds = 5
 
     n_tx_components: int = 50
 
-    def cp_side(self, cp, groups):
-        """Training and held-out rows of each inner fold with what ridge regression needs of them; the same of all."""
-        parts = []
-        for training, held_out in GroupKFold(min(self.n_inner_folds, len(np.unique(groups)))).split(cp, groups=groups):
+    def _fit_cp(self, cp, groups, controls):
+        n_folds = min(self.n_inner_folds, len(np.unique(groups)))
+        self._inner = []  # of each inner fold its rows, and what ridge regression needs of them
+        for training, held_out in GroupKFold(n_folds).split(cp, groups=groups):
             mean, values, vectors = _eigenvectors(cp[training])
             codes = (cp[held_out] - mean) @ vectors
-            parts.append((training, held_out, mean, values, vectors, codes.T @ codes))
-        return parts, _eigenvectors(cp)
+            self._inner.append((training, held_out, mean, values, vectors, codes.T @ codes))
+        self.mean_, self._values, self._vectors = _eigenvectors(cp)
 
-    def _fit_pairs(self, cp, tx, groups, cp_side, maps):
+    def _fit_tx(self, cp, tx, groups, maps):
         pca = leading_components(tx, self.n_tx_components)
         self.tx_mean_, self.tx_projection_ = pca.mean_, pca.components_.T  # (n_genes,), (n_genes, n_components)
         targets = pca.transform(tx)  # (n_wells, n_components), of mean 0
-        parts, (self.mean_, values, vectors) = cp_side
-        errors = sum(self._errors(cp, targets, *part) for part in parts)
+        errors = sum(self._errors(cp, targets, *part) for part in self._inner)
         self.alpha_ = self.alphas[np.argmin(errors)]
-        product = vectors.T @ ((cp - self.mean_).T @ targets)
-        self.projection_ = vectors @ (product / (values + self.alpha_ * len(cp))[:, None])
+        product = self._vectors.T @ ((cp - self.mean_).T @ targets)
+        self.projection_ = self._vectors @ (product / (self._values + self.alpha_ * len(cp))[:, None])
+        del self._inner, self._values, self._vectors  # as large as many encoders
 
     def _errors(self, cp, targets, training, held_out, mean, values, vectors, scatter):
         """Squared errors (n_alphas,) on held-out rows, all in coordinates of the training rows' eigenvectors.
@@ -375,42 +365,35 @@ class RegularisedCCA(LinearEncoder):
     """
 
     uses_tx = True
-    cross_modal = True
-    learned = ("mean_", "projection_", "tx_mean_", "tx_projection_", "correlations_")
 
     n_dimensions: int = 32
     n_cp_components: int = 60
     n_tx_components: int = 60
     shrinkage: float = 0.3
 
-    def cp_side(self, cp, groups):
-        """Mean and whitened components of CP."""
-        return cp_components(cp, groups, "discriminants", self.n_cp_components, self.shrinkage)
+    def _fit_cp(self, cp, groups, controls):
+        self.mean_, self._cp_white = cp_components(cp, groups, True, self.n_cp_components, self.shrinkage)
 
-    def _fit_pairs(self, cp, tx, groups, cp_side, maps):
-        self.mean_, cp_white = cp_side
+    def _fit_tx(self, cp, tx, groups, maps):
         self.tx_mean_, tx_white = whitened_components(tx, groups, self.n_tx_components, self.shrinkage)
-        cross = ((cp - self.mean_) @ cp_white).T @ ((tx - self.tx_mean_) @ tx_white) / (len(cp) - 1)
+        cross = ((cp - self.mean_) @ self._cp_white).T @ ((tx - self.tx_mean_) @ tx_white) / (len(cp) - 1)
         left, correlations, right = np.linalg.svd(cross, full_matrices=False)
         kept = slice(0, self.n_dimensions)
         self.correlations_ = correlations[kept]
-        self.projection_ = cp_white @ left[:, kept] * self.correlations_  # (n_features, n_dimensions)
+        self.projection_ = self._cp_white @ left[:, kept] * self.correlations_  # (n_features, n_dimensions)
         self.tx_projection_ = tx_white @ right[kept].T * self.correlations_  # (n_genes, n_dimensions)
 
 
 def cp_components(
-    cp: np.ndarray, groups: np.ndarray, basis: str, n_wanted: int, shrinkage: float
+    cp: np.ndarray, groups: np.ndarray, on_discriminants: bool, n_wanted: int, shrinkage: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`whitened_components` of CP, from where a TX method starts: its discriminants, or the features as they are.
+    """`whitened_components` of CP as it is, or of its discriminants.
 
-    `discriminants`: as many of LDA on identity as asked for, in which replicate noise has unit variance, so that a
-    method stands on what replicates teach already; a screen without replicates has none, and its features stay as they
-    are. `pca`: the features as they are. Raises ScreenError for another name.
+    These are as many of LDA on identity as asked for, in which replicate noise has unit variance, so that a TX method
+    stands on what replicates teach already. A screen without replicates has none, and its features stay as they are.
     """
-    if basis not in CP_BASES:
-        raise ScreenError(f"cp_basis {basis!r} is unknown: choose one of {', '.join(CP_BASES)}")
     start = np.eye(cp.shape[1])  # (n_features, n_basis)
-    if basis == "discriminants":
+    if on_discriminants:
         with suppress(ScreenError):  # no replicates
             start = LdaIdentity(n_wanted).fit(cp, groups=groups).projection_
     _, components = whitened_components(cp @ start, groups, n_wanted, shrinkage)
@@ -454,8 +437,8 @@ class NetworkEncoder(Encoder):
         Widths of hidden layers; none makes the heads linear.
     n_cp_components, n_tx_components
         Leading principal components that the heads see; at most a third of the number of training compounds.
-    cp_basis
-        What the CP components are taken of, as the function `cp_components` takes it.
+    on_discriminants
+        Whether CP components are those of its discriminants (`cp_components`) or of the features as they are.
     whitening_shrinkage
         0 gives all components unit variance; 1 keeps their variances, up to one common factor.
     input_noise
@@ -484,16 +467,14 @@ class NetworkEncoder(Encoder):
     """
 
     uses_tx = True
-    cross_modal = True
-    learned = ("cp_mean_", "cp_components_", "tx_mean_", "tx_components_")
-    heads = ("cp", "tx")  # the parts of a network that make codes of CP and of TX
+    network: ClassVar[str]  # class of `cpx_utils.networks`
     n_views = 1  # wells of a compound in a batch
 
     n_dimensions: int = 32
     hidden: tuple[int, ...] = (256,)
     n_cp_components: int = 100
     n_tx_components: int = 60
-    cp_basis: str = "pca"
+    on_discriminants: bool = False
     whitening_shrinkage: float = 0.0
     input_noise: float = 0.5
     dropout: float = 0.2
@@ -508,15 +489,11 @@ class NetworkEncoder(Encoder):
     device: str = "auto"
     seed: int = 0
 
-    def cp_side(self, cp, groups):
-        """Whitened components of CP."""
-        return cp_components(cp, groups, self.cp_basis, self.n_cp_components, self.whitening_shrinkage)
+    def _fit_cp(self, cp, groups, controls):
+        n_wanted, shrinkage = self.n_cp_components, self.whitening_shrinkage
+        self.cp_mean_, self.cp_components_ = cp_components(cp, groups, self.on_discriminants, n_wanted, shrinkage)
 
-    def _fit_pairs(self, cp, tx, groups, cp_side, maps):
-        from cpx_utils.networks import pick_device
-
-        self.device_ = pick_device(self.device)
-        self.cp_mean_, self.cp_components_ = cp_side
+    def _fit_tx(self, cp, tx, groups, maps):
         paired = ~np.isnan(tx).any(axis=1)
         tx_parts = whitened_components(tx[paired], groups[paired], self.n_tx_components, self.whitening_shrinkage)
         self.tx_mean_, self.tx_components_ = tx_parts
@@ -525,63 +502,55 @@ class NetworkEncoder(Encoder):
         wells = np.split(np.argsort(of_well, kind="stable"), np.cumsum(counts)[:-1])  # rows of each compound
         maps = maps if self.batches_within_maps else None
         n_held_out = min(round(self.validation_share * len(wells)), MAX_VALIDATION) if self.max_epochs else 0
-        self.history_, self.best_epoch_ = [], self.most_epochs(len(wells))
+        self.history_, self.best_epoch_ = [], self._most_epochs(len(wells))
         # A generator for each training, so that neither depends on when the other one stopped.
         on_trial, at_last = np.random.default_rng(self.seed).spawn(2)
         if n_held_out >= 2:
             order = on_trial.permutation(len(wells))
             held_out, training = ([wells[i] for i in some] for some in np.split(order, [n_held_out]))
-            n_epochs = self.most_epochs(len(training))
-            _, self.history_ = self._trained(inputs, training, n_epochs, on_trial, maps, held_out)
+            self.history_ = self._train(inputs, training, self._most_epochs(len(training)), on_trial, maps, held_out)
             unseen = pd.Series([line["validation"] for line in self.history_])
             self.best_epoch_ = int(unseen.rolling(5, center=True, min_periods=1).mean().idxmin()) + 1
-        self.network_, _ = self._trained(inputs, wells, self.best_epoch_, at_last, maps)
+        self._train(inputs, wells, self.best_epoch_, at_last, maps)
 
-    def _trained(self, inputs, wells, n_epochs, rng, maps, held_out=()):
-        """A new network trained on the wells of compounds, and its loss by epoch; torch's random state stays."""
+    def _train(self, inputs, wells, n_epochs, rng, maps, held_out=()):
+        """Train a new network on the wells of compounds; its loss by epoch. torch's own random state stays."""
         import torch
 
-        from cpx_utils.networks import train
+        from cpx_utils.networks import pick_device, train
 
         torch.set_num_threads(1)  # small matrices: more threads wait for each other, and round differently
+        device = pick_device(self.device)
         options = {name: getattr(self, name) for name in ("learning_rate", "weight_decay", "batch_size", "patience")}
-        options |= {"n_views": self.n_views, "maps": maps, "held_out": held_out}
-        with torch.random.fork_rng(devices=[] if self.device_ == "cpu" else None):
+        options |= {"rng": rng, "n_views": self.n_views, "maps": maps, "held_out": held_out}
+        with torch.random.fork_rng(devices=[] if device == "cpu" else None):
             torch.manual_seed(int(rng.integers(2**31)))
-            network = self._network(*(values.shape[1] for values in inputs)).to(self.device_)
-            lines = train(network, self._loss, inputs, wells, n_epochs, rng=rng, **options)
-        return network, lines
+            self.network_ = self._untrained().to(device)
+            return train(self.network_, self._loss, inputs, wells, n_epochs, **options)
+
+    def _untrained(self):
+        """A network of this form, with weights as torch draws them."""
+        from cpx_utils import networks
+
+        n_inputs = self.cp_components_.shape[1], self.tx_components_.shape[1]
+        make = getattr(networks, self.network)
+        return make(*n_inputs, self.n_dimensions, self.hidden, self.dropout, self.input_noise)
 
     def _inputs(self, modality, profiles):
-        """Components of profiles as the heads see them: (n, n_features) -> tensor (n, n_components)."""
-        import torch
-
+        """Components of profiles as the heads see them: (n, n_features) -> float32 (n, n_components)."""
         mean, components = getattr(self, f"{modality}_mean_"), getattr(self, f"{modality}_components_")
-        return torch.as_tensor((profiles - mean) @ components, dtype=torch.float32, device=self.device_)
+        return ((profiles - mean) @ components).astype(np.float32)
 
-    def _noisy(self, network, values):
-        """In training, values with noise; else the values."""
-        import torch
-
-        return values + self.input_noise * torch.randn_like(values) if network.training else values
-
-    def most_epochs(self, n_compounds: int) -> int:
+    def _most_epochs(self, n_compounds):
         """Epochs within both limits; at least one, unless no training is wanted at all."""
         return min(self.max_epochs, max(1, self.max_steps // -(-n_compounds // self.batch_size)))
 
-    def _encode(self, part, inputs):
-        """Unit-length codes of the network's head `part`: (n, n_dimensions)."""
-        import torch
-
-        with torch.no_grad():
-            return torch.nn.functional.normalize(getattr(self.network_, part)(inputs), dim=1).cpu().numpy()
-
     def _transform(self, cp):
-        return self._encode(self.heads[0], self._inputs("cp", cp))
+        return self.network_.codes("cp", self._inputs("cp", cp))
 
     def transform_tx(self, tx: np.ndarray) -> np.ndarray:
         """Codes of TX profiles alone: (n, n_genes) -> float32 (n, n_dimensions)."""
-        return self._encode(self.heads[1], self._inputs("tx", tx))
+        return self.network_.codes("tx", self._inputs("tx", tx))
 
     def _arrays(self):
         state = self.network_.state_dict().items()
@@ -592,15 +561,14 @@ class NetworkEncoder(Encoder):
 
         from cpx_utils.networks import pick_device
 
+        weights = {name: arrays.pop(name) for name in list(arrays) if name.startswith("network.")}
         super()._restore(arrays)
-        # What was trained on a GPU must open on a laptop.
-        self.device_ = pick_device("auto" if self.device == "cuda" else self.device)
-        weights = {name: value for name, value in arrays.items() if name.startswith("network.")}
-        weights = {name.removeprefix("network."): torch.as_tensor(value) for name, value in weights.items()}
         with torch.device("meta"):  # takes no memory, however large the parameters say that it is
-            network = self._network(self.cp_components_.shape[1], self.tx_components_.shape[1])
-        network.load_state_dict(weights, assign=True)
-        self.network_ = network.to(self.device_).eval()
+            network = self._untrained()
+        state = {name.removeprefix("network."): torch.as_tensor(values) for name, values in weights.items()}
+        network.load_state_dict(state, assign=True)
+        # What was trained on a GPU must open on a laptop.
+        self.network_ = network.to(pick_device("auto" if self.device == "cuda" else self.device)).eval()
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -628,34 +596,27 @@ class ContrastiveEncoder(NetworkEncoder):
     with one TX profile teach replicates even where TX says nothing, which is what the deranged control shows.
     """
 
+    network = "TwoTower"
+
     temperature: float = 0.3
     loss: str | Callable = "info_nce"
 
     def check_parameters(self):
         """Refuse a temperature out of bounds, or an unknown loss, as ScreenError."""
+        super().check_parameters()
         self._loss_function()
-        if not self.temperature > 0:
-            raise ScreenError(
-                f"{type(self).__name__}: temperature is {self.temperature:g}; cosine similarities are divided by it, "
-                "and it must be above 0 (0.1 is sharp, 1 is soft)"
-            )
-
-    def _network(self, n_cp, n_tx):
-        from cpx_utils.networks import TwoTower
-
-        return TwoTower(n_cp, n_tx, self.n_dimensions, self.hidden, self.dropout)
 
     def _loss_function(self):
         from cpx_utils import losses
 
-        found = self.loss if callable(self.loss) else getattr(losses, self.loss, None)
-        if found is None:
+        name = str(self.loss).removeprefix("cpx_utils.losses.")
+        known = self.loss if callable(self.loss) else getattr(losses, name, None)
+        if known is None:
             raise ScreenError(f"loss {self.loss!r} is none of cpx_utils.losses; give a name there, or the function")
-        return found
+        return known
 
     def _loss(self, network, cp, tx):
-        codes = network(self._noisy(network, cp), self._noisy(network, tx))
-        return self._loss_function()(*codes, self.temperature)
+        return self._loss_function()(*network(cp, tx), self.temperature)
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -670,21 +631,13 @@ class SoftContrastiveEncoder(ContrastiveEncoder):
     Failure mode: two mechanisms that TX cannot tell apart are no longer asked to differ in CP either.
     """
 
+    loss: str | Callable = "soft_info_nce"
     softness: float = 0.5
 
-    def check_parameters(self):
-        """Refuse a softness or temperature out of bounds, or a loss that would not be used, as ScreenError."""
-        super().check_parameters()
-        if not 0 <= self.softness <= 1:
-            raise ScreenError(f"softness is {self.softness:g}; it is a share of the answer, from 0 to 1")
-        if self.loss != "info_nce":
-            raise ScreenError("SoftContrastiveEncoder has a loss of its own; give `loss` to ContrastiveEncoder")
-
     def _loss(self, network, cp, tx):
-        from cpx_utils.losses import soft_info_nce, soft_targets
+        from cpx_utils.losses import soft_targets
 
-        codes = network(self._noisy(network, cp), self._noisy(network, tx))
-        return soft_info_nce(*codes, self.temperature, soft_targets(tx, self.softness))
+        return self._loss_function()(*network(cp, tx), self.temperature, soft_targets(tx, self.softness))
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -713,20 +666,14 @@ class JointContrastiveEncoder(ContrastiveEncoder):
     takes_unpaired = True
 
     replicate_weight: float = 0.2
-    hidden: tuple[int, ...] = ON_DISCRIMINANTS["hidden"]
-    cp_basis: str = ON_DISCRIMINANTS["cp_basis"]
-    n_cp_components: int = ON_DISCRIMINANTS["n_cp_components"]
-    whitening_shrinkage: float = ON_DISCRIMINANTS["whitening_shrinkage"]
-    input_noise: float = ON_DISCRIMINANTS["input_noise"]
-    learning_rate: float = ON_DISCRIMINANTS["learning_rate"]
 
     def _loss(self, network, cp, tx, other_cp):
         loss, is_paired = self._loss_function(), ~tx[:, 0].isnan()
-        own, other = (network.cp(self._noisy(network, wells)) for wells in (cp, other_cp))
+        own, other = (network.encode_cp(network.noisy(wells)) for wells in (cp, other_cp))
         replicates = self.replicate_weight * loss(own, other, self.temperature)
         if not is_paired.any():
             return replicates
-        codes = network.tx(self._noisy(network, tx[is_paired]))
+        codes = network.encode_tx(network.noisy(tx[is_paired]))
         return replicates + loss(own[is_paired], codes, self.temperature)
 
 
@@ -753,16 +700,11 @@ class AutoencoderEncoder(NetworkEncoder):
     little more than principal components.
     """
 
-    heads = ("encode_cp", "encode_tx")
+    network = "BimodalAutoencoder"
 
     tx_dropout: float = 0.5
     cp_weight: float = 0.05
     n_cp_components: int = 50
-
-    def _network(self, n_cp, n_tx):
-        from cpx_utils.networks import BimodalAutoencoder
-
-        return BimodalAutoencoder(n_cp, n_tx, self.n_dimensions, self.hidden, self.dropout)
 
     def _loss(self, network, cp, tx):
         """Reconstruction error of both, from spoilt inputs in training and else from CP alone, as for new compounds."""
@@ -773,7 +715,7 @@ class AutoencoderEncoder(NetworkEncoder):
         draw = torch.rand_like(cp[:, :1]) if network.training else torch.zeros_like(cp[:, :1])
         has_tx = (draw >= self.tx_dropout).float() * float(network.training)  # (n_pairs, 1)
         has_cp = (draw < self.tx_dropout + (1 - self.tx_dropout) / 2).float() if network.training else 1 - has_tx
-        cp_out, tx_out = network(self._noisy(network, cp), self._noisy(network, tx), has_cp, has_tx)
+        cp_out, tx_out = network(cp, tx, has_cp, has_tx)
         return self.cp_weight * reconstruction(cp_out, cp) + reconstruction(tx_out, tx)
 
 

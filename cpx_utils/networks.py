@@ -21,32 +21,48 @@ def head(n_inputs: int, n_outputs: int, hidden: Sequence[int], dropout: float) -
 
 
 class TwoTower(nn.Module):
-    """A head for each modality into one space.
+    """A head for each modality into one space; in training the heads see their inputs with noise.
 
-    Radford 2021 (arXiv 2103.00020), with heads small enough for a few hundred compounds.
+    Radford 2021 (arXiv 2103.00020), with heads small enough for a few hundred compounds. `input_noise` is the standard
+    deviation of the noise.
     """
 
-    def __init__(self, n_cp: int, n_tx: int, n_dimensions: int, hidden: Sequence[int], dropout: float):
+    def __init__(
+        self, n_cp: int, n_tx: int, n_dimensions: int, hidden: Sequence[int], dropout: float, input_noise: float = 0.0
+    ):
         super().__init__()
-        self.cp = head(n_cp, n_dimensions, hidden, dropout)
-        self.tx = head(n_tx, n_dimensions, hidden, dropout)
+        self.input_noise = input_noise
+        self.encode_cp = head(n_cp, n_dimensions, hidden, dropout)
+        self.encode_tx = head(n_tx, n_dimensions, hidden, dropout)
+
+    def noisy(self, values: torch.Tensor) -> torch.Tensor:
+        """In training, values with new Gaussian noise; else the values."""
+        return values + self.input_noise * torch.randn_like(values) if self.training else values
 
     def forward(self, cp: torch.Tensor, tx: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Codes of both modalities, each (n_pairs, n_dimensions)."""
-        return self.cp(cp), self.tx(tx)
+        cp, tx = self.noisy(cp), self.noisy(tx)
+        return self.encode_cp(cp), self.encode_tx(tx)
+
+    def codes(self, modality: str, values: np.ndarray) -> np.ndarray:
+        """Unit-length codes of one modality, `cp` or `tx`: (n, n_inputs) -> float32 (n, n_dimensions)."""
+        values = torch.as_tensor(values, device=next(self.parameters()).device)
+        with torch.no_grad():
+            codes = getattr(self, f"encode_{modality}")(values)
+            return nn.functional.normalize(codes, dim=1).cpu().numpy()
 
 
-class BimodalAutoencoder(nn.Module):
+class BimodalAutoencoder(TwoTower):
     """Two encoders, one shared code, two decoders.
 
     The code is the mean of what the present modalities say, so CP alone gives a code too, and TX alone as well.
     Ngiam 2011 (ICML), "bimodal deep autoencoder", trained with missing modalities.
     """
 
-    def __init__(self, n_cp: int, n_tx: int, n_dimensions: int, hidden: Sequence[int], dropout: float):
-        super().__init__()
-        self.encode_cp = head(n_cp, n_dimensions, hidden, dropout)
-        self.encode_tx = head(n_tx, n_dimensions, hidden, dropout)
+    def __init__(
+        self, n_cp: int, n_tx: int, n_dimensions: int, hidden: Sequence[int], dropout: float, input_noise: float = 0.0
+    ):
+        super().__init__(n_cp, n_tx, n_dimensions, hidden, dropout, input_noise)
         self.decode_cp = head(n_dimensions, n_cp, hidden[::-1], dropout)
         self.decode_tx = head(n_dimensions, n_tx, hidden[::-1], dropout)
 
@@ -58,8 +74,8 @@ class BimodalAutoencoder(nn.Module):
         `has_cp` and `has_tx` (n_pairs, 1) are 1 where a modality is present and 0 where it was dropped; at least one
         must be present.
         """
-        code = has_cp * self.encode_cp(cp) + has_tx * self.encode_tx(tx)  # (n_pairs, n_dimensions)
-        code = code / (has_cp + has_tx)
+        cp_code, tx_code = super().forward(cp, tx)
+        code = (has_cp * cp_code + has_tx * tx_code) / (has_cp + has_tx)  # (n_pairs, n_dimensions)
         return self.decode_cp(code), self.decode_tx(code)
 
 
@@ -84,8 +100,8 @@ def train(
     Parameters
     ----------
     network, loss
-        `loss(network, cp, tx)` gives the loss of a batch; in training mode it may spoil its inputs by noise. With more
-        than one view it also gets the CP of further wells of the same compounds.
+        `loss(network, cp, tx)` gives the loss of a batch. With more than one view it also gets the CP of further wells
+        of the same compounds.
     inputs
         CP (n_wells, n_cp) and TX (n_wells, n_tx), row by row pairs.
     wells, held_out
@@ -104,12 +120,13 @@ def train(
         A line an epoch: `epoch`, and the loss of `training` and `validation` (held-out) compounds without noise, of
         equally many, since a loss that depends on their number would not compare. Empty without held-out compounds.
     """
-    cp, tx = inputs
+    device = next(network.parameters()).device
+    cp, tx = (torch.as_tensor(values, device=device) for values in inputs)
     optimiser = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
     ends = [0, -1][:n_views]  # of a compound's wells the first is watched, and with a second view the last
-    watched = [np.array([rows[ends] for rows in some[: len(held_out)]]) for some in (wells, held_out)]
+    watched = [[rows[ends] for rows in some[: len(held_out)]] for some in (wells, held_out) if held_out]
+    watched = [batch_of(cp, tx, np.array(rows)) for rows in watched]
     history: list[dict[str, float]] = []
-    lowest, waited = np.inf, 0
     for epoch, batches in zip(range(1, n_epochs + 1), epochs(wells, batch_size, rng, n_views, maps), strict=False):
         network.train()
         for rows in batches:
@@ -119,11 +136,9 @@ def train(
         if held_out:
             network.eval()
             with torch.no_grad():
-                training, validation = (loss(network, *batch_of(cp, tx, rows)).item() for rows in watched)
+                training, validation = (loss(network, *batch).item() for batch in watched)
             history.append({"epoch": epoch, "training": training, "validation": validation})
-            waited = 0 if validation < lowest else waited + 1
-            lowest = min(lowest, validation)
-            if waited >= patience:
+            if epoch - 1 - np.argmin([line["validation"] for line in history]) >= patience:
                 break
     network.eval()
     return history

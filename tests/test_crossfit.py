@@ -1,6 +1,7 @@
 """The strict regime: what test compounds are cannot reach anything that is fitted; and what the controls are."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,7 @@ DRAWS = {"true_pairs": 1, "deranged": 2}
 TX_METHODS = [method for method, encoder in METHODS.items() if encoder.uses_tx]
 NETWORKS = [method for method, encoder in METHODS.items() if "max_epochs" in encoder().get_params()]
 FOLD = 1  # the fold whose test compounds are spoiled
+TABLES = ("wells", "consensus", "retrieval", "history")
 
 
 def make(method):
@@ -227,7 +229,7 @@ def test_untrained_networks_took_no_step_and_differ_by_draw(method, tiny_folds):
 
 
 def test_what_cannot_be_is_refused_in_one_line_before_anything_is_fitted(tiny_folds, monkeypatch):
-    monkeypatch.setattr(METHODS["contrastive"], "_fit_pairs", None)
+    monkeypatch.setattr(METHODS["contrastive"], "_fit_cp", None)
     with pytest.raises(ScreenError, match="ContrastiveEncoder: temperature is 0"):
         crossfit.crossfit_all({"contrastive": METHODS["contrastive"](temperature=0.0)}, tiny_folds, DRAWS)
     with pytest.raises(ScreenError, match="RidgeTX takes no training steps"):
@@ -282,7 +284,7 @@ def naive_ranks(encoder, fold, rows):
     return ranks
 
 
-@pytest.mark.parametrize("method", [method for method in TX_METHODS if METHODS[method].cross_modal])
+@pytest.mark.parametrize("method", TX_METHODS)
 def test_retrieval_ranks_equal_a_loop(method, results, tiny_folds):
     fold = tiny_folds[0]
     expected = naive_ranks(results[method].encoders[fold.name], fold, fold.is_test)
@@ -363,50 +365,48 @@ def test_fewer_pairs_take_tx_away_and_leave_methods_without_tx_what_they_are(tin
 def test_the_data_size_curve_ends_where_the_study_is(tiny_folds, tiny_screen, monkeypatch):
     folds, compounds = tiny_folds[:2], tiny_screen.compounds
     encoders = {"rcca": RegularisedCCA(), "lda_identity": LdaIdentity()}
-    by_fold = {name: {fold.name: one for fold in folds} for name, one in encoders.items()}
     names = compounds[COMPOUND].to_numpy()
     labels, _ = bioactivity.label_matrix(tiny_screen.activity, tiny_screen.tasks, names, min_active=8, min_inactive=8)
     labels = labels.iloc[:, :2]
-    options = {"n_bootstrap": 100}
-    table = crossfit.data_size_curve(by_fold, folds, compounds, labels, shares=[0.25, 1.0], **options)
+    results, _ = crossfit.crossfit_all(encoders, folds, {"true_pairs": 1, "deranged": 1}, progress=False)
+    whole = {kind: {name: getattr(one, kind) for name, one in results.items()} for kind in ("wells", "consensus")}
+    curve = partial(crossfit.data_size_curve, encoders, folds, compounds, labels, whole, n_bootstrap=100)
+    table = curve(shares=[0.25, 1.0])
     assert set(table["endpoint"]) == set(crossfit.ENDPOINTS) and len(table) == 3 * 2 * 3
     assert table.groupby("share")["n_compounds"].first().to_dict() == {0.25: 12, 1.0: 48}
     assert (table["ci_low"] <= table["mean"]).all() and (table["mean"] <= table["ci_high"]).all()
-    results, _ = crossfit.crossfit_all(encoders, folds, {"true_pairs": 1, "deranged": 1}, progress=False)
-    whole = {kind: {name: getattr(one, kind) for name, one in results.items()} for kind in ("wells", "consensus")}
-    monkeypatch.setattr(crossfit, "crossfit_all", None)
-    again = crossfit.data_size_curve(by_fold, folds, compounds, labels, shares=[1.0], whole=whole, **options)
-    keys = ["method", "control", "endpoint"]
-    expected = table[table["share"] == 1].sort_values(keys).reset_index(drop=True)
-    pd.testing.assert_frame_equal(again.sort_values(keys).reset_index(drop=True), expected)
+    level = table[table["method"] == "lda_identity"].pivot(index="endpoint", columns="share", values="mean")
+    assert (level[0.25] == level[1.0]).all()
+    monkeypatch.setattr(crossfit, "fewer_pairs", lambda fold, share, seed: fold)  # all pairs, fitted once more
+    again = curve(shares=[0.25])
+    values = ["method", "control", "endpoint", "mean", "ci_low", "ci_high"]
+    whole_rows = table.loc[table["share"] == 1, values].reset_index(drop=True)
+    pd.testing.assert_frame_equal(again[values], whole_rows)
 
 
 # --- on a cluster ------------------------------------------------------------------------------------------------
 
 
-def test_a_dask_cluster_gives_the_same_bytes(tiny_folds, tmp_path, monkeypatch):
+def test_a_dask_cluster_gives_the_same_bytes(results, tiny_folds, tmp_path, monkeypatch):
     distributed = pytest.importorskip("distributed")
-    encoders = {name: make(name) for name in ("rcca", "contrastive")}
-    options = {"progress": False}
+    folds, made = [tiny_folds[FOLD]], {}
     settings = {"n_workers": 1, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
-    folds, made = tiny_folds[2:], {}
-    with distributed.LocalCluster(**settings, local_directory=str(tmp_path)) as cluster:
-        for place, address in (("here", ""), ("there", cluster.scheduler_address)):
-            monkeypatch.setenv("CPX_SCHEDULER", address)
-            crossfit.cluster.cache_clear()
-            results, left_out = crossfit.crossfit_all(encoders, folds, DRAWS, **options)
-            tables = [
-                getattr(result, name).to_csv()
-                for result in results.values()
-                for name in ("wells", "consensus", "retrieval", "history")
-            ]
-            for method, result in results.items():
-                crossfit.save_encoders(result, folds, tmp_path / place / method)
-            saved = {path.relative_to(tmp_path / place): path.read_bytes() for path in (tmp_path / place).rglob("*.*")}
-            made[place] = list(results), left_out, tables, saved
+    with distributed.LocalCluster(**settings, local_directory=str(tmp_path / "dask")) as cluster:
+        monkeypatch.setenv("CPX_SCHEDULER", cluster.scheduler_address)
+        crossfit.cluster.cache_clear()
+        encoders = {name: make(name) for name in ("rcca", "contrastive")}
+        there, left_out = crossfit.crossfit_all(encoders, folds, DRAWS, progress=False)
         crossfit.cluster().close()
         crossfit.cluster.cache_clear()
-    assert made["here"] == made["there"] and len(made["here"][3]) > 10
+    for place, fits in (("here", {name: results[name] for name in encoders}), ("there", there)):
+        tables = [getattr(fit, kind) for fit in fits.values() for kind in TABLES]
+        tables = [table[table["fold"] == FOLD].to_csv(index=False) for table in tables if len(table)]
+        for name, fit in fits.items():
+            crossfit.save_encoders(fit, folds, tmp_path / place / name)
+        saved = {path.relative_to(tmp_path / place): path.read_bytes() for path in (tmp_path / place).rglob("*.*")}
+        made[place] = list(fits), tables, saved
+    assert made["here"] == made["there"] and left_out == {}
+    assert len(made["here"][1]) == 7 and len(made["here"][2]) == 6
 
 
 def test_a_scheduler_that_does_not_answer_is_said_in_one_line(tiny_folds, monkeypatch):
