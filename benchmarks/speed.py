@@ -144,17 +144,16 @@ def training(size: dict) -> list[dict]:
     groups = np.arange(n)
     prepared, _ = timed(lambda: make(max_epochs=0).fit(cp[:n], tx[:n], groups), 2)
     whole, encoder = timed(lambda: make(max_epochs=epochs).fit(cp[:n], tx[:n], groups), 2)
-    inputs = [x for x in (encoder._inputs("cp", cp), encoder._inputs("tx", tx))]
+    inputs = [torch.as_tensor(x) for x in (encoder._inputs("cp", cp), encoder._inputs("tx", tx))]
 
     def loop():
         torch.manual_seed(1)
-        network = encoder._network(*(x.shape[1] for x in inputs))
+        network = encoder._untrained()
         optimiser = torch.optim.AdamW(network.parameters(), lr=encoder.learning_rate, weight_decay=encoder.weight_decay)
         loader = DataLoader(TensorDataset(*(x[:n] for x in inputs)), batch_size=encoder.batch_size, shuffle=True)
         for _ in range(epochs):
             for batch in loader:
-                noisy = [x + encoder.input_noise * torch.randn_like(x) for x in batch]
-                loss = info_nce(*network(*noisy), encoder.temperature)
+                loss = info_nce(*network(*batch), encoder.temperature)  # the heads make noise of their own
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
