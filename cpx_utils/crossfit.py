@@ -36,9 +36,13 @@ from cpx_utils.profiles import (
 )
 
 CONTROLS = ("true_pairs", "deranged", "rows_shuffled", "random_codes", "untrained", "deranged_in_plate")
-CENTRED = 1e-4  # largest mean of a feature on its own training wells; rounding leaves 1e-7
 DRAWS_ELSEWHERE = 3  # most draws of a control on other kinds of split than the first, which carries the verdicts
-ENDPOINTS = {"replicate_map": "compound", "moa_map": "compound", "roc_auc": "task"}  # of the curve, by their unit
+# Of the curve: the unit of each endpoint, and the column that holds its values.
+ENDPOINTS = {
+    "replicate_map": ("compound", "replicate_map"),
+    "moa_map": ("compound", "average_precision"),
+    "roc_auc": ("task", "value"),
+}
 
 
 @dataclass(frozen=True)
@@ -113,8 +117,7 @@ def prepare_folds(
     Raises
     ------
     ScreenError
-        Folds part what belongs together (`splits.require_apart`), features aren't centred on the training wells, or no
-        training well has a TX partner.
+        Folds part what belongs together (`splits.require_apart`), or no training well has a TX partner.
     """
     splits.require_apart(folds, compounds)
     group_of = compound_groups(compounds)
@@ -146,15 +149,11 @@ def _prepare(cp, tx, group_of, fold_of, key, parameters):
     treated = ~cp[CONTROL].to_numpy(bool)
     cp_training = treated & in_training(cp)
     preparation = FeaturePreparation(**parameters).fit(cp.loc[cp_training, feature_columns(cp)])
-    cp_values = preparation.transform(cp)
-    _require_own_means(cp_values, cp_training, "CP", key)
 
     tx = tx[~tx[CONTROL].to_numpy(bool)]
     tx_training, genes = in_training(tx), feature_columns(tx)
     tx_preparation = FeaturePreparation(max_correlation=1, tame_tails=False).fit(tx.loc[tx_training, genes])
-    tx_wells = tx_preparation.transform(tx)
-    _require_own_means(tx_wells, tx_training, "TX", key)
-    tx_treatments, tx_values = consensus(tx[METADATA_COLUMNS], tx_wells)
+    tx_treatments, tx_values = consensus(tx[METADATA_COLUMNS], tx_preparation.transform(tx))
 
     partner = pair_rows(cp[METADATA_COLUMNS], tx_treatments)
     if not (cp_training & (partner >= 0)).any():
@@ -165,7 +164,7 @@ def _prepare(cp, tx, group_of, fold_of, key, parameters):
     return PreparedFold(
         *key,
         cp_wells=cp[METADATA_COLUMNS],
-        cp=cp_values,
+        cp=preparation.transform(cp),
         tx_treatments=tx_treatments,
         tx=tx_values,
         is_training=cp_training & (partner >= 0),
@@ -178,17 +177,6 @@ def _prepare(cp, tx, group_of, fold_of, key, parameters):
         maps=splits.plate_maps(cp[PLATE].to_numpy(), cp[COMPOUND].to_numpy(), treated),
         preparation=preparation,
     )
-
-
-def _require_own_means(values, training, modality, key):
-    """Refuse features that aren't centred on the training wells: then others took part in fitting them."""
-    means = training.astype(np.float32) @ values / max(training.sum(), 1)  # without a copy of a large screen's wells
-    furthest = np.abs(means).max()
-    if furthest > CENTRED:
-        raise ScreenError(
-            f"{modality} features of fold {key[0]}-{key[1]}-{key[2]} are not centred on its training wells (a mean of "
-            f"{furthest:.2g}): test compounds took part in scaling; fit FeaturePreparation on training wells alone"
-        )
 
 
 def training_tx(prepared: PreparedFold, control: str, seed: int) -> np.ndarray:
@@ -206,10 +194,8 @@ def training_tx(prepared: PreparedFold, control: str, seed: int) -> np.ndarray:
     if control in ("deranged", "deranged_in_plate"):
         training = np.flatnonzero(prepared.tx_is_training)
         groups, doses = prepared.tx_groups[training].astype(str), prepared.tx_treatments[DOSE].to_numpy()[training]
-        maps = None
-        if control == "deranged_in_plate":
-            map_of = dict(zip(prepared.groups.astype(str), prepared.maps, strict=True))
-            maps = np.array([map_of.get(name, -1) for name in groups])
+        map_of = dict(zip(prepared.groups.astype(str), prepared.maps, strict=True))
+        maps = np.array([map_of.get(name, -1) for name in groups]) if control == "deranged_in_plate" else None
         moved = np.arange(len(prepared.tx))
         moved[training] = training[splits.deranged_rows(groups, doses, rng, maps)]
         return prepared.tx[moved[partner]]
@@ -241,13 +227,9 @@ def fit_draws(encoder: Encoder, prepared: PreparedFold, draws: Sequence[tuple[st
     half.fit_cp(cp, groups, prepared.cp[prepared.cp_wells[CONTROL].to_numpy(bool)])
     tx = np.full((len(rows), prepared.tx.shape[1]), np.nan, dtype=np.float32)
     for control, seed in draws:
-        fitted, known = copy(half), half.get_params()
-        if control == "untrained" and "max_epochs" not in known:
-            raise ScreenError(f"{type(half).__name__} takes no training steps that could be left out")
+        fitted = copy(half).set_params(**({"seed": seed} if "seed" in half.get_params() else {}))
         if control == "untrained":
             fitted.set_params(max_epochs=0)
-        if "seed" in known:
-            fitted.set_params(seed=seed)
         if half.uses_tx:
             tx[prepared.is_training] = training_tx(prepared, control, seed)
         yield fitted.fit_tx(cp, tx[rows], groups, prepared.maps[rows])
@@ -422,8 +404,8 @@ def _embed(encoder, prepared):
     made = {"wells": wells, "consensus": compounds, "retrieval": pd.DataFrame()}
     if encoder.uses_tx:
         names, cp, tx = cross_modal_codes(encoder, prepared, codes=codes)
-        ranks = {"compound": names, "rank": retrieval_rank(cp, tx), "n_candidates": len(names)}
-        made["retrieval"] = pd.DataFrame(ranks)
+        rank = retrieval_rank(cp, tx)
+        made["retrieval"] = pd.DataFrame({"compound": names, "rank": rank, "n_candidates": len(names)})
     return made
 
 
@@ -649,11 +631,11 @@ def data_size_curve(
         for method in (name for name in encoders if name not in left_out):
             tables = vars(results[method]) if method in results else {kind: whole[kind][method] for kind in whole}
             measured.append(_endpoint_values(tables, replicates, compounds, labels))
-        for endpoint, unit in ENDPOINTS.items():
+        for endpoint, (unit, column) in ENDPOINTS.items():
             values = [one[endpoint] for one in measured if len(one.get(endpoint, ()))]
             if values:
                 options = {"unit": unit, "groups": groups[unit], "n_bootstrap": n_bootstrap, "seed": seed}
-                table = intervals(pd.concat(values), endpoint, **options)
+                table = intervals(pd.concat(values), column, **options)
                 table = table.assign(share=share, endpoint=endpoint, n_compounds=round(float(n_compounds)))
                 tables_of[endpoint].append(table[columns])
     curves = [table for tables in tables_of.values() for table in tables]
@@ -662,11 +644,10 @@ def data_size_curve(
 
 def _endpoint_values(tables, replicates, compounds, labels):
     """Values of the curve's endpoints by unit, from a method's embeddings of `wells` and its `consensus`."""
-    values = {"replicate_map": clustering.replicate_clustering_by_fold(tables["wells"])} if replicates else {}
-    moa, _ = clustering.moa_clustering_by_fold(tables["consensus"], compounds)
-    values["moa_map"] = moa.rename(columns={"average_precision": "moa_map"})
+    values = {"moa_map": clustering.moa_clustering_by_fold(tables["consensus"], compounds)[0]}
+    if replicates:
+        values["replicate_map"] = clustering.replicate_clustering_by_fold(tables["wells"])
     if len(labels.columns):
         predictions = bioactivity.predict_folds(tables["consensus"], labels)
-        auc = bioactivity.evaluate_folds(predictions).query("metric == 'roc_auc'")
-        values["roc_auc"] = auc.rename(columns={"value": "roc_auc"})
+        values["roc_auc"] = bioactivity.evaluate_folds(predictions).query("metric == 'roc_auc'")
     return values

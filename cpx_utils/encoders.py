@@ -431,10 +431,8 @@ class NetworkEncoder(Encoder):
 
     Parameters
     ----------
-    n_dimensions
-        Length of the code.
-    hidden
-        Widths of hidden layers; none makes the heads linear.
+    n_dimensions, hidden
+        Length of the code; widths of hidden layers, none of which makes the heads linear.
     n_cp_components, n_tx_components
         Leading principal components that the heads see; at most a third of the number of training compounds.
     on_discriminants
@@ -453,10 +451,8 @@ class NetworkEncoder(Encoder):
         Share of the training compounds held out for that, 300 of them at most; 0 trains for `max_epochs`.
     batches_within_maps
         Whether a batch holds compounds of one plate map alone: then telling plates apart wins nothing.
-    device
-        `auto` (a GPU if there is one), `cpu` or `cuda`.
-    seed
-        Seed of weights, noise, batches and the held-out compounds.
+    device, seed
+        `auto` (a GPU if there is one), `cpu` or `cuda`; seed of weights, noise, batches and the held-out compounds.
 
     Attributes
     ----------
@@ -561,11 +557,11 @@ class NetworkEncoder(Encoder):
 
         from cpx_utils.networks import pick_device
 
-        weights = {name: arrays.pop(name) for name in list(arrays) if name.startswith("network.")}
+        names = [name for name in arrays if name.startswith("network.")]
+        state = {name.removeprefix("network."): torch.as_tensor(arrays.pop(name)) for name in names}
         super()._restore(arrays)
         with torch.device("meta"):  # takes no memory, however large the parameters say that it is
             network = self._untrained()
-        state = {name.removeprefix("network."): torch.as_tensor(values) for name, values in weights.items()}
         network.load_state_dict(state, assign=True)
         # What was trained on a GPU must open on a laptop.
         self.network_ = network.to(pick_device("auto" if self.device == "cuda" else self.device)).eval()
@@ -625,8 +621,8 @@ class SoftContrastiveEncoder(ContrastiveEncoder):
 
     Inactive compounds all have nearly the same TX profile. `ContrastiveEncoder` still asks a CP profile to tell its
     own from theirs, and learns noise by it; here they share the answer. `softness`, from 0 to 1, is the share of the
-    answer that goes to similar TX profiles; other parameters and attributes are the same, but for `loss`, which is not
-    used. Srinivasa 2023 (CWCL, arXiv 2309.14580).
+    answer that goes to similar TX profiles; `loss` gets the targets behind the temperature. The rest is the same.
+    Srinivasa 2023 (CWCL, arXiv 2309.14580).
 
     Failure mode: two mechanisms that TX cannot tell apart are no longer asked to differ in CP either.
     """
@@ -648,16 +644,8 @@ class JointContrastiveEncoder(ContrastiveEncoder):
 
     with :math:`x'` another well of the same compound, in the same form of loss: supervised contrastive learning
     (Khosla 2020, arXiv 2004.11362) with one positive. Compounds without TX (rows of NaN) take part in the second term.
-    It starts from discriminants of compound identity, whose heads are linear (`ON_DISCRIMINANTS`).
-
-    Parameters
-    ----------
-    replicate_weight
-        :math:`w`; the higher, the more replicates and the fewer mechanisms come together.
-
-    Notes
-    -----
-    The other parameters and the attributes are those of `ContrastiveEncoder`.
+    `replicate_weight` is :math:`w`; the higher, the more replicates and the fewer mechanisms come together. The other
+    parameters and the attributes are those of `ContrastiveEncoder`; the study starts from `ON_DISCRIMINANTS`.
 
     Failure mode: replicates share more than their compound, such as a well position; what they share is learned.
     """

@@ -318,7 +318,6 @@ def test_a_limit_on_steps_ends_training_in_whole_epochs(pairs):
         ("contrastive_joint", {"temperature": float("nan")}, "JointContrastiveEncoder: temperature is nan"),
         ("contrastive", {"loss": "siglip"}, "loss 'siglip' is none of cpx_utils.losses"),
         ("contrastive_soft", {"softness": 1.5}, "softness is 1.5, not from 0 to 1"),
-        ("autoencoder", {"device": "gpu"}, "no device is called 'gpu'; devices are auto, cpu and cuda"),
     ],
 )
 def test_parameters_out_of_bounds_are_refused_in_one_line(method, parameters, message, pairs):
