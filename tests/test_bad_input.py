@@ -207,10 +207,6 @@ CASES = {
         modelled("lda_identity", with_arrays(projection_=lambda one: one[:3])),
         ["holds no encoder", "3"],
     ),
-    "a model of no features": (
-        modelled("raw_cp", with_arrays(n_features_in_=lambda one: one * 0)),
-        ["it was trained on 0 features"],
-    ),
     "a preparation that isn't JSON": (
         modelled("raw_cp", lambda folder: written(folder / "preparation.json", b"[" * 99999), read_preparation),
         ["holds no feature preparation"],

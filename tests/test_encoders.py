@@ -251,10 +251,10 @@ def unseen_rank_share(encoder, pairs):
 def test_true_pairs_find_unseen_compounds_and_deranged_pairs_do_not(method, pairs):
     parameters = {"max_epochs": 40, "n_dimensions": 16, "hidden": (256,)} if method in NETWORKS else {}
     shares = []
-    for shift in (0, 13, 29):  # each training compound gets the TX profile of another one
+    for shift in (0, 13):  # each training compound gets the TX profile of another one
         deranged = pairs.compound_tx[(pairs.compound[pairs.training] + shift) % N_TRAINING]
         shares.append(unseen_rank_share(pairs.fit(make(method, **parameters), tx=deranged), pairs))
-    assert shares[0] < 0.3 and min(shares[1:]) > 0.4
+    assert shares[0] < 0.3 and shares[1] > 0.4
 
 
 @pytest.mark.parametrize("method", ["contrastive", "contrastive_joint"])
