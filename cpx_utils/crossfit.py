@@ -123,7 +123,9 @@ def prepare_folds(
     group_of = compound_groups(compounds)
     fold_of = {key: rows.set_index(COMPOUND)["fold"] for key, rows in folds.groupby(["split", "repeat"], sort=False)}
     keys = [(*key, fold) for key, folds_of in fold_of.items() for fold in sorted(folds_of.unique())]
-    for split, repeat, fold in keys + [(*keys[0][:2], -1)] * with_all:
+    if with_all:
+        keys.append((*keys[0][:2], -1))
+    for split, repeat, fold in keys:
         key = (split, int(repeat), int(fold))
         yield _prepare(cp, tx, group_of, fold_of[split, repeat], key, preparation)
 
@@ -323,13 +325,18 @@ def crossfit_all(
         except ScreenError as error:
             left_out[method] = str(error)
             continue
-        tables = {}
-        for name in ("wells", "consensus", "retrieval", "history"):
-            parts = [table for fold in made for kind, table in fold["tables"] if kind == name]
-            tables[name] = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-        kept = {prepared.name: fold["encoder"] for prepared, fold in zip(folds, made, strict=True) if fold["encoder"]}
-        results[method] = CrossfitResult(**tables, encoders=kept, n_fits=sum(fold["n_fits"] for fold in made))
+        results[method] = _join(made, folds)
     return results, left_out
+
+
+def _join(made, folds):
+    """The result of a method from what `_fit_fold` gives for each of the folds."""
+    tables = {}
+    for name in ("wells", "consensus", "retrieval", "history"):
+        parts = [table for fold in made for kind, table in fold["tables"] if kind == name]
+        tables[name] = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    kept = {prepared.name: fold["encoder"] for prepared, fold in zip(folds, made, strict=True) if fold["encoder"]}
+    return CrossfitResult(**tables, encoders=kept, n_fits=sum(fold["n_fits"] for fold in made))
 
 
 def _draws(encoder, controls, prepared, first_split):

@@ -131,9 +131,11 @@ class Encoder(TransformerMixin, BaseEstimator):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         method = next(name for name, encoder in METHODS.items() if encoder is type(self))
-        description = {"method": method, "parameters": self.get_params()}
-        full_name = lambda function: f"{function.__module__}.{function.__name__}"  # noqa: E731
-        (folder / "encoder.json").write_text(json.dumps(description, indent=1, default=full_name), encoding="utf-8")
+        parameters = self.get_params()
+        if callable(parameters.get("loss")):
+            parameters["loss"] = f"{self.loss.__module__}.{self.loss.__name__}"
+        description = json.dumps({"method": method, "parameters": parameters}, indent=1)
+        (folder / "encoder.json").write_text(description, encoding="utf-8")
         save_file(self._arrays(), folder / "encoder.safetensors")
 
     def _arrays(self):

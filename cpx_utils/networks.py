@@ -107,12 +107,10 @@ def train(
     wells, held_out
         For each compound the rows of its wells: of those to train on, and of those to watch, of which the first is
         looked at.
-    n_epochs, learning_rate, weight_decay, batch_size, rng
+    n_epochs, learning_rate, weight_decay, batch_size, rng, n_views, maps
         As usual; batches are those of `epochs`. torch's own generator makes noise and dropout.
     patience
         Epochs without a new lowest loss on the held-out compounds that end the training.
-    n_views, maps
-        Wells of a compound in a batch, and the plate map of each row, where batches stay within maps.
 
     Returns
     -------
