@@ -410,10 +410,18 @@ def _embed(encoder, prepared):
     compounds = pd.concat([metadata, embedding_table(averages)], axis=1)
     made = {"wells": wells, "consensus": compounds, "retrieval": pd.DataFrame()}
     if encoder.uses_tx:
-        names, cp, tx = cross_modal_codes(encoder, prepared, codes=codes)
-        rank = retrieval_rank(cp, tx)
-        made["retrieval"] = pd.DataFrame({"compound": names, "rank": rank, "n_candidates": len(names)})
+        made["retrieval"] = _own_tx_ranks(prepared, *cross_modal_codes(encoder, prepared, codes=codes))
     return made
+
+
+def _own_tx_ranks(prepared, names, cp, tx):
+    """Rank of each test compound's own TX profile among those of all, and of the compounds of its plate map."""
+    table = pd.DataFrame({"compound": names, "rank": retrieval_rank(cp, tx), "n_candidates": len(names)})
+    map_of = dict(zip(prepared.cp_wells[COMPOUND], prepared.maps, strict=True))
+    for rows in table.groupby(table["compound"].map(map_of)).indices.values():
+        table.loc[rows, "rank_in_map"] = retrieval_rank(cp[rows], tx[rows])
+        table.loc[rows, "n_in_map"] = len(rows)
+    return table.astype({"rank_in_map": int, "n_in_map": int})
 
 
 def cross_modal_codes(

@@ -34,6 +34,7 @@ ON_DISCRIMINANTS = {
     "on_discriminants": True,
     "hidden": (),
     "n_cp_components": 50,
+    "n_tx_components": 60,
     "whitening_shrinkage": 0.5,
     "input_noise": 1.0,
     "learning_rate": 0.02,
@@ -459,7 +460,8 @@ class NetworkEncoder(Encoder):
     Attributes
     ----------
     history_ : list of dict
-        `epoch`, `training` and `validation` loss: of the held-out compounds, and of as many others.
+        `epoch`, `training` and `validation` loss: of the held-out compounds, and of as many others; `chance`: that of
+        codes which say the same of every compound.
     best_epoch_ : int
         The number of epochs chosen: the lowest validation loss, smoothed over five epochs.
     """
@@ -471,7 +473,7 @@ class NetworkEncoder(Encoder):
     n_dimensions: int = 32
     hidden: tuple[int, ...] = (256,)
     n_cp_components: int = 100
-    n_tx_components: int = 60
+    n_tx_components: int = 20
     on_discriminants: bool = False
     whitening_shrinkage: float = 0.0
     input_noise: float = 0.5

@@ -1,6 +1,7 @@
 """The torch modules behind the contrastive encoder and the autoencoder, and the loop that trains them."""
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 
 import numpy as np
 import torch
@@ -116,7 +117,8 @@ def train(
     -------
     list of dict
         A line an epoch: `epoch`, and the loss of `training` and `validation` (held-out) compounds without noise, of
-        equally many, since a loss that depends on their number would not compare. Empty without held-out compounds.
+        equally many, since a loss that depends on their number would not compare; and `chance_loss` of these. Empty
+        without held-out compounds.
     """
     device = next(network.parameters()).device
     cp, tx = (torch.as_tensor(values, device=device) for values in inputs)
@@ -124,6 +126,7 @@ def train(
     ends = [0, -1][:n_views]  # of a compound's wells the first is watched, and with a second view the last
     watched = [[rows[ends] for rows in some[: len(held_out)]] for some in (wells, held_out) if held_out]
     watched = [batch_of(cp, tx, np.array(rows)) for rows in watched]
+    chance = chance_loss(network, loss, watched[-1]) if held_out else 0.0
     history: list[dict[str, float]] = []
     for epoch, batches in zip(range(1, n_epochs + 1), epochs(wells, batch_size, rng, n_views, maps), strict=False):
         network.train()
@@ -135,11 +138,23 @@ def train(
             network.eval()
             with torch.no_grad():
                 training, validation = (loss(network, *batch).item() for batch in watched)
-            history.append({"epoch": epoch, "training": training, "validation": validation})
+            history.append({"epoch": epoch, "training": training, "validation": validation, "chance": chance})
             if epoch - 1 - np.argmin([line["validation"] for line in history]) >= patience:
                 break
     network.eval()
     return history
+
+
+def chance_loss(network: nn.Module, loss: Loss, batch: Sequence[torch.Tensor]) -> float:
+    """Loss of a network of this form that says the same of every compound, since all its weights are 0.
+
+    For InfoNCE this is log(n_pairs), whatever the temperature; for an autoencoder the error of predicting the mean.
+    """
+    blind = deepcopy(network).eval()
+    with torch.no_grad():
+        for weights in blind.parameters():
+            weights.zero_()
+        return loss(blind, *batch).item()
 
 
 def batch_of(cp: torch.Tensor, tx: torch.Tensor, rows: np.ndarray) -> list[torch.Tensor]:

@@ -463,10 +463,12 @@ def data_size_curves(table: pd.DataFrame, *, title: str) -> StudyFigure:
 def mean_curves(history: pd.DataFrame, n_epochs: int = 30) -> pd.DataFrame:
     """Losses of a history of training as `training_curves` draws them, for true and deranged pairs.
 
-    They are means over a fold's seeds, at `n_epochs` epochs at most, denser where training begins.
+    They are minus chance, the loss of codes that say nothing; means over a fold's seeds, at `n_epochs` epochs at most,
+    denser where training begins.
     """
     keys = ["split", "repeat", "fold", "method", "control"]
     history = history[history["control"].isin(["true_pairs", "deranged"])]
+    history = history.assign(**history[["training", "validation"]].sub(history["chance"], axis=0))
     epochs = np.unique(np.round(np.linspace(1, history["epoch"].max() ** 0.5, n_epochs) ** 2).astype(int))
     means = {value: _mean_runs(history, keys, value).stack() for value in ("training", "validation")}
     means = pd.DataFrame(means).dropna(how="all").reset_index()
@@ -486,17 +488,17 @@ def _mean_runs(history: pd.DataFrame, keys: list[str], value: str) -> pd.DataFra
 
 @_draws(reason="no network was trained with held-out compounds")
 def training_curves(table: pd.DataFrame, *, ylabel: str) -> StudyFigure:
-    """Loss by epoch on training pairs and unseen compounds, a panel a method, means over folds.
+    """Loss minus chance by epoch on training pairs and unseen compounds, a panel a method, means over folds.
 
     The table is one of `mean_curves`. The title tells the lowest mean on unseen compounds.
     """
     methods = order_methods(table["method"])
     means = {value: _mean_runs(table, ["method", "control"], value) for value in ("training", "validation")}
     unseen = means["validation"]
-    lowest = [f"{unseen.loc[method, 'true_pairs'].min():.2f} by {method_label(method)}" for method in methods]
+    lowest = [f"{unseen.loc[method, 'true_pairs'].min():+.2f} by {method_label(method)}" for method in methods]
     across = min(len(methods), 2)
     height = 0.9 + 2.5 * -(-len(methods) // across)
-    fig = _figure(FULL_WIDTH, height, f"Lowest loss on unseen compounds: {', '.join(lowest)}")
+    fig = _figure(FULL_WIDTH, height, f"Lowest loss on unseen compounds, minus chance: {', '.join(lowest)}")
     lines = {
         ("training", "true_pairs"): {"label": "training pairs", "color": GREY},
         ("validation", "true_pairs"): {"label": "unseen compounds", "color": "black"},
@@ -506,6 +508,7 @@ def training_curves(table: pd.DataFrame, *, ylabel: str) -> StudyFigure:
         for (value, control), look in lines.items():
             if (method, control) in means[value].index:
                 ax.plot(means[value].loc[method, control].dropna(), lw=2, **look)
+        ax.axhline(0.0, color=GREY, ls=":", lw=1, label="chance")
         words = f"{method_label(method)}: lowest at epoch {unseen.loc[method, 'true_pairs'].idxmin():.0f}"
         ax.set(title=words, xlabel="epoch", ylabel=ylabel)
     _legend(fig, fig.axes[0].lines)

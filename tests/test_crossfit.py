@@ -289,6 +289,10 @@ def test_retrieval_ranks_equal_a_loop(method, results, tiny_folds):
     retrieval = results[method].retrieval.query("fold == 0 and control == 'true_pairs'").set_index("compound")
     assert retrieval["rank"].to_dict() == expected
     assert (retrieval["n_candidates"] == len(expected)).all()
+    for name in np.unique(fold.maps[fold.is_test]):
+        within = naive_ranks(results[method].encoders[fold.name], fold, fold.is_test & (fold.maps == name))
+        assert retrieval.loc[list(within), "rank_in_map"].to_dict() == within
+        assert (retrieval.loc[list(within), "n_in_map"] == len(within)).all()
 
 
 def test_oracles_are_tx_itself_and_both_blocks_at_equal_weight(results, tiny_folds):

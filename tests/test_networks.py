@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cpx_utils.losses import info_nce
-from cpx_utils.networks import BimodalAutoencoder, TwoTower, batch_of, epochs, head, train
+from cpx_utils.networks import BimodalAutoencoder, TwoTower, batch_of, chance_loss, epochs, head, train
 
 N, N_CP, N_TX, N_DIMENSIONS = 9, 6, 11, 4
 
@@ -110,7 +110,7 @@ def test_a_loss_gets_the_pairs_of_the_first_wells_and_the_cp_of_the_others():
 
 
 def test_training_ends_when_the_held_out_loss_no_longer_falls(profiles):
-    losses = iter([0.5, 3.0, 0.5, 2.0, 0.5, 2.5, 0.5, 2.2, 0.5, 1.0])  # of training and of held-out compounds
+    losses = iter([4.0, 0.5, 3.0, 0.5, 2.0, 0.5, 2.5, 0.5, 2.2, 0.5, 1.0])  # chance; training, held-out
 
     def planned(network, cp, tx):
         return network.encode_cp(cp).sum() * 0 + (0 if network.training else next(losses))
@@ -120,3 +120,13 @@ def test_training_ends_when_the_held_out_loss_no_longer_falls(profiles):
     history = train(network, planned, profiles, np.arange(7)[:, None], 50, **options)
     assert [line["validation"] for line in history] == [3.0, 2.0, 2.5, pytest.approx(2.2)]
     assert [line["epoch"] for line in history] == [1, 2, 3, 4] and not network.training
+    assert {line["chance"] for line in history} == {4.0}
+
+
+def test_chance_is_the_loss_of_codes_that_say_the_same_of_all(profiles):
+    batch = [torch.as_tensor(values[:8]) for values in profiles]
+    network = TwoTower(N_CP, N_TX, N_DIMENSIONS, (8,), 0.5, 1.0)
+    before = [weights.clone() for weights in network.parameters()]
+    chance = chance_loss(network, lambda network, cp, tx: info_nce(*network(cp, tx), 0.1), batch)
+    assert chance == pytest.approx(np.log(8), rel=1e-6)
+    assert all(torch.equal(old, new) for old, new in zip(before, network.parameters(), strict=True))
