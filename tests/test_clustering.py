@@ -201,13 +201,13 @@ def test_replicate_p_values_equal_a_naive_loop(decimals):
     points = points if decimals is None else points.round(0)  # ties
     got = clustering.replicate_p_values(table, points, n_null=25, seed=4)
     expected = replicate_clustering(table, points)
-    assert list(got.columns) == ["compound", "treatment", "n_wells", "replicate_map", "p_value"]
+    assert list(got.columns) == ["compound", "treatment", "n_wells", "replicate_map", "p_value", "found"]
     np.testing.assert_allclose(got["replicate_map"], expected["replicate_map"], atol=1e-12)
 
-    names, treatment, queries, codes, _ = clustering._queries(table, points)
+    queries, codes, _ = clustering._queries(table, points)
     similarity = metrics.cosine_similarity(codes)
-    plate = np.unique(queries[PLATE].to_numpy(dtype=str), return_inverse=True)[1]
-    compound = pd.factorize(queries[COMPOUND])[0]
+    treatment, plate = queries["number"].to_numpy(), queries["plate"].to_numpy()
+    compound, names = pd.factorize(queries["compound"])[0], queries["treatment"].unique()
     relatives = {i: np.flatnonzero(treatment == treatment[i]) for i in range(len(treatment))}
     rng = np.random.default_rng(4)
     # c0 at 1 micromolar, the first treatment, is twice on p0; all others are once on each plate.
@@ -218,7 +218,7 @@ def test_replicate_p_values_equal_a_naive_loop(decimals):
         null = np.array([naive_map_of_set(similarity, row.tolist(), plates, relatives) for row in sets])
         for name in mine:
             row = got[got["treatment"] == name].iloc[0]
-            kept = null[[row["compound"] not in set(queries[COMPOUND].iloc[one]) for one in sets]]
+            kept = null[[row["compound"] not in set(queries["compound"].iloc[one]) for one in sets]]
             at_least = (kept >= row["replicate_map"] - 1e-6).sum()
             assert 0 < len(kept) < 25 and row["p_value"] == pytest.approx((1 + at_least) / (1 + len(kept)))
 
@@ -233,7 +233,7 @@ def test_p_values_of_replicates_are_uniform_without_signal_also_beside_active_tr
     """Screens of 100 treatments, one well on each plate, of which the first n_active have centres of their own."""
     names = [f"c{number:04d}" for number in range(100)]
     wells = pd.DataFrame(
-        {PLATE: np.repeat([f"p{i}" for i in range(n_replicates)], 100), COMPOUND: names * n_replicates}
+        {PLATE: np.repeat([f"p{i}" for i in range(n_replicates)], 100), COMPOUND: names * n_replicates, WELL: ""}
     )
     wells = wells.assign(**{DOSE: np.nan, CONTROL: False})
     shares = {}
