@@ -23,7 +23,7 @@ from cpx_utils import clustering, crossfit, preprocessing, splits
 from cpx_utils.datasets import read_screen
 from cpx_utils.encoders import METHODS, ON_DISCRIMINANTS, Encoder
 from cpx_utils.metrics import retrieval_scores
-from cpx_utils.profiles import ScreenError, compound_groups
+from cpx_utils.profiles import ScreenError
 
 RESULTS = Path(__file__).resolve().parent / "results"
 DRAWS = {"true_pairs": 1, "deranged": 1}
@@ -67,8 +67,7 @@ def prepared_screen(dataset: str, n_folds: int, n_repeats: int, mirror: str = ""
     """Folds and compounds of a screen, prepared as notebook 01 and its followers do."""
     screen = read_screen(dataset, mirror=mirror)
     cp, tx = (preprocessing.normalise_plates(table)[0] for table in (screen.cp, screen.tx))
-    groups = compound_groups(screen.compounds)
-    folds = splits.compound_folds(screen.compounds, groups, n_folds=n_folds, n_repeats=n_repeats, seed=0)
+    folds = splits.compound_folds(screen.compounds, n_folds=n_folds, n_repeats=n_repeats, seed=0)
     return list(crossfit.prepare_folds(cp, tx, screen.compounds, folds)), screen.compounds
 
 

@@ -64,7 +64,7 @@ def verdicts_of_screen(
     screen = simulation.simulate_screen(size, seed=seed, **knobs)
     cp, tx = (preprocessing.normalise_plates(table)[0] for table in (screen.cp, screen.tx))
     groups = compound_groups(screen.compounds)
-    folds = splits.compound_folds(screen.compounds, groups, n_folds=3, seed=seed)
+    folds = splits.compound_folds(screen.compounds, n_folds=3, seed=seed)
     prepared = list(crossfit.prepare_folds(cp, tx, screen.compounds, folds))
     controls = {"true_pairs": 1, "deranged": n_derangements}
     encoders = {name: METHODS[name]() for name in (*CP_ONLY, *PRIMARIES)}

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
+from scipy.stats import false_discovery_control, rankdata
 
 
 def cosine_similarity(a: np.ndarray, b: np.ndarray | None = None) -> np.ndarray:
@@ -54,34 +54,25 @@ def average_precision(similarity: np.ndarray, positive: np.ndarray, candidate: n
         NaN for a query without positives.
     """
     if candidate is not None:
-        positive = positive & candidate
-        similarity = np.where(candidate, similarity, -np.inf)
+        positive, similarity = positive & candidate, np.where(candidate, similarity, -np.inf)
     # One value-only sort a query; a positive's rank is then a binary search, which also resolves ties.
     ordered = np.sort(similarity, axis=1)
     n_items = ordered.shape[1]
     values = np.full(len(similarity), np.nan)
-    query_of, item_of = np.nonzero(positive)
-    starts = np.searchsorted(query_of, np.arange(len(similarity) + 1))
-    flat = similarity[query_of, item_of]
-    for query in np.flatnonzero(np.diff(starts)):
-        of_positives = np.sort(flat[starts[query] : starts[query + 1]])
+    for query in np.flatnonzero(positive.any(axis=1)):
+        of_positives = np.sort(similarity[query, positive[query]])
         at_least = n_items - ordered[query].searchsorted(of_positives)
         positives_at_least = len(of_positives) - of_positives.searchsorted(of_positives)
         values[query] = (positives_at_least / at_least).mean()
     return values
 
 
-def _labels_and_scores(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    labels = np.asarray(labels, dtype=float)
-    scores = np.asarray(scores, dtype=float)
-    if labels.shape != scores.shape:
-        raise ValueError(f"labels {labels.shape} and scores {scores.shape} must have the same shape")
-    if labels.ndim == 1:
-        labels, scores = labels[:, None], scores[:, None]
+def _labelled(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Where labels aren't missing; raises ValueError for labels and scores that no area is defined for."""
     labelled = ~np.isnan(labels)
-    if not (np.isin(labels[labelled], [0, 1]) & np.isfinite(scores[labelled])).all():
-        raise ValueError("labels must be 0, 1 or NaN (missing), and scores of labelled compounds finite")
-    return labels, scores, labelled
+    if labels.shape != scores.shape or not (np.isin(labels[labelled], [0, 1]) & np.isfinite(scores[labelled])).all():
+        raise ValueError("labels must be 0, 1 or NaN (missing), and scores of the same shape finite where labelled")
+    return labelled
 
 
 def roc_auc(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -89,7 +80,7 @@ def roc_auc(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
     Parameters
     ----------
-    labels : array (n_compounds, n_tasks) or (n_compounds,)
+    labels : float array (n_compounds, n_tasks)
         1 active, 0 inactive, NaN missing.
     scores : array of the same shape
         Larger means more likely active. Ignored where the label is missing.
@@ -99,14 +90,14 @@ def roc_auc(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     array (n_tasks,)
         NaN for a task with one class only.
     """
-    labels, scores, labelled = _labels_and_scores(labels, scores)
-    n_active = (labels == 1).sum(0).astype(float)
+    labelled = _labelled(labels, scores)
+    n_active = (labels == 1).sum(0)
     n_inactive = labelled.sum(0) - n_active
     # Missing compounds rank above every labelled one and so leave the others' ranks alone.
     ranks = rankdata(np.where(labelled, scores, np.inf), axis=0)
     above = np.where(labels == 1, ranks, 0.0).sum(0) - n_active * (n_active + 1) / 2
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where((n_active > 0) & (n_inactive > 0), above / (n_active * n_inactive), np.nan)
+    n_pairs = n_active * n_inactive
+    return np.divide(above, n_pairs, out=np.full(above.shape, np.nan), where=n_pairs > 0)
 
 
 def pr_auc(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -114,15 +105,14 @@ def pr_auc(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
     Arguments and NaN as in :func:`roc_auc`; equal to ``sklearn.metrics.average_precision_score``.
     """
-    labels, scores, labelled = _labels_and_scores(labels, scores)
-    active = labels == 1
+    labelled, active = _labelled(labels, scores), labels == 1
     # How many compounds, and how many actives, score at least as high: ties share the end of their block.
     at_least = rankdata(np.where(labelled, -scores, np.inf), method="max", axis=0)
     actives_at_least = rankdata(np.where(active, -scores, np.inf), method="max", axis=0)
     total = np.where(active, actives_at_least / at_least, 0.0).sum(0)
     n_active = active.sum(0)
     both = (n_active > 0) & (n_active < labelled.sum(0))
-    return np.where(both, total / np.maximum(n_active, 1), np.nan)
+    return np.divide(total, n_active, out=np.full(total.shape, np.nan), where=both)
 
 
 def retrieval_rank(query: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -206,14 +196,11 @@ def cluster_indices(embedding: np.ndarray, labels: np.ndarray) -> dict[str, floa
 
 def shared_labels(queries: Sequence[Sequence[str]], items: Sequence[Sequence[str]]) -> np.ndarray:
     """Boolean (n_queries, n_items): do the two sets of labels (such as MoAs) meet?"""
-    column = {label: i for i, label in enumerate(dict.fromkeys(name for row in items for name in row))}
-    of_query = np.zeros((len(queries), len(column)), dtype=np.float32)
-    of_item = np.zeros((len(items), len(column)), dtype=np.float32)
-    for row, labels in enumerate(queries):
-        of_query[row, [column[name] for name in labels if name in column]] = 1
-    for row, labels in enumerate(items):
-        of_item[row, [column[name] for name in labels]] = 1
-    return of_query @ of_item.T > 0
+    labels = pd.Series([list(row) for row in [*queries, *items]], dtype=object).explode().dropna()
+    code, distinct = pd.factorize(labels)
+    has = np.zeros((len(queries) + len(items), len(distinct)), dtype=np.float32)
+    has[labels.index, code] = 1
+    return has[: len(queries)] @ has[len(queries) :].T > 0
 
 
 def benjamini_hochberg(p_values: Iterable[float]) -> np.ndarray:
@@ -221,8 +208,6 @@ def benjamini_hochberg(p_values: Iterable[float]) -> np.ndarray:
 
     NaN stays NaN and does not count.
     """
-    from scipy.stats import false_discovery_control
-
     p_values = np.asarray(p_values, dtype=float)
     adjusted = np.full(p_values.shape, np.nan)
     known = ~np.isnan(p_values)

@@ -19,22 +19,15 @@ SPLITS = ("random", "scaffold", "moa")
 
 
 def compound_folds(
-    compounds: pd.DataFrame,
-    groups: pd.Series | None = None,
-    *,
-    n_folds: int,
-    n_repeats: int = 1,
-    seed: int = 0,
-    split: str = "random",
+    compounds: pd.DataFrame, *, n_folds: int, n_repeats: int = 1, seed: int = 0, split: str = "random"
 ) -> pd.DataFrame:
-    """Test fold of every compound, for each repeat.
+    """Test fold of every compound, for each repeat; compounds of one group (`profiles.compound_groups`) never part.
 
     Parameters
     ----------
     compounds : DataFrame
-        ``Metadata_Compound`` (unique); ``SMILES`` for ``split="scaffold"``, ``MoA`` (list) for ``split="moa"``.
-    groups : Series indexed by compound, optional
-        Compounds of one group never part. Default: each compound is its own group.
+        ``Metadata_Compound`` (unique), ``InChIKey14``; ``SMILES`` for ``split="scaffold"``, ``MoA`` (list) for
+        ``split="moa"``.
     n_folds, n_repeats, seed : int
     split : {"random", "scaffold", "moa"}
         ``random``: whole groups at random. ``scaffold``: compounds of one Bemis-Murcko scaffold (1996) stay together;
@@ -56,16 +49,13 @@ def compound_folds(
         raise ScreenError(f"split {split!r} is unknown: choose one of {', '.join(SPLITS)}")
     if n_folds < 2 or n_repeats < 1:
         raise ScreenError(f"n_folds is {n_folds} and n_repeats {n_repeats}: at least 2 folds and 1 repeat are needed")
-    names = compounds[COMPOUND].to_numpy(dtype=object)
-    own = pd.Series(names) if groups is None else groups.reindex(names)
-    if own.isna().any():
-        raise ScreenError("groups must name one group for every compound of the compounds table")
-    shared: list[list[str]] = [[] for _ in names]  # what must not be parted, beside groups
+    groups = compound_groups(compounds)
+    shared: list[list[str]] = [[] for _ in groups]  # what must not be parted, beside groups
     if split == "scaffold":
         shared = _scaffolds(compounds)
     elif split == "moa":
         shared = _moa_sets(compounds)
-    unit = _connected_components([[("group", str(one)), *labels] for one, labels in zip(own, shared, strict=True)])
+    unit = _connected_components([[("group", own), *labels] for own, labels in zip(groups, shared, strict=True)])
     n_units = len(np.unique(unit))
     if n_units < n_folds:
         raise ScreenError(
@@ -73,21 +63,13 @@ def compound_folds(
             f" ask for at most {n_units} folds or another split"
         )
     rng = np.random.default_rng(seed)
-    tables = [
-        pd.DataFrame({COMPOUND: names, "split": split, "repeat": repeat, "fold": _balanced_folds(unit, n_folds, rng)})
-        for repeat in range(n_repeats)
-    ]
+    heads = [compounds[[COMPOUND]].assign(split=split, repeat=repeat) for repeat in range(n_repeats)]
+    tables = [head.assign(fold=_balanced_folds(unit, n_folds, rng)) for head in heads]
     return pd.concat(tables, ignore_index=True)
 
 
 def folds_of_kinds(
-    compounds: pd.DataFrame,
-    groups: pd.Series | None,
-    kinds: list[str],
-    *,
-    n_folds: int,
-    n_repeats: int,
-    seed: int = 0,
+    compounds: pd.DataFrame, kinds: list[str], *, n_folds: int, n_repeats: int, seed: int = 0
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """Folds of several kinds of split, one after the other.
 
@@ -109,9 +91,9 @@ def folds_of_kinds(
         raise ScreenError(f"split_kinds is {kinds}: name one or more of {', '.join(SPLITS)}, each once")
     tables, left_out = [], {}
     for number, kind in enumerate(kinds):
-        options = {"n_folds": n_folds, "n_repeats": 1 if number else n_repeats, "seed": seed, "split": kind}
+        repeats = 1 if number else n_repeats
         try:
-            tables.append(compound_folds(compounds, groups, **options))
+            tables.append(compound_folds(compounds, n_folds=n_folds, n_repeats=repeats, seed=seed, split=kind))
         except ScreenError as error:
             if number == 0:
                 raise
@@ -138,23 +120,21 @@ def require_apart(folds: pd.DataFrame, compounds: pd.DataFrame) -> None:
         Compounds of one group, or in a split by MoA of one mechanism, lie in two folds of one repeat.
     """
     groups = compound_groups(compounds)
-    units = [folds.assign(unit=folds[COMPOUND].map(groups).fillna(folds[COMPOUND]), what="compounds of the group")]
+    units = folds.assign(unit=folds[COMPOUND].map(groups).fillna(folds[COMPOUND]), what="group")
     held_out = folds[folds["split"] == "moa"]
     if len(held_out):
-        mechanisms = held_out.assign(unit=held_out[COMPOUND].map(compounds.set_index(COMPOUND)["MoA"]))
-        units.append(mechanisms.assign(what="compounds of the MoA").explode("unit").dropna(subset="unit"))
+        mechanisms = held_out.assign(unit=held_out[COMPOUND].map(compounds.set_index(COMPOUND)["MoA"]), what="MoA")
+        units = pd.concat([units, mechanisms.explode("unit").dropna(subset="unit")])
     keys = ["split", "repeat", "what", "unit"]
-    for table in units:
-        crossing = table[table.groupby(keys)["fold"].transform("nunique") > 1]
-        if len(crossing):
-            first = crossing.iloc[0]
-            rows = crossing[(crossing[keys] == first[keys]).all(axis=1)].drop_duplicates("fold")[:2]
-            names = " and ".join(f"{row[COMPOUND]!r} (fold {row['fold']})" for _, row in rows.iterrows())
-            raise ScreenError(
-                f"the {first['split']} split (repeat {first['repeat']}) parts {first['what']} {first['unit']!r}: "
-                f"{names}; training would know what is tested, so make the folds by splits.compound_folds with "
-                "profiles.compound_groups"
-            )
+    crossing = units[units.groupby(keys)["fold"].transform("nunique") > 1]
+    if len(crossing):
+        split, repeat, what, unit = crossing[keys].iloc[0]
+        apart = crossing[(crossing[keys] == [split, repeat, what, unit]).all(axis=1)].drop_duplicates("fold")
+        names = [f"{name!r} (fold {fold})" for name, fold in zip(apart[COMPOUND], apart["fold"], strict=True)]
+        raise ScreenError(
+            f"the {split} split (repeat {repeat}) parts compounds of the {what} {unit!r}: {' and '.join(names[:2])}; "
+            "training would know what is tested, so make the folds by splits.compound_folds"
+        )
 
 
 def _scaffolds(compounds: pd.DataFrame) -> list[list[str]]:
@@ -163,20 +143,16 @@ def _scaffolds(compounds: pd.DataFrame) -> list[list[str]]:
     from rdkit import Chem, rdBase
     from rdkit.Chem.Scaffolds import MurckoScaffold
 
-    scaffolds = []
     with rdBase.BlockLogs():  # RDKit prints a line for each odd molecule
-        for smiles in compounds["SMILES"].fillna(""):
-            molecule = Chem.MolFromSmiles(smiles) if smiles else None
-            scaffold = MurckoScaffold.MurckoScaffoldSmiles(mol=molecule) if molecule is not None else ""
-            scaffolds.append([scaffold] if scaffold else [])
-    return scaffolds
+        molecules = [Chem.MolFromSmiles(smiles) for smiles in compounds["SMILES"].fillna("")]
+    scaffolds = [MurckoScaffold.MurckoScaffoldSmiles(mol=one) if one is not None else "" for one in molecules]
+    return [[scaffold] if scaffold else [] for scaffold in scaffolds]
 
 
 def _moa_sets(compounds: pd.DataFrame) -> list[list[str]]:
-    sets = [list(moa) if moa is not None else [] for moa in compounds["MoA"]] if "MoA" in compounds else []
-    if not any(sets):
+    if "MoA" not in compounds or not compounds["MoA"].map(len).any():
         raise ScreenError("split 'moa' needs mechanisms of action, and this screen has none: use split 'random'")
-    return sets
+    return compounds["MoA"].tolist()
 
 
 def _connected_components(labels: list[list]) -> np.ndarray:
@@ -202,37 +178,16 @@ def _balanced_folds(unit: np.ndarray, n_folds: int, rng: np.random.Generator) ->
     return fold_of_unit[unit]
 
 
-def derange_groups(groups: np.ndarray, rng: np.random.Generator, strata: np.ndarray | None = None) -> np.ndarray:
-    """Give every distinct group another group as partner: a random permutation without fixed point.
+def _deranged(strata: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A random permutation (n,) without fixed point within strata (n,), each of these equally likely.
 
-    Parameters
-    ----------
-    groups : array (n_rows,)
-        Group of each row.
-    rng : numpy.random.Generator
-    strata : array (n_rows,), optional
-        Groups are exchanged within their stratum (that of the group's first row). Strata of a single group
-        cannot be deranged alone and are pooled, with the smallest other stratum if there is only one such
-        group.
-
-    Returns
-    -------
-    integer array (n_groups,)
-        Aligned with ``np.unique(groups)``: the position, in the same order, of each group's partner. Every
-        group is the partner of exactly one other. Within a stratum all derangements are equally likely.
-
-    Raises
-    ------
-    ScreenError
-        Fewer than two groups.
+    Strata of a single member can't be deranged alone and are pooled, with the smallest other stratum if there is only
+    one such. Raises ScreenError for fewer than two members.
     """
-    distinct, first = np.unique(np.asarray(groups), return_index=True)
-    if len(distinct) < 2:
-        raise ScreenError(f"{len(distinct)} compound group cannot be deranged: at least two are needed")
-    stratum = np.zeros(len(distinct), dtype=int)
-    if strata is not None:
-        stratum = _pool_lonely(np.unique(np.asarray(strata)[first], return_inverse=True)[1])
-    partner = np.empty(len(distinct), dtype=int)
+    if len(strata) < 2:
+        raise ScreenError(f"{len(strata)} compound group cannot be deranged: at least two are needed")
+    stratum = _pool_lonely(np.unique(strata, return_inverse=True)[1])
+    partner = np.empty(len(strata), dtype=int)
     for one in np.unique(stratum):
         members = np.flatnonzero(stratum == one)
         while True:  # accepted with probability 1/e, so that all derangements are equally likely
@@ -271,11 +226,11 @@ def same_map_share(wells: pd.DataFrame, *, seed: int = 0) -> tuple[float, float]
     Profiles that tell where they were measured have a share above chance. Where all plates hold the same compounds,
     plates stand for maps. Features are standardised over the wells; missing values are their mean.
     """
-    treated = wells[~wells[CONTROL].astype(bool)]
-    plates, compounds = treated[PLATE].to_numpy(), treated[COMPOUND].to_numpy()
-    maps = plate_maps(plates, compounds, np.ones(len(treated), dtype=bool))
-    maps = maps if len(np.unique(maps)) > 1 else plates
-    values = feature_matrix(treated).astype(np.float64)
+    wells = wells[~wells[CONTROL].astype(bool)]
+    plates, compounds = wells[PLATE].to_numpy(), wells[COMPOUND].to_numpy()
+    maps = plate_maps(plates, compounds, np.ones(len(wells), dtype=bool))
+    maps = maps if maps.any() else plates
+    values = feature_matrix(wells).astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         values = np.nan_to_num((values - np.nanmean(values, axis=0)) / np.nanstd(values, axis=0), posinf=0, neginf=0)
     return nearest_shares_label(values, compounds, maps, seed=seed)
@@ -313,18 +268,16 @@ def deranged_rows(
     """
     names, first, code = np.unique(np.asarray(compounds), return_index=True, return_inverse=True)
     values = np.zeros(len(code)) if doses is None else np.nan_to_num(np.asarray(doses, dtype=float), nan=-1.0)
-    order = np.lexsort((values, code))  # by compound, then by dose, then as the rows come
-    starts = np.flatnonzero(np.diff(code[order], prepend=-1) | (np.diff(values[order], prepend=np.nan) != 0))
-    rows_of: list[list] = [[] for _ in names]
-    for block in np.split(order, starts[1:]):
-        rows_of[code[block[0]]].append(block)
+    rows_of: list[list] = [[] for _ in names]  # by dose, from the lowest
+    for _, block in pd.Series(np.arange(len(code))).groupby([code, values]):
+        rows_of[code[block.iloc[0]]].append(block.to_numpy())
     dose_sets = np.array(["|".join(f"{values[block[0]]:.6g}" for block in blocks) for blocks in rows_of])
     # A map at a time, so that compounds whose doses no other one of their map has stay on it, too.
     on_map = np.zeros(len(names), dtype=int) if maps is None else np.unique(maps[first], return_inverse=True)[1]
     on_map, partner = _pool_lonely(on_map), np.empty(len(names), dtype=int)
     for one in np.unique(on_map):
         members = np.flatnonzero(on_map == one)
-        partner[members] = members[derange_groups(members, rng, strata=dose_sets[members])]
+        partner[members] = members[_deranged(dose_sets[members], rng)]
     out = np.empty(len(code), dtype=int)
     for one, blocks in enumerate(rows_of):
         donor = rows_of[partner[one]]

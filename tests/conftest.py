@@ -11,7 +11,6 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from cpx_utils import crossfit, preprocessing, simulation, splits
-from cpx_utils.profiles import compound_groups
 
 # Modules that take longest, longest first: a worker that came to one of them last would work on it alone.
 SLOWEST = ("test_real_screen", "test_missing_parts", "test_notebooks", "test_crossfit", "test_run_all",
@@ -38,8 +37,7 @@ def tiny_screen():
 def tiny_tables(tiny_screen):
     """Its plate-normalised wells and its folds: cp, tx, compounds, folds, as `prepare_folds` takes them."""
     cp, tx = (preprocessing.normalise_plates(table)[0] for table in (tiny_screen.cp, tiny_screen.tx))
-    groups = compound_groups(tiny_screen.compounds)
-    folds = splits.compound_folds(tiny_screen.compounds, groups, n_folds=3, n_repeats=1, seed=0)
+    folds = splits.compound_folds(tiny_screen.compounds, n_folds=3, n_repeats=1, seed=0)
     return cp, tx, tiny_screen.compounds, folds
 
 

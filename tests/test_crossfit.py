@@ -173,7 +173,7 @@ def test_deranged_pairs_respect_compound_groups(tiny_tables):
     rng = np.random.default_rng(0)
     salts = compounds.assign(InChIKey14=rng.permutation(np.repeat([f"KEY{i:02d}" for i in range(24)], 3)))
     group = compound_groups(salts)
-    folds = splits.compound_folds(salts, group, n_folds=3)
+    folds = splits.compound_folds(salts, n_folds=3)
     fold = labelled_tx(next(crossfit.prepare_folds(cp, tx, salts, folds)))
     wells = fold.cp_wells.loc[fold.is_training, COMPOUND].map(group).to_numpy()
     assert (fold.groups[fold.is_training] == wells).all()

@@ -12,7 +12,7 @@ import pytest
 from cpx_utils import crossfit, profiles, splits
 from cpx_utils.encoders import METHODS
 from cpx_utils.preprocessing import FeaturePreparation
-from cpx_utils.profiles import COMPOUND, ScreenError, compound_groups, feature_columns
+from cpx_utils.profiles import COMPOUND, ScreenError, feature_columns
 
 FOLD = 1
 
@@ -82,9 +82,9 @@ def test_dose_variants_that_straddle_the_split_are_caught(tiny_tables):
                 table.loc[(table[COMPOUND] == name) & (table[profiles.DOSE] == dose), COMPOUND] = f"{name}-{number}"
             parts.append(compounds[compounds[COMPOUND] == name].assign(**{COMPOUND: f"{name}-{number}"}))
     compounds = pd.concat(parts, ignore_index=True)
-    sound = splits.compound_folds(compounds, compound_groups(compounds), n_folds=3)
+    sound = splits.compound_folds(compounds, n_folds=3)
     assert len(list(crossfit.prepare_folds(cp, tx, compounds, sound))) == 3
-    parted = splits.compound_folds(compounds, None, n_folds=3)
+    parted = splits.compound_folds(compounds.assign(InChIKey14=""), n_folds=3)
     with pytest.raises(ScreenError, match=r"the random split \(repeat 0\) parts compounds of the group") as caught:
         next(crossfit.prepare_folds(cp, tx, compounds, parted))
     assert "\n" not in str(caught.value) and str(caught.value).count("(fold ") == 2
@@ -96,6 +96,6 @@ def test_a_compound_in_two_folds_and_a_mechanism_on_both_sides_are_caught(tiny_t
     twice = pd.concat([folds, first.assign(fold=(first["fold"] + 1) % 3)], ignore_index=True)
     with pytest.raises(ScreenError, match=f"parts compounds of the group '{first[COMPOUND].iloc[0]}'"):
         splits.require_apart(twice, compounds.assign(InChIKey14=""))
-    splits.require_apart(splits.compound_folds(compounds, None, n_folds=3, split="moa"), compounds)
+    splits.require_apart(splits.compound_folds(compounds, n_folds=3, split="moa"), compounds)
     with pytest.raises(ScreenError, match=r"the moa split .* parts compounds of the MoA 'mechanism"):
         splits.require_apart(folds.assign(split="moa"), compounds)

@@ -21,8 +21,7 @@ def test_unseen_real_compounds_find_their_own_transcriptome(tmp_path):
     testable = profiles.testability(screen).set_index("endpoint")["testable"]
     assert testable["retrieval"] and not testable["replicate_clustering"]
     cp, tx = (preprocessing.normalise_plates(table)[0] for table in (screen.cp, screen.tx))
-    groups = profiles.compound_groups(screen.compounds)
-    folds = splits.compound_folds(screen.compounds, groups, n_folds=5, n_repeats=1)
+    folds = splits.compound_folds(screen.compounds, n_folds=5, n_repeats=1)
     prepared = list(crossfit.prepare_folds(cp, tx, screen.compounds, folds))
     for method, least in (("contrastive", 0.18), ("ridge_tx", 0.22)):
         draws = {"true_pairs": 1, "deranged": 2}

@@ -23,17 +23,16 @@ def compound_table(n=90):
 @pytest.mark.parametrize("split", splits.SPLITS)
 def test_folds_cover_every_compound_once_a_repeat_and_part_no_group(split):
     table = compound_table()
-    groups = table.set_index(COMPOUND)["InChIKey14"]
-    folds = splits.compound_folds(table, groups, n_folds=3, n_repeats=2, seed=1, split=split)
+    folds = splits.compound_folds(table, n_folds=3, n_repeats=2, seed=1, split=split)
     for _, repeat in folds.groupby("repeat"):
         assert sorted(repeat[COMPOUND]) == sorted(table[COMPOUND]) and set(repeat["fold"]) == {0, 1, 2}
         assert (repeat.merge(table, on=COMPOUND).groupby("InChIKey14")["fold"].nunique() == 1).all()
-    again = splits.compound_folds(table, groups, n_folds=3, n_repeats=2, seed=1, split=split)
+    again = splits.compound_folds(table, n_folds=3, n_repeats=2, seed=1, split=split)
     pd.testing.assert_frame_equal(folds, again)
 
 
 def test_random_folds_are_balanced_and_repeats_and_seeds_differ():
-    table = compound_table()
+    table = compound_table().assign(InChIKey14="")
     folds = splits.compound_folds(table, n_folds=4, n_repeats=2, seed=0)
     sizes = folds.groupby(["repeat", "fold"]).size()
     assert sizes.max() - sizes.min() <= 1
@@ -48,15 +47,14 @@ def test_random_folds_are_balanced_and_repeats_and_seeds_differ():
 
 def test_scaffold_split_keeps_scaffolds_together_but_spreads_acyclic_compounds():
     smiles = ["c1ccccc1C", "c1ccccc1CC", "c1ccncc1C", "c1ccncc1CCC", *["CC" + "C" * i + "O" for i in range(8)]]
-    table = pd.DataFrame({COMPOUND: [f"c{i}" for i in range(12)], "SMILES": smiles})
+    table = pd.DataFrame({COMPOUND: [f"c{i}" for i in range(12)], "SMILES": smiles, "InChIKey14": ""})
     fold = splits.compound_folds(table, n_folds=3, seed=0, split="scaffold")["fold"].to_numpy()
     assert fold[0] == fold[1] and fold[2] == fold[3]
     assert len(set(fold[4:])) == 3 and np.bincount(fold).tolist() == [4, 4, 4]
     # Compounds are linked through others: a and b share a group, b and c a scaffold.
-    chain = pd.DataFrame({COMPOUND: list("abcd"), "SMILES": ["CCO", "c1ccncc1C", "c1ccncc1CC", None]})
-    fold = splits.compound_folds(chain, pd.Series(list("gghi"), index=list("abcd")), n_folds=2, split="scaffold")[
-        "fold"
-    ]
+    smiles = ["CCO", "c1ccncc1C", "c1ccncc1CC", None]
+    chain = pd.DataFrame({COMPOUND: list("abcd"), "InChIKey14": list("gghi"), "SMILES": smiles})
+    fold = splits.compound_folds(chain, n_folds=2, split="scaffold")["fold"]
     assert fold.tolist() in ([0, 0, 0, 1], [1, 1, 1, 0])
 
 
@@ -71,7 +69,6 @@ def test_scaffold_split_keeps_scaffolds_together_but_spreads_acyclic_compounds()
             "1 separable groups of compounds but n_folds is 3: ask for at most",
         ),
         ({}, {"n_folds": 1, "n_repeats": 3}, "n_folds is 1 and n_repeats 3: at least 2 folds and 1 repeat are needed"),
-        ({}, {"groups": pd.Series({"c000": "g"})}, "groups must name one group for every compound"),
     ],
 )
 def test_impossible_splits_are_refused_in_one_line(change, arguments, message):
@@ -83,41 +80,40 @@ def test_impossible_splits_are_refused_in_one_line(change, arguments, message):
 
 def test_kinds_of_split_stand_one_after_the_other_and_impossible_ones_are_left_out(tiny_screen):
     compounds = tiny_screen.compounds
-    folds, left_out = splits.folds_of_kinds(compounds, None, ["scaffold", "random", "moa"], n_folds=3, n_repeats=2)
+    folds, left_out = splits.folds_of_kinds(compounds, ["scaffold", "random", "moa"], n_folds=3, n_repeats=2)
     assert left_out == {} and list(dict.fromkeys(folds["split"])) == ["scaffold", "random", "moa"]
     assert folds.groupby("split")["repeat"].nunique().to_dict() == {"scaffold": 2, "random": 1, "moa": 1}
     bare = compounds.assign(SMILES="")
-    folds, left_out = splits.folds_of_kinds(bare, None, ["random", "scaffold"], n_folds=3, n_repeats=1)
+    folds, left_out = splits.folds_of_kinds(bare, ["random", "scaffold"], n_folds=3, n_repeats=1)
     assert set(folds["split"]) == {"random"} and "needs SMILES" in left_out["scaffold"]
     with pytest.raises(ScreenError, match="needs SMILES"):
-        splits.folds_of_kinds(bare, None, ["scaffold", "random"], n_folds=3, n_repeats=1)
+        splits.folds_of_kinds(bare, ["scaffold", "random"], n_folds=3, n_repeats=1)
     for wrong in ([], ["random", "random"], ["random", "time"]):
         with pytest.raises(ScreenError, match="name one or more of random, scaffold, moa, each once"):
-            splits.folds_of_kinds(bare, None, wrong, n_folds=3, n_repeats=1)
+            splits.folds_of_kinds(bare, wrong, n_folds=3, n_repeats=1)
 
 
 def test_derangements_have_no_fixed_point_and_are_equally_likely():
     rng = np.random.default_rng(0)
-    groups = np.array(["b", "a", "d", "c", "a", "b"])
     counts: dict[tuple, int] = {}
     for _ in range(1800):
-        partner = splits.derange_groups(groups, rng)
+        partner = splits._deranged(np.zeros(4), rng)
         assert sorted(partner) == [0, 1, 2, 3] and (partner != np.arange(4)).all()
         counts[tuple(partner)] = counts.get(tuple(partner), 0) + 1
     assert len(counts) == 9  # all derangements of four
     assert sum((count - 200) ** 2 / 200 for count in counts.values()) < 26.1  # chi-square, 8 df, p = 0.001
     with pytest.raises(ScreenError, match="1 compound group cannot be deranged: at least two are needed"):
-        splits.derange_groups(np.array(["a", "a"]), rng)
+        splits.deranged_rows(np.array(["a", "a"]), None, rng)
 
 
 def test_groups_are_deranged_within_their_stratum_and_lonely_ones_with_the_smallest_other():
     strata = np.array(["x", "x", "x", "x", "y", "y", "y", "u", "v"])
     met = set()
     for seed in range(40):
-        partner = splits.derange_groups(np.arange(9), np.random.default_rng(seed), strata)
+        partner = splits._deranged(strata, np.random.default_rng(seed))
         assert set(partner[:4]) == {0, 1, 2, 3} and set(partner[4:7]) == {4, 5, 6}
         assert partner[7:].tolist() == [8, 7]  # two strata of one group each
-        partner = splits.derange_groups(np.arange(8), np.random.default_rng(seed), strata[:8])
+        partner = splits._deranged(strata[:8], np.random.default_rng(seed))
         assert set(partner[:4]) == {0, 1, 2, 3} and (partner != np.arange(8)).all()
         met.add(int(partner[7]))
     assert met == {4, 5, 6}
