@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import median_abs_deviation
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from cpx_utils.profiles import (
@@ -34,6 +33,7 @@ TO_DEVIATION = 1.4826  # from a median absolute deviation to the standard deviat
 # four to eight wells, normal or heavy-tailed, by simulation (1.6 and 1.4 for very many).
 FEW_WELLS = 2.5
 MIN_PLATES = 10  # fewer don't tell how much plates differ beyond chance, so each is taken at its own word
+LEARNED = ("median_", "mean_", "scale_")  # by `FeaturePreparation`, of each feature
 HARDLY_VARIES = 0.01  # of a feature's usual spread; plates of one file may come in units that differ by tens
 
 
@@ -97,9 +97,7 @@ def normalise_plates(
     a division by almost nothing would give values of a hundred million. Caicedo 2017, doi 10.1038/nmeth.4397, gives the
     method its reasons.
     """
-    features = feature_columns(table)
-    index, table = table.index, table.reset_index(drop=True)  # plates of two files may number their wells alike
-    has_controls = table[CONTROL].any()
+    features, has_controls = feature_columns(table), table[CONTROL].any()
     references = {}  # the wells that each plate is normalised to
     for plate, wells in table.groupby(PLATE):
         controls = wells[wells[CONTROL].astype(bool)]
@@ -107,30 +105,33 @@ def normalise_plates(
             references[plate] = controls[features]
         elif few_controls == "treated" and has_controls:
             references[plate] = wells[features]
+    centres, scales, n_flat = _plate_units(references, features, shrink)
+    values = table[features].to_numpy(np.float32, copy=True)
+    for plate in references:
+        here = (table[PLATE] == plate).to_numpy()
+        values[here] = (table.loc[here, features] - centres[plate]) / scales[plate]
+    normalised = pd.concat([table[METADATA_COLUMNS], pd.DataFrame(values, table.index, features)], axis=1)
+    if has_controls:
+        normalised = normalised[table[PLATE].isin(references)]
+    report = table.groupby(PLATE).agg(n_wells=(CONTROL, "size"), n_controls=(CONTROL, "sum"))
+    report = report.assign(normalised=report.index.isin(references), n_flat=n_flat.reindex(report.index, fill_value=0))
+    largest = normalised[features].abs().max(axis=1).groupby(normalised[PLATE].to_numpy()).max()
+    return normalised, report.assign(largest=largest).rename_axis("plate").reset_index()
+
+
+def _plate_units(
+    references: dict[str, pd.DataFrame], features: list[str], shrink: bool
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.Series]:
+    """Centre and scale of each plate (n_features, n_plates) by its reference wells, and how many features are flat."""
     spreads = pd.DataFrame({plate: robust_spread(wells) for plate, wells in references.items()}, index=features)
-    usual = usual_spread(spreads.T).fillna(1.0)
     centres = pd.DataFrame({plate: wells.median() for plate, wells in references.items()}, index=features)
-    scales = spreads.apply(enough_spread, args=(usual,))
+    scales = spreads.apply(enough_spread, args=(usual_spread(spreads.T).fillna(1.0),))
     n_flat = (scales != spreads).sum()
     if shrink and len(references) >= MIN_PLATES:
         n_wells = pd.Series({plate: len(wells) for plate, wells in references.items()})
         centres = shrunken(centres, scales**2 * FEW_WELLS / n_wells)
         scales = np.exp(shrunken(np.log(scales), 0 * scales + FEW_WELLS / n_wells))
-    pieces, report = [table.iloc[:0]], []
-    for plate, wells in table.groupby(PLATE, sort=True):
-        largest = np.nan
-        if plate in references:
-            wells[features] = (wells[features] - centres[plate]) / scales[plate]
-        if plate in references or not has_controls:
-            pieces.append(wells)
-            largest = wells[features].abs().max().max()
-        report.append(
-            (plate, len(wells), int(wells[CONTROL].sum()), plate in references, int(n_flat.get(plate, 0)), largest)
-        )
-    normalised = pd.concat(pieces).sort_index()[METADATA_COLUMNS + features]
-    normalised = normalised.astype(dict.fromkeys(features, np.float32))
-    columns = ["plate", "n_wells", "n_controls", "normalised", "n_flat", "largest"]
-    return normalised.set_axis(index[normalised.index]), pd.DataFrame(report, columns=columns)
+    return centres, scales, n_flat
 
 
 def shrunken(estimates: pd.DataFrame, variances: pd.DataFrame) -> pd.DataFrame:
@@ -151,8 +152,7 @@ def shrunken(estimates: pd.DataFrame, variances: pd.DataFrame) -> pd.DataFrame:
 
 def robust_spread(wells: pd.DataFrame) -> pd.Series:
     """Standard deviation of each feature, estimated by the median absolute deviation, which outliers hardly move."""
-    spread = median_abs_deviation(wells, scale=1 / TO_DEVIATION, nan_policy="omit")
-    return pd.Series(spread, index=wells.columns)
+    return (wells - wells.median()).abs().median() / (1 / TO_DEVIATION)  # to the last digit as scipy scales it
 
 
 def usual_spread(spreads: pd.DataFrame) -> pd.Series:
@@ -245,7 +245,7 @@ class FeaturePreparation(TransformerMixin, BaseEstimator):
 
     def save(self, path: str | Path) -> None:
         """Write as JSON: parameters, feature names and the numbers learned."""
-        learned = {name: getattr(self, name).tolist() for name in ("median_", "mean_", "scale_")}
+        learned = {name: getattr(self, name).tolist() for name in LEARNED}
         text = json.dumps({"parameters": self.get_params(), "features": self.features_, **learned})
         Path(path).write_text(text, encoding="utf-8")
 
@@ -255,12 +255,11 @@ class FeaturePreparation(TransformerMixin, BaseEstimator):
         try:
             stored = json.loads(Path(path).read_text(encoding="utf-8"))
             preparation = cls(**stored["parameters"])
-            preparation.features_ = list(dict.fromkeys(stored["features"]))
-            for name in ("median_", "mean_", "scale_"):
-                setattr(preparation, name, np.asarray(stored[name], dtype=np.float64))
-            learned = np.array([preparation.median_, preparation.mean_, preparation.scale_])
-            if learned.shape != (3, len(preparation.features_)) or not np.isfinite(learned).all():
+            preparation.features_ = list(stored["features"])
+            learned = np.array([stored[name] for name in LEARNED], dtype=np.float64)
+            if learned.shape != (3, len(set(preparation.features_))) or not np.isfinite(learned).all():
                 raise ValueError("it needs three finite numbers of each of its features")
+            preparation.median_, preparation.mean_, preparation.scale_ = learned
             if not (preparation.scale_ > 0).all():
                 raise ValueError("scale_ isn't above 0 everywhere")
         except (OSError, AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError) as error:
@@ -316,8 +315,7 @@ def pair_rows(cp_wells: pd.DataFrame, tx_treatments: pd.DataFrame) -> np.ndarray
     position = pd.Series(np.arange(len(tx_treatments)), index=key(tx_treatments).to_numpy())
     position = position[~position.index.duplicated()]
     partner = key(cp_wells).map(position).fillna(-1).to_numpy(int, copy=True)
-    if CONTROL in cp_wells:
-        partner[cp_wells[CONTROL].to_numpy(bool)] = -1
+    partner[cp_wells[CONTROL].to_numpy(bool)] = -1
     return partner
 
 
@@ -344,9 +342,9 @@ def replicate_correlations(table: pd.DataFrame, seed: int = 0, n_null: int = 100
     """
     wells = table[~table[CONTROL].to_numpy(bool)]
     values = feature_matrix(wells)
-    treatment, _ = pd.factorize(treatments(wells))
-    order = np.argsort(treatment, kind="stable")
-    groups = [rows for rows in np.split(order, np.flatnonzero(np.diff(treatment[order])) + 1) if len(rows) > 1]
+    treatment, names = pd.factorize(treatments(wells))
+    groups = [np.flatnonzero(treatment == one) for one in range(len(names))]
+    groups = [rows for rows in groups if len(rows) > 1]
     if not groups:
         return pd.DataFrame({"kind": pd.Series(dtype=str), "correlation": pd.Series(dtype=float)})
     rng = np.random.default_rng(seed)
