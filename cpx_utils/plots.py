@@ -15,9 +15,9 @@ from __future__ import annotations
 import base64
 import io
 import textwrap
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial, wraps
+from itertools import product
 
 import matplotlib.style
 import numpy as np
@@ -48,7 +48,6 @@ METHODS = {  # in the order of the study: name for a reader, colour
     "tx_encoded": ("its own TX, encoded (oracle)", "#3B1F00"),
 }
 METHOD_LABELS = {method: label for method, (label, _) in METHODS.items()}
-METHOD_COLOURS = {method: colour for method, (_, colour) in METHODS.items()}
 TRUE = ("", "true_pairs")  # no pairs at all, or the true ones
 CONTROL_MARKERS = {
     "deranged": "o",
@@ -57,10 +56,8 @@ CONTROL_MARKERS = {
     "untrained": "v",
     "deranged_in_plate": "D",
 }
-# Methods that a reader adds take one of these, the same one every time.
-SPARE_COLOURS = ("#332288", "#661100", "#882255", "#44AA99")
+SPARE_COLOUR = "#332288"  # of methods that aren't entered above
 CATEGORY_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#332288", "#999933")
-CATEGORY_LOOKS = list(zip(CATEGORY_COLOURS, "os^DvPX<", strict=True))
 MODALITY_COLOURS = {"CP": "#00785A", "TX": "#AA4499"}
 ENDPOINT_LABELS = {
     "tx_strong_tasks": "tasks where TX excels and CP does not",
@@ -73,7 +70,6 @@ SIZE_ENDPOINTS = {"replicate_map": "replicate mAP", "moa_map": "MoA mAP", "roc_a
 SINGLE_WIDTH, FULL_WIDTH = 6.0, 7.2  # inches
 SMALL, NORMAL, LARGE = 9.0, 9.5, 11.0  # points
 PER_INCH = 12  # letters of the smaller sizes in an inch, about
-BESIDE = {"loc": "upper left", "bbox_to_anchor": (1.02, 1), "borderaxespad": 0, "alignment": "left"}  # a panel
 GREY, PALE, UNTESTED = "#777777", "#D9D9D9", "#B0B0B0"
 NOTE = {"size": SMALL, "color": GREY, "x": 0.01, "ha": "left"}  # a sentence under the whole figure
 QUIET = {"size": SMALL, "color": GREY, "style": "italic", "va": "center"}  # words where nothing can be drawn
@@ -123,10 +119,10 @@ def _draws(reason: str, number: str = "") -> Callable:
         def draw(table: pd.DataFrame, **options) -> StudyFigure:
             table = table.dropna(subset=number) if number and len(table) else table
             # A csv read back has NaN where a method has no control or a task no family.
-            unnamed = {name: word for name, word in (("control", ""), ("family", "other")) if name in table}
+            table = table.fillna({"control": "", "family": "other"}).reset_index(drop=True)
             with matplotlib.style.context(["default", STYLE]):
                 if len(table):
-                    return function(table.fillna(unnamed).reset_index(drop=True), **options)
+                    return function(table, **options)
                 return _words_only(options.get("title", "Nothing to show"), f"nothing to show: {reason}")
 
         return draw
@@ -180,8 +176,7 @@ def _rows(ax: Axes, places: Sequence[float], labels: Sequence[str]) -> None:
     ax.set_yticks(places, labels)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
-    if not ax.yaxis_inverted():  # once where panels share their rows
-        ax.invert_yaxis()
+    ax.invert_yaxis()
 
 
 def order_methods(methods: Iterable[str]) -> list[str]:
@@ -195,15 +190,14 @@ def _distinct(table: pd.DataFrame, column: str) -> list:
     """The distinct values of a column: methods and controls in the order of the study, others in the table's."""
     if column == "method":
         return order_methods(table[column])
-    values = pd.unique(table[column])
-    return [name for name in CONTROL_LABELS if name in values] if column == "control" else list(values)
+    values = list(pd.unique(table[column]))
+    return sorted(values, key=list(CONTROL_LABELS).index) if column == "control" else values
 
 
 def order_pairs(table: pd.DataFrame) -> list[tuple[str, str]]:
     """The pairs of method and control of a table, in the order of the study."""
     pairs = set(zip(table["method"], table["control"], strict=True))
-    methods = order_methods(table["method"])
-    return [(method, control) for method in methods for control in CONTROL_LABELS if (method, control) in pairs]
+    return [pair for pair in product(order_methods(table["method"]), CONTROL_LABELS) if pair in pairs]
 
 
 def method_label(method: str) -> str:
@@ -211,12 +205,6 @@ def method_label(method: str) -> str:
     base = method.removeprefix("concat:")
     label = METHOD_LABELS.get(base, base)
     return label if method == base else f"[CP, {label}]"
-
-
-def method_colour(method: str) -> str:
-    """Colour of a method, ``concat:<method>`` and unknown methods included; always the same for the same name."""
-    base = method.removeprefix("concat:")
-    return METHOD_COLOURS.get(base) or SPARE_COLOURS[zlib.crc32(base.encode()) % len(SPARE_COLOURS)]
 
 
 def wide_table(table: pd.DataFrame, columns: str) -> pd.DataFrame:
@@ -232,7 +220,7 @@ def wide_table(table: pd.DataFrame, columns: str) -> pd.DataFrame:
 
 def _marker(method: str, control: str, colour: str = "") -> dict:
     """Marker of a method and control: its kind by shape, filled for the true pairing, open for a control."""
-    colour = colour or method_colour(method)
+    colour = colour or METHODS.get(method.removeprefix("concat:"), ("", SPARE_COLOUR))[1]
     if control not in TRUE:
         return {"marker": CONTROL_MARKERS[control], "mfc": "white", "mec": colour, "mew": 1.2, "ms": 4.8}
     shape = "s" if method in CP_ONLY else "D" if method in ORACLES else "o"
@@ -241,21 +229,20 @@ def _marker(method: str, control: str, colour: str = "") -> dict:
 
 def _kinds(table: pd.DataFrame, mark: str) -> list[Line2D]:
     """Legend of the kinds of markers that occur; empty where methods and controls are all of one kind."""
-    kinds = {}
-    for method, control in order_pairs(table) if mark == "control" else []:
-        word = f"control: {CONTROL_LABELS[control]}"
-        word = "trained on true CP–TX pairs" if control in TRUE else word
-        word = "never sees TX" if method in CP_ONLY else word
-        word = "oracle: needs the compound's own TX" if method in ORACLES else word
-        kinds[word] = _handle(label=word, **_marker(method, control, "" if method in ORACLES else GREY))
-    handles = list(kinds.values()) if len(kinds) > 1 else []
-    if mark != "control":
+    kinds = {}  # how each kind is marked
+    if mark == "control":
+        for method, control in order_pairs(table):
+            word = "trained on true CP–TX pairs" if control in TRUE else f"control: {CONTROL_LABELS[control]}"
+            word = "never sees TX" if method in CP_ONLY else word
+            word = "oracle: needs the compound's own TX" if method in ORACLES else word
+            kinds[word] = _marker(method, control, "" if method in ORACLES else GREY)
+        kinds = kinds if len(kinds) > 1 else {}
+    else:
         for name, look in table.groupby(mark, sort=False)["look"].first().items():
-            colour = "" if mark == "method" else GREY
-            handles.append(_handle(label=method_label(name), **_marker(name, look, colour)))
+            kinds[method_label(name)] = _marker(name, look, "" if mark == "method" else GREY)
     if not table["tested"].all():
-        handles.append(_handle(label="too few to be tested", **_marker("", "", UNTESTED)))
-    return handles
+        kinds["too few to be tested"] = _marker("", "", UNTESTED)
+    return [_handle(label=word, **marker) for word, marker in kinds.items()]
 
 
 @_draws(reason="no method was measured")
@@ -288,14 +275,10 @@ def intervals(
     table = table.assign(tested=table["tested"].astype(bool) if "tested" in table else True)
     table = table if facet else table.assign(**{"": ""})
     table["look"] = table[mark] if mark == "control" else np.where(table[mark].isin(filled), "", "deranged")
-    rows, facets, marks = (_distinct(table, name) for name in (row, facet, mark))
+    rows, facets = _distinct(table, row), _distinct(table, facet)
     rows = [name for name in order if name in rows] or rows
-    measured = table.dropna(subset="mean").sort_values(mark, key=lambda names: names.map(marks.index))
-    heights = measured.groupby(row)[mark].nunique().reindex(rows).fillna(1) + 0.8  # a mark is one high, 0.8 is air
+    measured, heights = _placed(table.dropna(subset="mean"), rows, row, facet, mark)
     middles = heights.cumsum() - heights / 2
-    together = measured.groupby([row, facet])["mean"]
-    below = together.cumcount() - (together.transform("size") - 1) / 2
-    measured["place"] = measured[row].map(middles).astype(float) + below
     across = min(across, len(facets))
     down = -(-len(facets) // across)
     width = FULL_WIDTH if across > 1 else SINGLE_WIDTH
@@ -322,6 +305,16 @@ def intervals(
     if handles:
         _legend(fig, handles, title=_wrap(note, int(width * PER_INCH)) or None)
     return fig
+
+
+def _placed(table: pd.DataFrame, rows: list[str], row: str, facet: str, mark: str) -> tuple[pd.DataFrame, pd.Series]:
+    """Values with their `place` from the top, the marks of a row below each other, and the height of each row."""
+    table = table.sort_values(mark, key=lambda names: names.map(_distinct(table, mark).index))
+    heights = table.groupby(row)[mark].nunique().reindex(rows).fillna(1) + 0.8  # a mark is one high, 0.8 is air
+    together = table.groupby([row, facet])["mean"]
+    below = together.cumcount() - (together.transform("size") - 1) / 2
+    middle = table[row].map(heights.cumsum() - heights / 2).astype(float)
+    return table.assign(place=middle + below), heights
 
 
 def _draw_marks(ax: Axes, table: pd.DataFrame) -> None:
@@ -362,8 +355,8 @@ def paper_comparison(values: pd.DataFrame) -> StudyFigure:
     wide = shown.pivot_table("mean", "claim", "method").reindex(columns=["raw_cp", "contrastive"]).dropna()
     above = (wide["contrastive"] > wide["raw_cp"]).sum()
     title = f"Contrastive lies above raw CP in {above} of {len(wide)} measured claims"
-    look = {"xlabel": "value on unseen compounds", "facet": "panel", "across": 2}
-    return intervals(shown.assign(panel=_claim_panels(shown)), title=title, **look)
+    shown = shown.assign(panel=_claim_panels(shown))
+    return intervals(shown, title=title, xlabel="value on unseen compounds", facet="panel", across=2)
 
 
 def claims_forest(claims: pd.DataFrame) -> StudyFigure:
@@ -382,17 +375,17 @@ def claims_forest(claims: pd.DataFrame) -> StudyFigure:
         panels[head.claim] += f"\n{method_label(head.method)}: {head.verdict}"
     shown = claims.merge(heads[["claim", "endpoint", "method"]])
     shown = shown[(shown["reference"] == "raw_cp") | shown["role"].isin(["reference", "control"])]
-    order = [*order_methods(set(shown["reference"]) - set(CONTROL_LABELS)), *CONTROL_LABELS]
-    labels = {
-        name: f"itself, {CONTROL_LABELS[name]}" if name in CONTROL_LABELS else method_label(name) for name in order
-    }
+    labels = {name: method_label(name) for name in order_methods(set(shown["reference"]) - set(CONTROL_LABELS))}
+    labels |= {control: f"itself, {words}" for control, words in CONTROL_LABELS.items()}
     shown = shown.assign(label=shown["reference"].map(labels), panel=shown["claim"].map(panels), mean=shown["effect"])
     shown = shown.sort_values("claim", kind="stable")
     n_supported = (heads["verdict"] == "supported").sum()
     title = f"{n_supported} of {len(heads)} claims weighed on {claims['screen'].iloc[0]} are supported"
-    look = {"xlabel": "gain over what stands at the left", "row": "label", "facet": "panel", "across": 2, "note": note}
-    look |= {"mark": "method", "filled": list(heads["method"]), "line": 0.0, "line_label": "no difference"}
-    return intervals(shown, title=title, empty="not asked", order=list(labels.values()), **look)
+    return intervals(
+        shown, title=title, xlabel="gain over what stands at the left", row="label", facet="panel", across=2,
+        mark="method", filled=list(heads["method"]), line=0.0, line_label="no difference", note=note,
+        empty="not asked", order=list(labels.values()),
+    )  # fmt: skip
 
 
 def chosen_gains(gains: pd.DataFrame) -> StudyFigure:
@@ -400,22 +393,26 @@ def chosen_gains(gains: pd.DataFrame) -> StudyFigure:
     mean = gains[gains["method"] == "contrastive"].groupby("chosen_by", sort=False)["mean"].first()
     words = [f"{value:+.3f} on tasks chosen by {name}" for name, value in mean.items()]
     title = f"Contrastive gains {', '.join(words)}" if words else "No task is chosen as TX-strong and CP-weak"
-    look = {"xlabel": "difference to raw CP in ROC-AUC", "mark": "chosen_by", "filled": ["training compounds"]}
-    return intervals(gains, title=title, line=0.0, line_label="raw CP", **look)
+    return intervals(
+        gains, title=title, xlabel="difference to raw CP in ROC-AUC", mark="chosen_by", filled=["training compounds"],
+        line=0.0, line_label="raw CP",
+    )  # fmt: skip
 
 
 def family_gains(families: pd.DataFrame) -> StudyFigure:
     """Gains by target family (``family, n_tasks, tested``), a panel a method and what is subtracted (``minus``)."""
     shown = families[families["method"].isin(["autoencoder", "contrastive"]) & (families["control"] == "true_pairs")]
     shown = shown.sort_values(["tested", "n_tasks", "family"], ascending=[False, False, True], kind="stable")
-    panel = shown["method"].map(method_label) + " " + shown["minus"]
-    shown = shown.assign(panel=panel, family=shown["family"] + " (" + shown["n_tasks"].astype(str) + ")")
+    shown["panel"] = shown["method"].map(method_label) + " " + shown["minus"]
+    shown["family"] += " (" + shown["n_tasks"].astype(str) + ")"
     won = shown[(shown["method"] == "contrastive") & shown["tested"]]
     n_won = (won["ci_low"] > 0).groupby(won["minus"], sort=False).agg(["sum", "size"])
     words = [f"{row['sum']} of {row['size']} families {minus}" for minus, row in n_won.iterrows()]
     title = f"Contrastive gains in {', '.join(words)}" if words else "No target family has tasks enough to be tested"
-    look = {"row": "family", "facet": "panel", "line": 0.0, "line_label": "no difference", "across": 2, "sharex": True}
-    return intervals(shown, title=title, xlabel="difference in ROC-AUC", **look)
+    return intervals(
+        shown, title=title, xlabel="difference in ROC-AUC", row="family", facet="panel", across=2, sharex=True,
+        line=0.0, line_label="no difference",
+    )  # fmt: skip
 
 
 def gain_steps(values: pd.DataFrame, method: str) -> StudyFigure:
@@ -427,30 +424,29 @@ def gain_steps(values: pd.DataFrame, method: str) -> StudyFigure:
     steps = {(name.format(method), control): label for (name, control), label in GAIN_STEPS.items()}
     keys = pd.Series(list(zip(values["method"], values["control"], strict=True)), index=values.index)
     shown = values[keys.isin(steps)].assign(label=keys.map(steps), panel=_claim_panels(values))
-    look = {"xlabel": "value on unseen compounds", "row": "label", "facet": "panel", "across": 2}
-    look |= {"order": list(steps.values())}
-    title = f"From raw CP to {method_label(method)}, step by step"
-    return intervals(shown.sort_values("claim", kind="stable"), title=title, **look)
+    return intervals(
+        shown.sort_values("claim", kind="stable"), title=f"From raw CP to {method_label(method)}, step by step",
+        xlabel="value on unseen compounds", row="label", facet="panel", across=2, order=list(steps.values()),
+    )  # fmt: skip
 
 
 @_draws(reason="no endpoint could be measured", number="mean")
 def data_size_curves(table: pd.DataFrame, *, title: str) -> StudyFigure:
     """Each endpoint by the number of compounds that an encoder was trained on, a panel each of `SIZE_ENDPOINTS`."""
-    endpoints = [name for name in SIZE_ENDPOINTS if (table["endpoint"] == name).any()]
-    pairs = order_pairs(table)
-    sizes = np.unique(table["n_compounds"])
+    endpoints = [name for name in SIZE_ENDPOINTS if name in set(table["endpoint"])]
+    pairs, sizes = order_pairs(table), np.unique(table["n_compounds"])
     fig, handles = _figure(FULL_WIDTH, 3.5, title), {}
     axes = _panels(fig, len(endpoints), len(endpoints))
+    parts = dict(list(table.sort_values("n_compounds").groupby(["endpoint", "method", "control"])))
     for ax, endpoint in zip(axes, endpoints, strict=True):
         # Side by side at each size, since intervals on top of each other can't be read.
         for shift, (method, control) in zip(np.linspace(-0.06, 0.06, len(pairs)), pairs, strict=True):
-            own = table[(table[["method", "control", "endpoint"]] == [method, control, endpoint]).all(axis=1)]
-            own = own.assign(x=own["n_compounds"] * np.exp(shift)).sort_values("x")
-            look = _marker(method, control) | {"color": method_colour(method), "ls": "-" if control in TRUE else "--"}
-            ax.vlines(own["x"], own["ci_low"], own["ci_high"], color=look["color"], lw=1)
-            ax.plot(own["x"], own["mean"], lw=1.2, **look)
+            own = parts.get((endpoint, method, control), table.iloc[:0])
+            x, marker = own["n_compounds"] * np.exp(shift), _marker(method, control)
+            ax.vlines(x, own["ci_low"], own["ci_high"], color=marker["mec"], lw=1)
             label = method_label(method) + ("" if control in TRUE else f", {CONTROL_LABELS[control]}")
-            handles[label] = _handle(label=label, **look)
+            look = {"color": marker["mec"], "ls": "-" if control in TRUE else "--", "label": label}
+            [handles[label]] = ax.plot(x, own["mean"], lw=1.2, **look, **marker)
         ax.set(xscale="log", title=SIZE_ENDPOINTS[endpoint])
         ax.set_xticks(sizes, [f"{size:.0f}" for size in sizes])
         ax.minorticks_off()
@@ -566,7 +562,7 @@ def replicate_correlations(table: pd.DataFrame, *, title: str) -> StudyFigure:
 def embedding_maps(table: pd.DataFrame, *, title: str, label_order: Sequence[str]) -> StudyFigure:
     """Two-dimensional maps of the embeddings, a panel a method: the first eight of `label_order` in colour."""
     grey = {"other": ("#C4C4C4", "o")}  # drawn first, so that it hides none that has a name
-    looks = grey | dict(zip(label_order, CATEGORY_LOOKS, strict=False))
+    looks = grey | dict(zip(label_order, zip(CATEGORY_COLOURS, "os^DvPX<", strict=True), strict=False))
     table = table.assign(label=table["label"].where(table["label"].isin(looks), "other"))
     methods = order_methods(table["method"])
     across = min(len(methods), 3)
@@ -575,8 +571,8 @@ def embedding_maps(table: pd.DataFrame, *, title: str, label_order: Sequence[str
     for ax, method in zip(_panels(fig, len(methods), across), methods, strict=True):
         for label, (colour, marker) in looks.items():
             own = table[(table["method"] == method) & (table["label"] == label)]
-            size = 3 if label == "other" else 16
-            ax.scatter(own["x"], own["y"], s=size, color=colour, marker=marker, lw=0.3, ec="white", rasterized=True)
+            look = {"s": 3 if label == "other" else 16, "color": colour, "marker": marker}
+            ax.scatter(own["x"], own["y"], lw=0.3, ec="white", rasterized=True, **look)
         ax.set_title(_wrap(method_label(method), int(side * 10)))
         ax.set(xticks=[], yticks=[], box_aspect=1)
     handles = [_handle(label=_short(label, 36), marker=marker, color=hue) for label, (hue, marker) in looks.items()]
@@ -625,5 +621,5 @@ def scatter(table: pd.DataFrame, *, title: str, x: str, y: str, chosen: str, xla
         own = table[table[chosen] == is_chosen]
         ax.plot(own[x], own[y], "o", ms=5, mec=GREY, mew=0.6, mfc=colour, label=f"{word} ({len(own)})")
     ax.set(xlabel=xlabel, ylabel=ylabel)
-    ax.legend(**BESIDE)
+    ax.legend(loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0, alignment="left")
     return fig

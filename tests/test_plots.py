@@ -284,7 +284,7 @@ VISION = {
 
 
 @pytest.mark.parametrize("vision", VISION)
-@pytest.mark.parametrize("palette", [tuple(plots.METHOD_COLOURS.values()), plots.CATEGORY_COLOURS])
+@pytest.mark.parametrize("palette", [tuple(colour for _, colour in plots.METHODS.values()), plots.CATEGORY_COLOURS])
 def test_colours_stay_apart_for_every_eye(vision, palette):
     seen = [_lab(colour, np.array(VISION[vision])) for colour in palette]
     closest = min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2))
@@ -315,7 +315,7 @@ def test_intervals_draw_every_value_in_order():
     assert sorted(line.get_xdata()[0] for line in drawn) == pytest.approx(sorted(table["mean"]))
     filled = [line for line in drawn if line.get_markerfacecolor() != "white"]
     assert len(filled) == table["control"].isin(["", "true_pairs"]).sum()
-    tops = [line.get_ydata()[0] for line in drawn if line.get_mec() == plots.METHOD_COLOURS["contrastive"]]
+    tops = [line.get_ydata()[0] for line in drawn if line.get_mec() == plots.METHODS["contrastive"][1]]
     assert len(set(tops)) == 3, "the controls of a method stand below each other"
     flat = [line for line in ax.lines if len(line.get_xdata()) == 2 and len(set(line.get_ydata())) == 1]
     assert sorted(line.get_xdata()[0] for line in flat) == pytest.approx(sorted(table["ci_low"]))
