@@ -34,7 +34,6 @@ N_COMPOUNDS_MEASURED = 162  # as in cmea-u2os: spectra of more compounds are fla
 ABSOLUTE_TOLERANCE = 0.08
 R2_TOLERANCE = 0.05
 FACTOR_TOLERANCE = 1.5
-CONTROL_NAME = "DMSO"
 CELL_COUNT = "Cells_Number_Object_Number"
 # What real screens show: group, statistic, reference, source. CDRP-bio and LINCS Pilot 1 are from the replicate
 # correlations that Haghighi 2022 published, cmea-u2os (a consensus profile for each of 162 compounds) was measured with
@@ -47,7 +46,6 @@ NAMES = tomllib.loads(Path(__file__).with_name("simulation.toml").read_text(enco
 # --- knobs ----------------------------------------------------------------------------------------------------
 
 
-SIZES: dict[str, dict[str, Any]] = NAMES["sizes"]
 # Knobs that make a screen resemble a real one, applied on top of a size; tests hold each to tolerances.
 PRESETS: dict[str, dict[str, Any]] = NAMES["presets"]
 # The real screen that a preset imitates, as `CALIBRATION_TARGETS` calls it.
@@ -56,11 +54,11 @@ IMITATES = {"cdrp-bio": "CDRP-bio", "lincs": "LINCS Pilot 1"}
 
 def simulation_settings(size: str = "default", preset: str = "cdrp-bio", **knobs: float) -> SimpleNamespace:
     """The settings of a size and preset with some knobs turned; raises ScreenError for any that is unknown."""
-    known = {"size": SIZES, "preset": PRESETS, "knob": NAMES["knobs"]}
+    known = {"size": NAMES["sizes"], "preset": PRESETS, "knob": NAMES["knobs"]}
     for kind, name in (("size", size), ("preset", preset), *(("knob", knob) for knob in knobs)):
         if name not in known[kind]:
             raise ScreenError(f"no simulated screen has the {kind} {name!r}; it is one of {', '.join(known[kind])}")
-    settings = SimpleNamespace(**(NAMES["knobs"] | SIZES[size] | PRESETS[preset] | knobs))
+    settings = SimpleNamespace(**(NAMES["knobs"] | NAMES["sizes"][size] | PRESETS[preset] | knobs))
     if not settings.shared_strength >= 0:
         raise ScreenError(f"shared_strength is {settings.shared_strength:g}; it is 0 (TX shares nothing) or positive")
     return settings
@@ -289,13 +287,17 @@ def _layout(
     strength = strength.ravel()  # (n_compounds * n_doses,)
     doses = np.tile(settings.doses, settings.n_compounds)
     maps = np.array_split(treatment, -(-len(treatment) // settings.n_treatments_per_plate))
+    positions = [f"{row}{column:02d}" for row, column in product("ABCDEFGHIJKLMNOP", range(1, 25))]
+    n_wells = len(maps[0]) + settings.n_control_wells
+    if n_wells > len(positions):
+        raise ScreenError(f"{n_wells} wells don't fit on a plate of {len(positions)}; set n_treatments_per_plate lower")
     tables, effects = [], []
     for number, on_map in enumerate(maps, start=1):
-        wells = _well_names(len(on_map) + settings.n_control_wells)
+        wells = positions[: len(on_map) + settings.n_control_wells]
         of_map = pd.DataFrame({
             PLATE: "",
             WELL: rng.permutation(wells),
-            COMPOUND: np.append(compounds[on_map // n_doses], [CONTROL_NAME] * settings.n_control_wells),
+            COMPOUND: np.append(compounds[on_map // n_doses], ["DMSO"] * settings.n_control_wells),
             DOSE: np.append(doses[on_map], [0.0] * settings.n_control_wells),
             CONTROL: np.arange(len(wells)) >= len(on_map),
         })  # fmt: skip
@@ -305,15 +307,6 @@ def _layout(
         tables += [of_map.assign(**{PLATE: name}) for name in names]
         effects += [effect] * n_replicates
     return pd.concat(tables, ignore_index=True), np.concatenate(effects)
-
-
-def _well_names(n_wells: int) -> np.ndarray:
-    """Names A01, A02 ... of the first wells of a 384-well plate."""
-    places = product("ABCDEFGHIJKLMNOP", range(1, 25))
-    names = np.array([f"{row}{column:02d}" for row, column in places], dtype=object)
-    if n_wells > len(names):
-        raise ScreenError(f"{n_wells} wells don't fit on a plate of {len(names)}; set n_treatments_per_plate lower")
-    return names[:n_wells]
 
 
 def _cell_painting_names(n_features: int) -> list[str]:
@@ -392,10 +385,9 @@ def screen_statistics(
         here[f"{modality} replicate correlation", "null, 90%"] = chance
         beyond = (replicates > chance).mean() if pd.notna(chance) else np.nan
         here["treatments above 90% of the null", modality] = beyond
-    profiles = {modality: values[:N_COMPOUNDS_MEASURED] for modality, values in profiles.items()}
-    for modality, values in profiles.items():
-        here |= _spectrum(modality, values[:, values.std(axis=0) > 1e-9])
-    r2, nearest = predictability(profiles["CP"], profiles["TX"], ridge)
+    cp, tx = (profiles[modality][:N_COMPOUNDS_MEASURED] for modality in ("CP", "TX"))
+    here |= _spectrum("CP", cp) | _spectrum("TX", tx)
+    r2, nearest = predictability(cp, tx, ridge)
     here |= _quantiles("ridge CP→TX, out-of-fold R² of genes", r2, ["median", "75%", "95%"])
     here["ridge CP→TX, shares", "genes, R² above 0.1"] = np.where(np.isnan(r2), np.nan, r2 > 0.1).mean()
     here["ridge CP→TX, shares", "own TX in nearest 10%"] = nearest
@@ -417,6 +409,7 @@ def _quantiles(group: str, values: Iterable[float], names: list[str]) -> dict[tu
 
 def _spectrum(modality: str, values: np.ndarray) -> dict[tuple[str, str], float]:
     """Statistics of the principal components of profiles (n_compounds, n_features) and of their features' likeness."""
+    values = values[:, values.std(axis=0) > 1e-9]
     variance = np.linalg.svd((values - values.mean(axis=0)) / values.std(axis=0), compute_uv=False) ** 2
     cumulative = np.cumsum(variance) / variance.sum()
     here = {("variance of component 1, share", modality): cumulative[0]}
