@@ -78,7 +78,7 @@ def measure(name: str, encoder: Encoder, prepared, compounds: pd.DataFrame) -> p
         raise ScreenError(left_out[name])
     result = results[name]
     tables = [retrieval_scores(result.retrieval).melt(["control", "compound"], ["near", "rank_share"], "measure")]
-    wells = clustering.replicate_clustering_by_fold(result.wells)
+    wells = clustering.by_fold([result.wells], clustering.replicate_clustering)
     replicates = wells.groupby(["control", "compound"], as_index=False)["replicate_map"].mean()
     tables.append(replicates.melt(["control", "compound"], ["replicate_map"], "measure"))
     mechanisms, _ = clustering.moa_clustering_by_fold(result.consensus, compounds)

@@ -72,12 +72,12 @@ def verdicts_of_screen(
     assert not left_out, left_out
     oracle = crossfit.oracle_consensus(prepared, results["raw_cp"].consensus)["tx"]
     consensus = [one.consensus for one in results.values()]
-    replicates = [clustering.replicate_clustering_by_fold(one.wells) for one in results.values()]
+    replicates = clustering.by_fold([one.wells for one in results.values()], clustering.replicate_clustering)
     moa = [clustering.moa_clustering_by_fold(table, screen.compounds)[0] for table in consensus]
     labels, _ = bioactivity.label_matrix(screen.activity, screen.tasks, screen.compounds[COMPOUND].to_numpy())
     predictions = [bioactivity.predict_folds(table, labels) for table in (*consensus, oracle)]
     endpoints = claims.bootstrap_endpoints(
-        replicate_per_treatment=pd.concat(replicates, ignore_index=True),
+        replicate_per_treatment=replicates,
         moa_per_compound=pd.concat(moa, ignore_index=True),
         predictions=pd.concat(predictions, ignore_index=True),
         tasks=screen.tasks,

@@ -8,7 +8,7 @@ compounds are what the claims resample.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -27,8 +27,17 @@ from cpx_utils.profiles import COMPOUND, CONTROL, KEYS, PLATE, WELL, compound_gr
 # Rows of similarities, and pairs of wells in null draws: bounds memory. Another number of rows changes last digits.
 ROWS_AT_ONCE, PAIRS_AT_ONCE = 64, 4_000_000
 MEASURES = ["replicate_map", "activity_map", "silhouette"]  # of replicates
-# The table of a screen without replicates: the columns of `replicate_clustering_by_fold`, no rows.
+# The table of a screen without replicates: `KEYS` and the columns of `replicate_clustering`, no rows.
 NO_REPLICATES = pd.DataFrame(columns=[*KEYS, "compound", "treatment", "n_wells", *MEASURES])
+
+
+def by_fold(tables: Iterable[pd.DataFrame], measure: Callable[..., pd.DataFrame], **options: float) -> pd.DataFrame:
+    """What `replicate_clustering`, `replicate_p_values` or `position_null` tell of every fitted representation.
+
+    `tables` hold embedded wells (metadata columns, `KEYS` and z000 ...): test wells and negative controls of each fold;
+    `options` are those of `measure`. One row a treatment and representation: `KEYS` and the columns of `measure`.
+    """
+    return _stacked((key, measure(wells, embedding, **options)) for key, wells, embedding in _fits(tables))
 
 
 def _fits(tables: Iterable[pd.DataFrame]) -> Iterator[tuple[tuple, pd.DataFrame, np.ndarray]]:
@@ -40,10 +49,7 @@ def _fits(tables: Iterable[pd.DataFrame]) -> Iterator[tuple[tuple, pd.DataFrame,
 
 def _stacked(measured: Iterable[tuple[tuple, pd.DataFrame]]) -> pd.DataFrame:
     """Tables one below the other, with the `KEYS` of each before its columns."""
-    keyed = [
-        pd.concat([pd.DataFrame([key] * len(table), columns=KEYS), table.reset_index(drop=True)], axis=1)
-        for key, table in measured
-    ]
+    keyed = [pd.concat([pd.DataFrame([key] * len(table), columns=KEYS), table], axis=1) for key, table in measured]
     kept = [table for table in keyed if len(table)] or keyed  # types of empty columns would spoil those of others
     return pd.concat(kept, ignore_index=True) if kept else pd.DataFrame(columns=KEYS)
 
@@ -80,15 +86,6 @@ def replicate_clustering(wells: pd.DataFrame, embedding: np.ndarray) -> pd.DataF
     table = _by_treatment(table, queries)
     table.loc[table["n_wells"] < 2, "silhouette"] = np.nan
     return table
-
-
-def replicate_clustering_by_fold(wells: pd.DataFrame) -> pd.DataFrame:
-    """`replicate_clustering` of every fitted representation in a table of embedded wells.
-
-    `wells` has metadata columns, `KEYS` and z000 ...: test wells and negative controls of each fold. One row a
-    treatment and representation: `KEYS` and the columns of `replicate_clustering`.
-    """
-    return _stacked((key, replicate_clustering(*fit)) for key, *fit in _fits([wells]))
 
 
 def _queries(wells: pd.DataFrame, embedding: np.ndarray) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
@@ -253,12 +250,6 @@ def _null_maps(unit: np.ndarray, treatment: np.ndarray, sets: np.ndarray, positi
     return np.nanmean(precision.reshape(sets.shape), axis=1)
 
 
-def found_by_fold(tables: Iterable[pd.DataFrame], **options: float) -> pd.DataFrame:
-    """`replicate_p_values`, with its options, of the first draw in tables of embedded wells: `KEYS` and its columns."""
-    first = (table[table["seed"] == 0] for table in tables)
-    return _stacked((key, replicate_p_values(*fit, **options)) for key, *fit in _fits(first))
-
-
 def position_null(wells: pd.DataFrame, embedding: np.ndarray) -> pd.DataFrame:
     """Replicate mAP of wells that share their well position and nothing else: what the position alone makes alike.
 
@@ -270,7 +261,7 @@ def position_null(wells: pd.DataFrame, embedding: np.ndarray) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        ``compound, treatment, position_map``, one row a treatment; NaN where no position is known or shared.
+        ``compound, treatment, position_map``, one row a treatment whose position is known and shared.
     """
     queries, points, _ = _queries(wells, embedding)
     plate, known = queries["plate"].to_numpy(), (queries["well"] != "").to_numpy()
@@ -279,12 +270,8 @@ def position_null(wells: pd.DataFrame, embedding: np.ndarray) -> pd.DataFrame:
     for rows, similarity in _similarities(unit_rows(points), np.flatnonzero(known)):
         other = (compound[rows, None] != compound) & (plate[rows, None] != plate) & known
         precision[rows] = average_precision(similarity, other & (position[rows, None] == position), other)
-    return _by_treatment(pd.DataFrame({"position_map": precision}), queries).drop(columns="n_wells")
-
-
-def position_null_by_fold(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    """`position_null` of embedded wells, a table a method: `KEYS` and its columns, without rows that are NaN."""
-    return _stacked((key, position_null(*fit).dropna(subset="position_map")) for key, *fit in _fits(tables))
+    table = _by_treatment(pd.DataFrame({"position_map": precision}), queries).drop(columns="n_wells")
+    return table.dropna(subset="position_map").reset_index(drop=True)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -372,7 +359,7 @@ def moa_clustering_by_fold(consensus: pd.DataFrame, compounds: pd.DataFrame) -> 
 def clustering_table(screen: str, replicates: pd.DataFrame, moa_summary: pd.DataFrame) -> pd.DataFrame:
     """Fold-level values of all clustering endpoints in the study's common form.
 
-    Of `replicate_clustering_by_fold` (may be empty) and the summary of `moa_clustering_by_fold`: screen, `KEYS`,
+    Of `replicate_clustering` by fold (may be empty) and the summary of `moa_clustering_by_fold`: screen, `KEYS`,
     endpoint, label (replicate or moa), n (treatments or compounds), value.
     """
     tables = [moa_summary.assign(label="moa")]

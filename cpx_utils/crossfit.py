@@ -661,7 +661,7 @@ def _endpoint_values(tables, replicates, compounds, labels):
     """Values of the curve's endpoints by unit, from a method's embeddings of `wells` and its `consensus`."""
     values = {"moa_map": clustering.moa_clustering_by_fold(tables["consensus"], compounds)[0]}
     if replicates:
-        values["replicate_map"] = clustering.replicate_clustering_by_fold(tables["wells"])
+        values["replicate_map"] = clustering.by_fold([tables["wells"]], clustering.replicate_clustering)
     if len(labels.columns):
         predictions = bioactivity.predict_folds(tables["consensus"], labels)
         values["roc_auc"] = bioactivity.evaluate_folds(predictions).query("metric == 'roc_auc'")

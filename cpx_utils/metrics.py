@@ -214,22 +214,3 @@ def benjamini_hochberg(p_values: Iterable[float]) -> np.ndarray:
     if known.any():
         adjusted[known] = false_discovery_control(p_values[known])
     return adjusted
-
-
-def nearest_shares_label(
-    values: np.ndarray, groups: np.ndarray, labels: np.ndarray, *, most: int = 2000, seed: int = 0
-) -> tuple[float, float]:
-    """How often a row's nearest row of another group (cosine) has its label, such as its plate map, and chance.
-
-    Profiles that tell where they were measured have a share above chance. `values` (n, n_features), `groups` and
-    `labels` (n,); of at most `most` rows, drawn by `seed`. NaN with fewer than two groups.
-    """
-    rows = np.random.default_rng(seed).permutation(len(values))[:most]
-    groups, labels = np.asarray(groups)[rows], np.asarray(labels)[rows]
-    other = groups[:, None] != groups
-    if not other.any():
-        return np.nan, np.nan
-    same = labels[:, None] == labels
-    similarity = np.where(other, cosine_similarity(np.asarray(values)[rows]), -np.inf)
-    nearest = similarity.argmax(axis=1)
-    return float(same[np.arange(len(rows)), nearest].mean()), float((same & other).sum() / other.sum())

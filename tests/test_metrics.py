@@ -181,16 +181,3 @@ def test_retrieval_scores_run_from_the_nearest_to_the_farthest():
 def test_wrong_labels_and_scores_are_refused(labels, scores):
     with pytest.raises(ValueError, match="labels"):
         metrics.roc_auc(np.array(labels), np.array(scores))
-
-
-def test_profiles_that_tell_their_plate_are_found_out():
-    rng = np.random.default_rng(0)
-    groups, labels = np.arange(300), np.arange(300) % 6
-    values = rng.normal(size=(300, 20))
-    share, chance = metrics.nearest_shares_label(values, groups, labels)
-    assert chance == pytest.approx(49 / 299) and abs(share - chance) < 0.08
-    told = values + 5 * rng.normal(size=(6, 20))[labels]
-    assert metrics.nearest_shares_label(told, groups, labels)[0] > 0.95
-    # Rows of one's own group don't count, and there may be no other.
-    assert metrics.nearest_shares_label(told, labels, labels)[0] == 0.0
-    assert np.isnan(metrics.nearest_shares_label(values, np.zeros(300), labels)).all()

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from cpx_utils import splits
-from cpx_utils.profiles import COMPOUND, ScreenError
+from cpx_utils.profiles import COMPOUND, CONTROL, DOSE, PLATE, WELL, ScreenError
 
 
 def compound_table(n=90):
@@ -139,6 +139,21 @@ def test_plates_that_share_a_treated_compound_are_one_map():
     for one in (np.repeat("", 9), np.tile(["P1", "P2", "P3"], 3)):  # no plates; every compound on all of them
         spread = np.repeat(["a", "b", "c"], 3)
         assert len(set(splits.plate_maps(one, spread, np.ones(9, dtype=bool)))) == 1
+
+
+def test_profiles_that_tell_their_plate_map_are_found_out():
+    rng = np.random.default_rng(0)
+    wells = pd.DataFrame(rng.normal(size=(300, 20))).add_prefix("Cells_f")
+    number = np.arange(300)
+    head = pd.DataFrame({PLATE: [f"P{one % 6}" for one in number], WELL: "", COMPOUND: [f"c{one}" for one in number],
+                         DOSE: 1.0, CONTROL: False})  # fmt: skip
+    share, chance = splits.same_map_share(pd.concat([head, wells], axis=1))
+    assert chance == pytest.approx(49 / 299) and abs(share - chance) < 0.08
+    told = pd.concat([head, wells + 5 * rng.normal(size=(6, 20))[number % 6]], axis=1)
+    assert splits.same_map_share(told)[0] > 0.95
+    # Wells of one's own compound don't count, and there may be no other.
+    assert splits.same_map_share(told.assign(**{COMPOUND: head[PLATE]}))[0] == 0.0
+    assert np.isnan(splits.same_map_share(told.assign(**{COMPOUND: "one"}))).all()
 
 
 def test_rows_are_deranged_within_maps_also_where_a_compound_has_doses_of_its_own():
