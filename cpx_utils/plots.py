@@ -573,8 +573,7 @@ def embedding_maps(table: pd.DataFrame, *, title: str, label_order: Sequence[str
             own = table[(table["method"] == method) & (table["label"] == label)]
             look = {"s": 3 if label == "other" else 16, "color": colour, "marker": marker}
             ax.scatter(own["x"], own["y"], lw=0.3, ec="white", rasterized=True, **look)
-        ax.set_title(_wrap(method_label(method), int(side * 10)))
-        ax.set(xticks=[], yticks=[], box_aspect=1)
+        ax.set(title=_wrap(method_label(method), int(side * 10)), xticks=[], yticks=[], box_aspect=1)
     handles = [_handle(label=_short(label, 36), marker=marker, color=hue) for label, (hue, marker) in looks.items()]
     _legend(fig, handles, title="UMAP: for the eye only, nothing is measured on it")
     return fig
