@@ -55,8 +55,8 @@ def history_table():
     for control, fold, seed in itertools.product(("true_pairs", "deranged", "untrained"), range(3), range(2)):
         for epoch in range(1, 20 + 5 * fold + 4 * seed):
             training, validation = 5 * np.exp(-epoch / 9) + rng.normal(0, 0.05), 4 - 0.04 * epoch * (control[0] == "t")
-            rows.append(("random", 0, fold, seed, "contrastive", control, epoch, training, validation))
-    names = ["split", "repeat", "fold", "seed", "method", "control", "epoch", "training", "validation"]
+            rows.append(("random", 0, fold, seed, "contrastive", control, epoch, training, validation, 4.2))
+    names = ["split", "repeat", "fold", "seed", "method", "control", "epoch", "training", "validation", "chance"]
     return pd.DataFrame(rows, columns=names)
 
 
@@ -352,7 +352,7 @@ def test_mean_curves_are_means_over_seeds_and_short():
     runs = runs.pivot(index="epoch", columns="seed", values="training")
     expected = runs.ffill().mean(axis=1)
     own = curves.query("control == 'true_pairs' and fold == 1")
-    np.testing.assert_allclose(own["training"], expected[own["epoch"]])
+    np.testing.assert_allclose(own["training"], expected[own["epoch"]] - 4.2)
 
 
 def test_heat_maps_draw_the_first_compounds_in_order():
