@@ -3,7 +3,7 @@
 Every notebook `NN_name.ipynb` is a stage. Its parameters are the lines `name: type = default  # comment` of its cell
 tagged `parameters`; those that are rarely changed may stand in a cell tagged `settings` before it, since papermill puts
 a run's values behind the cell `parameters`. A stage is judged when all it needs is done: it is fresh while its code,
-its parameters, the modules it imports, the pinned packages and every file it read and wrote are what its record says.
+its parameters, the modules it imported, the pinned packages and every file it read and wrote are what its record says.
 So a stage whose inputs were made again with the same bytes doesn't run.
 
 Mistakes in a call or in a screen are told in one line before anything runs, with exit status 2.
@@ -12,7 +12,6 @@ Mistakes in a call or in a screen are told in one line before anything runs, wit
 import argparse
 import ast
 import difflib
-import functools
 import hashlib
 import json
 import logging
@@ -24,12 +23,12 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent import futures
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 from unittest.mock import patch
 
 import pandas as pd
@@ -85,15 +84,15 @@ PLUMBING = {
 PATHS_ONLY = {"run_dir", "figures_dir", "data_dir", "mirror"}
 # The parameter by which a user names a file, relative to where the runner was called.
 NEW_PROFILES = "new_profiles"
-# Types of parameters, each with an example as it is typed.
+# Types of parameters: that of a value, or of a list's items, and an example as it is typed.
 TYPES: dict[str, tuple[type, str]] = {
     "int": (int, "3"),
     "float": (float, "0.1"),
     "str": (str, "random"),
     "bool": (bool, "true"),
-    "list[int]": (list[int], "1,2,3"),
-    "list[float]": (list[float], "0.1,1"),
-    "list[str]": (list[str], "a,b"),
+    "list[int]": (int, "1,2,3"),
+    "list[float]": (float, "0.1,1"),
+    "list[str]": (str, "a,b"),
 }
 # One thread a stage, whatever --jobs is: sums over threads round differently, so results would depend on the
 # machine's load, and side-by-side stages would fight for cores. torch follows OMP_NUM_THREADS.
@@ -134,106 +133,96 @@ def read_stages(notebooks: str | Path) -> list[Stage]:
         code, parameters, question = [], {}, ""
         for cell in read_json(path)["cells"]:
             source = "".join(cell["source"])  # a list of lines, or one string
-            tags = cell["metadata"].get("tags", [])
             if cell["cell_type"] == "markdown":
-                question = question or source.strip().partition("\n")[0].lstrip("# ").strip()
-            elif {"parameters", "settings"} & set(tags):
+                question = question or source.partition("\n")[0].lstrip("# ")
+            elif {"parameters", "settings"} & set(cell["metadata"].get("tags", [])):
                 parameters |= read_parameters(source, path.stem)
             else:
                 code.append(source)
         stages.append(Stage(path.stem, path, question, parameters, code))
-    if not stages:
-        raise ScreenError(f"{notebooks} holds no notebook named NN_what_it_does.ipynb, NN being two digits")
     return stages
 
 
 def read_parameters(source: str, where: str) -> dict[str, Parameter]:
     """Parse the code of a `parameters` cell, without running it; `where` is the notebook's name, for messages.
 
-    Something else than assignments of literals, a type not known, or a default of another type is a ScreenError.
+    Something else than assignments of literals, or a type not known, is a ScreenError.
     """
     found = {}
     try:
         for node in ast.parse(source).body:
-            name, default = node.target.id, ast.literal_eval(node.value)
+            name, kind, default = node.target.id, ast.unparse(node.annotation), ast.literal_eval(node.value)
             lines = source.splitlines()[node.lineno - 1 : node.end_lineno]
             # a formatter may break a long line, and its comment then stands inside the brackets
             comment = " ".join(re.findall("  # (.*)", "\n".join(lines)))
             choices = re.findall(r"[^, ]+", comment.partition("one of: ")[2])
-            found[name] = Parameter(name, ast.unparse(node.annotation), default, comment, choices)
-            TYPES[found[name].kind]
+            found[name] = Parameter(name, kind, default, comment, choices)
+            TYPES[kind]  # is it known?
     except (SyntaxError, AttributeError, ValueError, KeyError) as error:
         what = f"{where}: each line of its parameters cell is `name: type = value  # comment`, of the types"
         raise ScreenError(f"{what} {', '.join(TYPES)} ({error})") from None
-    return {name: replace(known, default=checked_value(known, known.default)) for name, known in found.items()}
+    return found
 
 
-def checked_value(parameter: Parameter, value: Any) -> Any:
-    """Return `value` in the parameter's type.
+def typed_value(parameter: Parameter, text: str) -> Any:
+    """Return what was typed on the command line in the parameter's type.
 
-    A value is a Python value, or a string as typed on the command line: "true" and "false" for bool, items with commas
-    for lists. A whole number serves as a float; nothing else changes its type. A ScreenError says in a line what the
-    parameter wants, with an example, and what it got.
+    "true" and "false" are typed for bool, items with commas for lists. A ScreenError says in a line what the parameter
+    wants, with an example, and what it got.
     """
-    kind, example = TYPES[parameter.kind]
-    strict = ConfigDict(strict=True, allow_inf_nan=False)
+    single, example = TYPES[parameter.kind]
+    is_list = parameter.kind.startswith("list")
+    adapter = TypeAdapter(single, config=ConfigDict(strict=True, allow_inf_nan=False))
     try:
-        if kind is str or not isinstance(value, str):
-            checked = TypeAdapter(kind, config=strict).validate_python(value)
-        elif parameter.kind.startswith("list"):
-            single = TypeAdapter(*get_args(kind), config=strict)
-            checked = [single.validate_strings(item.strip()) for item in value.split(",") if item]
-        else:
-            checked = TypeAdapter(kind, config=strict).validate_strings(value.strip())
+        items = [item.strip() for item in text.split(",") if item] if is_list else [text]
+        values = [adapter.validate_strings(item) for item in items]
     except ValueError:
-        wanted = f"{'an' if kind is int else 'a'} {parameter.kind} such as {example}"
-        raise ScreenError(one_line(f"{parameter.name} wants {wanted}; {str(value)[:80]!r} isn't one")) from None
-    wrong = [item for item in (checked if isinstance(checked, list) else [checked]) if item not in parameter.choices]
-    if parameter.choices and wrong:
-        raise ScreenError(f"{parameter.name} wants one of {', '.join(parameter.choices)}; {wrong[0]!r} isn't")
-    return checked
+        wanted = f"{'an' if parameter.kind == 'int' else 'a'} {parameter.kind} such as {example}"
+        raise ScreenError(f"{parameter.name} wants {wanted}; {text[:80]!r} isn't one") from None
+    for value in values:
+        if parameter.choices and value not in parameter.choices:
+            raise ScreenError(f"{parameter.name} wants one of {', '.join(parameter.choices)}; {value!r} isn't")
+    return values if is_list else values[0]
 
 
 def resolve_parameters(
-    stages: Sequence[Stage], layers: Iterable[dict[str, Any]], given: Iterable[str] = ()
+    stages: Sequence[Stage], chosen: dict[str, Any], given: Iterable[str] = ()
 ) -> dict[str, dict[str, Any]]:
-    """Return every stage's parameters by its name: its defaults, then the layers in turn, then what was given.
+    """Return every stage's parameters by its name: its defaults, then what was chosen, then what was given.
 
     Parameters
     ----------
     stages
         All stages, also those that won't run.
-    layers
-        Name to value; each applies to every notebook that declares the name, and to no other.
+    chosen
+        Name to value, for every notebook that declares the name.
     given
-        `NAME=VALUE` for every notebook that declares NAME, or `03.NAME=VALUE` for one. Strict.
+        `NAME=VALUE` for every notebook that declares NAME, or `03.NAME=VALUE` for one.
 
     Raises
     ------
     ScreenError
         A name that no notebook declares (with the nearest that one does), or a value of the wrong type.
     """
-    resolved = {stage.name: {name: known.default for name, known in stage.parameters.items()} for stage in stages}
-    for layer in layers:
-        for stage in stages:
-            for name in layer.keys() & stage.parameters.keys():
-                resolved[stage.name][name] = checked_value(stage.parameters[name], layer[name])
+    resolved = {}
+    for stage in stages:
+        resolved[stage.name] = {name: chosen.get(name, known.default) for name, known in stage.parameters.items()}
     for assignment in given:
-        target, equals, value = assignment.partition("=")
+        target, equals, text = assignment.partition("=")
         where, _, name = target.strip().rpartition(".")
         if not equals or not name:
             raise ScreenError(f"-p wants NAME=VALUE, such as temperature=0.2; {assignment!r} isn't that")
         if name in PLUMBING:
             raise ScreenError(f"{name} is set by {PLUMBING[name]}, not by -p")
-        chosen = [find_stage(stages, where)] if where else stages
-        declaring = [stage for stage in chosen if name in stage.parameters]
+        asked = [find_stage(stages, where)] if where else stages
+        declaring = [stage for stage in asked if name in stage.parameters]
         if not declaring:
-            who = f"{chosen[0].name} has no parameter" if where else "no notebook has a parameter"
-            declared = sorted({known for stage in chosen for known in stage.parameters} - PLUMBING.keys())
+            who = f"{asked[0].name} has no parameter" if where else "no notebook has a parameter"
+            declared = sorted({known for stage in asked for known in stage.parameters} - PLUMBING.keys())
             near = [f"did you mean {known!r}?" for known in difflib.get_close_matches(name, declared, n=1)]
             raise ScreenError(f"{who} {name!r}; {''.join(near) or 'there are ' + ', '.join(declared)}")
         for stage in declaring:
-            resolved[stage.name][name] = checked_value(stage.parameters[name], value)
+            resolved[stage.name][name] = typed_value(stage.parameters[name], text)
     return resolved
 
 
@@ -267,24 +256,15 @@ class Plan:
     options: argparse.Namespace
 
 
-def watched_files(code: Iterable[str], package: Path = PACKAGE_FOLDER) -> dict[str, str]:
-    """Return what cells use of cpx_utils, with SHA-256: modules they import, also through each other, and all data."""
-    sources = {path.stem: path.read_text(encoding="utf-8") for path in package.glob("*.py")}
-    queue, used = [*code], {"__init__"}
-    while queue:
-        lines = re.findall(r"^\s*(?:from|import) cpx_utils(\.\w+| import (?:\([^)]*\)|.*))", queue.pop(), re.MULTILINE)
-        new = (set(re.findall(r"\w+", " ".join(lines))) & sources.keys()) - used
-        used |= new
-        queue += [sources[name] for name in new]
-    paths = [package / f"{name}.py" for name in used]
-    paths += [path for path in package.rglob("*") if path.suffix in (".toml", ".csv")]
-    return {path.relative_to(package).as_posix().removesuffix(".py"): sha256_file(path) for path in sorted(paths)}
-
-
 def fingerprint(stage: Stage, parameters: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return what decides a stage's results besides the files it reads; prose and places aren't in it."""
+    """Return what may decide a stage's results besides the files it reads; prose and places aren't in it.
+
+    All modules of cpx_utils and the data beside them are in it; `execute` strikes out what a stage didn't import.
+    """
     versions = {"its code": hashlib.sha256(json.dumps(stage.cells).encode()).hexdigest()}
-    versions |= {f"module {name}": digest for name, digest in watched_files(stage.cells).items()}
+    for path in sorted(PACKAGE_FOLDER.iterdir()):
+        if path.suffix in (".py", ".toml", ".csv"):
+            versions[f"cpx_utils/{path.name}"] = sha256_file(path)
     versions |= {f"package {name}": version for name, version in package_versions().items()}
     versions["Python"] = f"{sys.version_info[0]}.{sys.version_info[1]}"
     return {
@@ -293,29 +273,26 @@ def fingerprint(stage: Stage, parameters: dict[str, Any]) -> dict[str, dict[str,
     }
 
 
-def why_stale(plan: Plan, stage: Stage, digest: Callable[[Path], str] = sha256_file, check_reads: bool = True) -> str:
-    """Say in a few words why a stage must run, "" if it needn't; what it read counts if `check_reads`.
-
-    `digest` gives a file's SHA-256: most files are written by one stage and read by several, so a caller that asks for
-    several may remember it.
-    """
+def why_stale(plan: Plan, stage: Stage) -> str:
+    """Say in a few words why a stage must run, "" if it needn't."""
     if plan.options.force:
         return "--force"
     record = read_record(plan.run_dir, stage.name)
     if "run" not in record:
         # Run by hand, cells may have run twice, out of order or with other values than the file holds.
         return "last run by hand" if record else "not done yet"
-    for kind, current in fingerprint(stage, plan.parameters[stage.name]).items():
-        before = record["run"]["fingerprint"].get(kind, {})
-        for name in before | current:
-            was, now = before.get(name), current.get(name)
-            if was != now:
-                return f"{name} was {was!r}, is {now!r}" if kind == "parameters" else f"{name} changed"
-    recorded = record["writes"] | (record["reads"] if check_reads else {})
-    recorded[f"notebooks/{stage.path.name}"] = record["run"]["notebook"]
-    for name, expected in recorded.items():
+    before, current = record["run"]["fingerprint"], fingerprint(stage, plan.parameters[stage.name])
+    for name in before["parameters"] | current["parameters"]:
+        was, now = before["parameters"].get(name), current["parameters"].get(name)
+        if was != now:
+            return f"{name} was {was!r}, is {now!r}"
+    for name, version in before["versions"].items():
+        if current["versions"].get(name) != version:
+            return f"{name} changed"
+    executed = {f"notebooks/{stage.path.name}": record["run"]["notebook"]}
+    for name, expected in (record["writes"] | record["reads"] | executed).items():
         path = locate(name, plan.run_dir, plan.figures_dir)
-        if not path.is_file() or digest(path) != expected:
+        if not path.is_file() or sha256_file(path) != expected:
             return f"{name} {'changed' if path.is_file() else 'is missing'}"
     return ""
 
@@ -323,12 +300,11 @@ def why_stale(plan: Plan, stage: Stage, digest: Callable[[Path], str] = sha256_f
 def print_forecast(plan: Plan) -> None:
     """Say of each selected stage whether it is fresh, stale and why, or to be checked after others."""
     stale: set[str] = set()
-    digest = functools.cache(sha256_file)
     for stage in plan.selected:
+        reason = why_stale(plan, stage)
+        stale |= {stage.name} if reason else set()
         # what it read may still be changed by these
         unsettled = [other.name[:2] for other in upstream(stage, plan.stages) if other.name in stale]
-        reason = why_stale(plan, stage, digest, check_reads=not unsettled)
-        stale |= {stage.name} if reason else set()
         fresh = f"will be checked after {', '.join(unsettled)}" if unsettled else "fresh"
         say(f"{stage.name}: {f'stale: {reason}' if reason else fresh}")
 
@@ -382,7 +358,6 @@ def execute(plan: Plan, stage: Stage) -> float:
             locate(name, plan.run_dir, plan.figures_dir).unlink(missing_ok=True)
     for path in (record_path(plan.run_dir, stage.name), plan.run_dir / "manifest.json"):
         path.unlink(missing_ok=True)
-    defaults = {name: known.default for name, known in stage.parameters.items() if name not in PLUMBING}
     output, begun = plan.run_dir / "notebooks" / stage.path.name, []
     output.parent.mkdir(parents=True, exist_ok=True)
     failure = ""
@@ -390,7 +365,7 @@ def execute(plan: Plan, stage: Stage) -> float:
         papermill.execute_notebook(
             # papermill takes braces in paths for templates
             *(str(path).replace("{", "{{").replace("}", "}}") for path in (stage.path, output)),
-            parameters=dict(item for item in values.items() if item not in defaults.items()),
+            parameters={name: values[name] for name in values if values[name] != stage.parameters[name].default},
             kernel_name="python3",
             language="python",
             progress_bar=False,
@@ -408,58 +383,65 @@ def execute(plan: Plan, stage: Stage) -> float:
     if not (record or failure):
         failure = "it ended without Workspace.finish(), so what it made isn't recorded"
     if failure:
-        place = f"{stage.name} failed in cell [{sum(begun)}]"
-        raise ScreenError(f"{place}: {one_line(failure)} (as far as it got: {output})")
+        told = f"failed in cell [{sum(begun)}]: {one_line(failure)}"
+        raise ScreenError(f"{stage.name} {told} (as far as it got: {output})")
     seconds = round(time.time() - start, 3)
+    if not plan.options.scheduler:  # whose workers may have imported others
+        unused = [name for name in current["versions"] if name.endswith(".py") and name not in record["modules"]]
+        current["versions"] = {name: value for name, value in current["versions"].items() if name not in unused}
     record["run"] = {"fingerprint": current, "notebook": sha256_file(output), "seconds": seconds}
     write_json(record_path(plan.run_dir, stage.name), record)
     return seconds
 
 
-def run_stages(plan: Plan) -> dict[str, str]:
-    """Run the selected stages that are stale, each when all it needs is done, several side by side.
+def settle(plan: Plan, stage: Stage, needed: Sequence[futures.Future]) -> str:
+    """Run a stage if it is stale, once the stages that it needs are settled, and say so.
 
-    When this is interrupted, it ends all kernels, also one that is starting this very moment. The outcomes are returned
-    by stage name: "ran", "unchanged", "failed" or "blocked" (needs one that failed).
+    Returned is "ran", "unchanged", "failed", or "blocked" where it needs one that failed.
+    """
+    place = f"[{plan.stages.index(stage) + 1}/{len(plan.stages)}] {stage.name}"
+    if {future.result() for future in needed} & {"failed", "blocked"}:
+        say(f"{stage.name} isn't run, since it needs one that failed", wrong=True)
+        return "blocked"
+    if not why_stale(plan, stage):
+        say(f"{place} ... skipped (unchanged)")
+        return "unchanged"
+    try:
+        say(f"{place} ... {execute(plan, stage):.1f} s")
+    except Exception as error:  # whatever it is, stages that don't need this one go on
+        say(f"{place} ... failed")
+        told = str(error) if isinstance(error, ScreenError) else f"{stage.name} failed: {one_line(repr(error))}"
+        say(told, wrong=True)
+        return "failed"
+    return "ran"
+
+
+def run_stages(plan: Plan) -> list[str]:
+    """Settle the selected stages, several side by side; return the outcome of each.
+
+    When this is interrupted, it ends all kernels, also one that is starting this very moment.
     """
     import psutil
 
-    outcome: dict[str, str] = {}
-    running: dict[futures.Future, Stage] = {}
-    digest = functools.cache(sha256_file)
-    places = {stage.name: f"[{place}/{len(plan.stages)}] {stage.name}" for place, stage in enumerate(plan.stages, 1)}
+    settled: dict[str, futures.Future] = {}
     with kernel_environment(plan.options.scheduler), futures.ThreadPoolExecutor(plan.options.jobs) as pool:
         try:
-            while len(outcome) < len(plan.selected):
-                for stage in plan.selected:
-                    needed = {other.name for other in upstream(stage, plan.stages) if other in plan.selected}
-                    if stage.name in outcome or stage in running.values() or not needed <= outcome.keys():
-                        continue
-                    if {outcome[name] for name in needed} & {"failed", "blocked"}:
-                        outcome[stage.name] = "blocked"
-                        say(f"{stage.name} isn't run, since it needs one that failed", wrong=True)
-                    elif why_stale(plan, stage, digest):
-                        running[pool.submit(execute, plan, stage)] = stage
-                    else:
-                        outcome[stage.name] = "unchanged"
-                        say(f"{places[stage.name]} ... skipped (unchanged)")
-                # A signal that another thread gets doesn't wake this one: without a timeout Ctrl-C could be lost here.
-                for future in futures.wait(running, timeout=1, return_when=futures.FIRST_COMPLETED).done:
-                    stage, error = running.pop(future), future.exception()
-                    digest.cache_clear()  # it wrote files
-                    outcome[stage.name] = "failed" if error else "ran"
-                    say(f"{places[stage.name]} ... {'failed' if error else f'{future.result():.1f} s'}")
-                    if error:
-                        known = isinstance(error, ScreenError)
-                        say(str(error) if known else f"{stage.name} failed: {one_line(repr(error))}", wrong=True)
+            # The pool takes them in order, and none needs a later one: a stage that waits is waited for by none before.
+            for stage in plan.selected:
+                needed = [settled[other.name] for other in upstream(stage, plan.stages) if other.name in settled]
+                settled[stage.name] = pool.submit(settle, plan, stage, needed)
+            # A signal that another thread gets doesn't wake this one: without a timeout Ctrl-C could be lost here.
+            while futures.wait(settled.values(), timeout=1).not_done:
+                pass
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-            while not all(future.done() for future in running):
-                for process in psutil.Process().children(recursive=True):
-                    with suppress(psutil.Error):  # it may have ended by itself
-                        process.kill()
-                time.sleep(0.1)
-    return outcome
+            with redirect_stdout(None), redirect_stderr(None):  # what is ended here didn't fail
+                while not all(future.done() for future in settled.values()):
+                    for process in psutil.Process().children(recursive=True):
+                        with suppress(psutil.Error):  # it may have ended by itself
+                            process.kill()
+                    time.sleep(0.1)
+    return [future.result() for future in settled.values()]
 
 
 @contextmanager
@@ -497,19 +479,19 @@ def run_plan(plan: Plan) -> int:
         diagrams = plan.stages[0].path.parent / "diagrams"
         if diagrams.is_dir():  # executed notebooks show them by relative paths
             shutil.copytree(diagrams, plan.run_dir / "notebooks" / "diagrams", dirs_exist_ok=True)
-        states = list(run_stages(plan).values())
+        states = run_stages(plan)
         if "failed" in states:
             return 1
         report = plan.run_dir / "report" / "index.html"
         if not ((plan.run_dir / "manifest.json").is_file() and report.is_file()):
             write_summary(plan)
-    counts = f"{states.count('ran')} ran, {states.count('unchanged')} unchanged"
-    say(f"notebooks: {counts}, {time.time() - started:.1f} s")
-    path = plan.run_dir / "tables" / "claims.csv"
-    claims = pd.read_csv(path) if path.is_file() else pd.DataFrame({"verdict": []})
-    for row in claims[claims["verdict"].notna()].itertuples():
-        numbers = "" if pd.isna(row.effect) else f", {row.effect:+.3f} [{row.ci_low:+.3f}, {row.ci_high:+.3f}]"
-        say(f"claim {row.claim}: {row.verdict} ({row.endpoint}: {row.method}{numbers})")
+    seconds = time.time() - started
+    say(f"notebooks: {states.count('ran')} ran, {states.count('unchanged')} unchanged, {seconds:.1f} s")
+    claims = plan.run_dir / "tables" / "claims.csv"
+    if claims.is_file():
+        for row in pd.read_csv(claims).dropna(subset="verdict").itertuples():
+            numbers = "" if pd.isna(row.effect) else f", {row.effect:+.3f} [{row.ci_low:+.3f}, {row.ci_high:+.3f}]"
+            say(f"claim {row.claim}: {row.verdict} ({row.endpoint}: {row.method}{numbers})")
     say(f"figures: {plan.figures_dir}")
     say(f"report: {report}")
     if plan.dataset == "simulated":
@@ -600,27 +582,23 @@ def parse_call(arguments: Sequence[str] | None) -> argparse.Namespace:
 def make_plan(options: argparse.Namespace, notebooks: Path) -> Plan:
     """Check everything that can be checked before anything runs; a mistake in it is a ScreenError."""
     stages = read_stages(notebooks)
-    dataset, profile = dataset_name(options.dataset), options.profile
-    registered = DATASETS.get(options.dataset)
-    run_dir = user_path(options.results).resolve() / dataset / profile
-    figures_dir = user_path(options.figures).resolve() / (f"{dataset}-smoke" if profile == "smoke" else dataset)
-    for name, folder in (
-        ("--results", run_dir),
-        ("--figures", figures_dir),
-        ("--data-dir", Path(options.data_dir or ".")),
-    ):
-        there = next(path for path in (folder.resolve(), *folder.resolve().parents) if os.path.exists(path))
+    dataset = dataset_name(options.dataset)
+    run_dir = user_path(options.results).resolve() / dataset / options.profile
+    figures_dir = user_path(options.figures).resolve() / (dataset + "-smoke" * (options.profile == "smoke"))
+    data_dir = user_path(options.data_dir).resolve()
+    for name, folder in {"--results": run_dir, "--figures": figures_dir, "--data-dir": data_dir}.items():
+        there = next(path for path in (folder, *folder.parents) if os.path.exists(path))
         if not there.is_dir():
             raise ScreenError(f"{name} wants a folder; {there} is none")
-    plumbing = {"run_dir": str(run_dir), "figures_dir": str(figures_dir), "unverified": options.unverified}
+    places = {"run_dir": str(run_dir), "figures_dir": str(figures_dir), "unverified": options.unverified}
     # a kernel works in the notebooks' folder, not in the caller's
     for name, given in {"dataset": options.dataset, "mirror": options.mirror, "data_dir": options.data_dir}.items():
-        plumbing[name] = given if not given or "://" in given or given in DATASETS else str(user_path(given).resolve())
-    if plumbing["mirror"] and "://" not in plumbing["mirror"] and not os.path.isdir(plumbing["mirror"]):
+        places[name] = given if not given or "://" in given or given in DATASETS else str(user_path(given).resolve())
+    if options.mirror and "://" not in options.mirror and not os.path.isdir(places["mirror"]):
         raise ScreenError(f"--mirror wants a folder or a URL; {options.mirror} is neither")
-    layers = [registered.parameters if registered else {}, PROFILES[profile], plumbing]
-    layers += [{} if options.seed is None else {"seed": options.seed}]
-    parameters = resolve_parameters(stages, layers, options.parameter)
+    preferred = DATASETS[dataset].parameters if dataset in DATASETS else {}
+    seed = {} if options.seed is None else {"seed": options.seed}
+    parameters = resolve_parameters(stages, preferred | PROFILES[options.profile] | places | seed, options.parameter)
     for values in parameters.values():
         if values.get(NEW_PROFILES):
             values[NEW_PROFILES] = path = str(user_path(values[NEW_PROFILES]).resolve())
@@ -628,8 +606,8 @@ def make_plan(options: argparse.Namespace, notebooks: Path) -> Plan:
                 raise ScreenError(f"{NEW_PROFILES} wants a file; {path} isn't one")
     selected = stages
     if options.only:
-        chosen = {find_stage(stages, number).name for number in options.only}
-        selected = [stage for stage in stages if stage.name in chosen]
+        chosen = [find_stage(stages, number) for number in options.only]
+        selected = [stage for stage in stages if stage in chosen]
     elif options.first:
         selected = stages[stages.index(find_stage(stages, options.first)) :]
     if options.scheduler:
@@ -656,20 +634,20 @@ def print_list(plan: Plan) -> None:
 def check(options: argparse.Namespace, notebooks: Path) -> int:
     """Examine a screen; print what is wrong with it, or else what it can't answer and what should be known of it.
 
-    A user's own tables come before the rest of the call, so that a name that is wrong doesn't hide what else is.
     The exit status is returned: 0 where nothing is wrong, 2 elsewhere.
     """
     own = is_user_screen(options.dataset)
+    # A user's tables come before the rest of the call, so that a name that is wrong doesn't hide what else is.
     screen, problems = examine_screen(options.dataset) if own else (None, [])
     first = {} if problems else next(iter(make_plan(options, notebooks).parameters.values()))
     if not own:
-        first["size"] = first.get("screen_size", "default")
-        names = ("size", "seed", "preset", "shared_strength", "mirror", "data_dir", "unverified")
-        screen, problems = examine_screen(options.dataset, **{name: first[name] for name in names if name in first})
+        words = ("seed", "preset", "shared_strength", "mirror", "data_dir", "unverified")
+        reading = {name: first[name] for name in words if name in first}
+        screen, problems = examine_screen(options.dataset, size=first.get("screen_size", "default"), **reading)
     for problem in problems:
         say(problem, wrong=True)
     if problems:
-        count = f"{len(problems)} problem{'' if len(problems) == 1 else 's'}"
+        count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
         say(f"{options.dataset}: {count}; what is testable can be told once nothing is wrong")
         return 2
     sizes = f"CP {len(screen.cp)} wells, TX {len(screen.tx)} wells, {len(screen.compounds)} compounds"
@@ -700,9 +678,7 @@ def main(arguments: Sequence[str] | None = None, notebooks: str | Path | None = 
             print_list(plan)
         elif options.dry_run:
             print_forecast(plan)
-            first = plan.parameters[plan.stages[0].name]
-            known = {name: first[name] for name in ("mirror", "data_dir") if name in first}
-            for line in download_lines(plan.dataset, **known):
+            for line in download_lines(plan.dataset, options.mirror, options.data_dir):
                 say(line)
         else:
             return run_plan(plan)

@@ -133,9 +133,9 @@ def locate(name: str, run_dir: str | Path, figures_dir: str | Path) -> Path:
     """
     inner = name.removeprefix(FIGURE_PREFIX)
     folder = run_dir if inner == name else figures_dir
-    if ".." in Path(inner).parts or (inner != name and os.path.isabs(inner)):
+    if ".." in re.split(r"[/\\]", inner) or (inner != name and os.path.isabs(inner)):
         raise ScreenError(f"a stage's record names {name!r}, which lies outside of {folder}; delete that record")
-    return Path(folder) / inner  # an absolute name stays as it is
+    return Path(folder, inner)  # an absolute name stays as it is
 
 
 def save_figure(fig: Any, stem: Path, table: pd.DataFrame, svg: Path | None = None) -> list[Path]:
@@ -182,13 +182,12 @@ class Workspace:
             run_dir = run_dir or project_root() / "results" / dataset / "default"
             figures_dir = figures_dir or project_root() / "figures" / dataset
         self.run_dir, self.figures_dir = Path(run_dir).resolve(), Path(figures_dir).resolve()
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        self.figures_dir.mkdir(parents=True, exist_ok=True)
         self._reads: dict[str, str] = {}  # name to SHA-256, as the next
         self._writes: dict[str, str] = {}
         self._outputs: list[Path] = []  # files and folders to be hashed in the end
         self._figures: dict[str, dict] = {}
-        self._told: dict[str, list] = {"steps": [], "learned": []}
+        self._steps: list[dict] = []
+        self._learned: list[str] = []
         self._started = time.perf_counter()
 
     # reading
@@ -221,18 +220,19 @@ class Workspace:
         ScreenError
             A file is missing, its writer didn't finish, or its bytes aren't what the writer recorded.
         """
-        recorded = {stage: one["writes"] for stage, one in stage_records(self.run_dir).items() if stage != self.stage}
-        inside = sorted({file for writes in recorded.values() for file in writes if file.startswith(f"{name}/")})
-        wanted = [one for one in inside or [name] if one not in self._writes]  # else this very stage wrote it
-        for one in wanted:
-            writers = {stage: writes[one] for stage, writes in recorded.items() if one in writes}
-            stage, path = next(iter(writers), "an earlier notebook"), self.run_dir / one
-            if not writers or not path.is_file():
-                raise ScreenError(f"{self.stage} needs {one}, which {stage} makes: run that to its end first")
-            self._reads[one] = sha256_file(path)
-            if self._reads[one] not in writers.values():
+        written = {}
+        for stage, record in stage_records(self.run_dir).items():
+            if stage != self.stage:
+                written |= {file: (stage, digest) for file, digest in record["writes"].items()}
+        for file in [file for file in written if file.startswith(f"{name}/")] or [name]:
+            stage, digest = written.get(file, ("an earlier notebook", ""))
+            path = self.run_dir / file
+            if not digest or not path.is_file():
+                raise ScreenError(f"{self.stage} needs {file}, which {stage} makes: run that to its end first")
+            self._reads[file] = sha256_file(path)
+            if self._reads[file] != digest:
                 raise ScreenError(
-                    f"{one} isn't what {stage} wrote (changed or damaged since): run {stage} again, "
+                    f"{file} isn't what {stage} wrote (changed or damaged since): run {stage} again, "
                     f"for instance with run_all.py --only {stage[:2]} --force"
                 )
         return self.run_dir / name
@@ -281,7 +281,7 @@ class Workspace:
         Parameters
         ----------
         fig
-            A matplotlib figure. In a notebook it is closed, so that it isn't shown a second time.
+            A matplotlib figure, such as those of `plots`; one of pyplot's would be shown a second time.
         name
             File name without suffix, such as "05_moa_map". The SVG is a file of the run, `figures/NAME.svg`.
         table
@@ -306,34 +306,35 @@ class Workspace:
             yield
         finally:
             seconds = round(time.perf_counter() - start, 3)
-            self._told["steps"].append({"step": name, "seconds": seconds, "peak_mb": peak_memory_mb()})
+            self._steps.append({"step": name, "seconds": seconds, "peak_mb": peak_memory_mb()})
 
     def say(self, text: str) -> None:
         """Show a sentence of "What we learn", in which Markdown emphasis counts and HTML doesn't; record it."""
-        self._told["learned"].append(" ".join(text.split()))
+        self._learned.append(" ".join(text.split()))
         if not _show("", text):
             print(text)
 
     def finish(self) -> pd.DataFrame:
         """Write the stage's record, `stages/<stage>.json`, in the notebook's last cell; return files and their kB."""
-        files = [file for path in self._outputs for file in [path, *path.rglob("*")] if file.is_file()]
-        made = {file.relative_to(self.run_dir).as_posix(): sha256_file(file) for file in files}
+        for file in [file for path in self._outputs for file in [path, *path.rglob("*")] if file.is_file()]:
+            self._writes[file.relative_to(self.run_dir).as_posix()] = sha256_file(file)
         torch = sys.modules.get("torch")  # not imported for stages that never did
         has_gpu = torch is not None and torch.cuda.is_available()
         record = {
             "stage": self.stage,
             "reads": dict(sorted(self._reads.items())),
-            "writes": dict(sorted((self._writes | made).items())),
+            "writes": dict(sorted(self._writes.items())),
             "figures": list(self._figures.values()),
-            **self._told,
+            "steps": self._steps,
+            "learned": self._learned,
+            "modules": sorted(f"{name.replace('.', '/')}.py" for name in sys.modules if name.startswith("cpx_utils.")),
             "device": f"cuda ({torch.cuda.get_device_name()})" if has_gpu else "cpu",
             "seconds": round(time.perf_counter() - self._started, 3),
             "peak_mb": peak_memory_mb(),
         }
         write_json(record_path(self.run_dir, self.stage), record)
-        sizes = [locate(name, self.run_dir, self.figures_dir).stat().st_size for name in record["writes"]]
-        shown = [name.replace(FIGURE_PREFIX, "figures/") for name in record["writes"]]
-        return pd.DataFrame({"file": shown, "kB": [round(size / 1000, 1) for size in sizes]})
+        files = [locate(name, self.run_dir, self.figures_dir) for name in record["writes"]]
+        return pd.DataFrame({"file": [*record["writes"]], "kB": [file.stat().st_size / 1000 for file in files]})
 
 
 class _Tables(UserDict):
@@ -350,12 +351,7 @@ def _show(head: str, text: str, fig: Any = None) -> bool:
     from IPython.display import Markdown, display
 
     if fig is not None:
-        from matplotlib import pyplot
-
-        # Not left to pyplot, which shows no figure once a style's context has put back the setting
-        # "interactive" that it found before the notebook's backend was there.
         display(fig, metadata={"image/png": {"alt": text}})
-        pyplot.close(fig)
     display(Markdown(head + html.escape(text, quote=False).replace("[", "&#91;").replace("]", "&#93;")))
     return True
 
@@ -365,13 +361,12 @@ def _show(head: str, text: str, fig: Any = None) -> bool:
 
 @functools.cache
 def package_versions() -> dict[str, str]:
-    """Return the versions of the packages that pyproject.toml pins, tools of tests apart; "" for one not installed."""
+    """Return the versions of the packages that pyproject.toml pins, extras apart; "" for one not installed."""
     project = tomllib.loads((project_root() / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    groups = {"": project["dependencies"]} | project.get("optional-dependencies", {})
-    pinned = [line for group, lines in groups.items() if group != "test" for line in lines]
     found = reversed([*metadata.distributions()])  # where one is found twice, the first is imported
     installed = {str(one.name).lower().replace("_", "-"): one.version for one in found}
-    return {name: installed.get(name, "") for name in sorted(re.match(r"[\w.-]+", line)[0] for line in pinned)}
+    pinned = [line.partition("==")[0] for line in project["dependencies"]]
+    return {name: installed.get(name, "") for name in sorted(pinned)}
 
 
 def run_manifest(

@@ -10,7 +10,6 @@ import functools
 import hashlib
 import re
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +57,8 @@ ATTRIBUTES = {
 def write_report(run_dir: str | Path, figures_dir: str | Path, manifest: dict) -> Path:
     """Write the report of a finished run.
 
-    It is written aside and then put in the place of the old one, so that a reader finds one or the other. Its first
-    page, `run_dir/report/index.html`, is returned.
+    It is written aside and then put in the place of the old one. Its first page, `run_dir/report/index.html`, is
+    returned.
 
     Parameters
     ----------
@@ -71,17 +70,7 @@ def write_report(run_dir: str | Path, figures_dir: str | Path, manifest: dict) -
         The run's, of `provenance.run_manifest`.
     """
     run_dir, figures_dir = Path(run_dir), Path(figures_dir)
-    report = run_dir / "report"
-    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=run_dir) as folder:
-        aside = Path(folder, report.name)
-        _write_pages(run_dir, figures_dir, manifest, aside)
-        if report.exists():
-            report.replace(Path(folder, "old"))
-        aside.replace(report)
-    return report / "index.html"
-
-
-def _write_pages(run_dir: Path, figures_dir: Path, manifest: dict, report: Path) -> None:
+    report, aside = run_dir / "report", run_dir / f"{UNFINISHED}report"
     records = stage_records(run_dir)
     notebooks = {}
     for stage, record in records.items():
@@ -94,11 +83,14 @@ def _write_pages(run_dir: Path, figures_dir: Path, manifest: dict, report: Path)
     shared = {"questions": headings, "has_map": compounds is not None, "simulated": content["simulated"]}
     for stage, notebook in notebooks.items():
         page = {"title": headings[stage], "content": Markup(notebook_html(notebook, run_dir / "notebooks"))}
-        _write_page(report / "notebooks" / f"{stage}.html", "notebook", shared | page)
+        _write_page(aside / "notebooks" / f"{stage}.html", "notebook", shared | page)
     if compounds is not None:
-        _write_page(report / "map.html", "map", shared | compounds)
-    figures = _copy_figures(records, figures_dir, report / "figures")
-    _write_page(report / "index.html", "index", shared | content | {"figures": figures})
+        _write_page(aside / "map.html", "map", shared | compounds)
+    figures = _copy_figures(records, figures_dir, aside / "figures")
+    _write_page(aside / "index.html", "index", shared | content | {"figures": figures})
+    shutil.rmtree(report, ignore_errors=True)
+    aside.replace(report)
+    return report / "index.html"
 
 
 def _write_page(path: Path, template: str, content: dict) -> None:
@@ -150,23 +142,23 @@ def _emphasised(sentence: str) -> Markup:
 def _index_content(run_dir: Path, records: dict[str, dict], manifest: dict) -> dict:
     """Gather what the index shows besides figures."""
     screen = read_json(run_dir / "screen.json") if (run_dir / "screen.json").is_file() else {}
-    testability = run_dir / "tables" / "testability.csv"
-    endpoints = pd.read_csv(testability) if testability.is_file() else pd.DataFrame({"testable": []}, dtype=bool)
-    claims_file = run_dir / "tables" / "claims.csv"
-    claims = pd.read_csv(claims_file) if claims_file.is_file() else pd.DataFrame(columns=["claim", "verdict"])
-    judged = claims[claims["verdict"].notna()]
+    tables = {}  # those of notebooks that were left out are empty
+    for name in ("testability", "claims", "timings"):
+        path = run_dir / "tables" / f"{name}.csv"
+        tables[name] = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=["testable", "claim", "verdict"])
+    judged = tables["claims"].dropna(subset="verdict")
     texts = [f"{claim}. {CLAIM_TEXTS.get(claim, '')}" for claim in judged["claim"]]
     return {
         "title": f"cpx on the {manifest['dataset']} screen",
         "manifest": manifest,
         "simulated": manifest["dataset"] == "simulated",
-        "untestable": endpoints[~endpoints["testable"]].to_dict("records"),
+        "untestable": tables["testability"].query("not testable").to_dict("records"),
         "learned": [(stage, record["learned"]) for stage, record in records.items() if record["learned"]],
         "notes": screen.get("notes", []),
         "sources": pd.DataFrame(screen.get("sources", []), columns=SOURCES),
-        "timings": pd.read_csv(run_dir / "tables" / "timings.csv"),
+        "timings": tables["timings"],
         "verdicts": judged.assign(claim=texts).reindex(columns=RULINGS),
-        "comparisons": claims.reindex(columns=COMPARISONS),
+        "comparisons": tables["claims"].reindex(columns=COMPARISONS),
     }
 
 

@@ -39,19 +39,14 @@ folder = workspace.output_folder("models/contrastive")
     str(os.environ["IPYTHONDIR"].startswith(tempfile.gettempdir()))]))
 """
 CLUSTER = """import sys
-import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.figure import Figure
 baseline = workspace.read("embeddings/baseline.parquet")
 (workspace.input_folder("models/contrastive") / "kernel.txt").read_text()
 print("shown:  50%|##   | 1/2 [00:00<?, ?it/s]", file=sys.stderr)
-with plt.rc_context({"font.size": 5}):
-    fig, ax = plt.subplots(figsize=(2, 2))
-ax.plot(baseline["x"])
+fig = Figure(figsize=(2, 2))
+fig.subplots().plot(baseline["x"])
 workspace.figure(fig, "05_baseline", baseline, "The baseline <b>grows</b>.")
-"""
-STYLED = """with plt.rc_context({"font.size": 5}):
-    other, ax = plt.subplots(figsize=(2, 2))
-workspace.figure(other, "05_again", baseline, "Again.")
 """
 CLAIM = """claims = pd.DataFrame({"screen": "s", "claim": ["clusters <script>alert(1)</script>", "clusters"],
     "endpoint": "moa_map", "method": ["contrastive", "autoencoder"], "reference": "pca_cp",
@@ -72,7 +67,7 @@ CODE = {
     "01_prepare": [PREPARE],
     "02_baselines": [ENCODE, BASELINE],
     "03_contrastive": [ENCODE, CONTRASTIVE],
-    "05_cluster": [CLUSTER, STYLED, CLAIM],
+    "05_cluster": [CLUSTER, CLAIM],
 }
 
 

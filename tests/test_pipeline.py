@@ -13,19 +13,18 @@ from cpx_utils import pipeline
 from cpx_utils.pipeline import (
     NEEDS,
     Plan,
-    checked_value,
     find_stage,
     fingerprint,
     main,
     read_parameters,
     read_stages,
     run_lock,
+    typed_value,
     upstream,
-    watched_files,
     why_stale,
 )
 from cpx_utils.profiles import ScreenError
-from cpx_utils.provenance import Workspace, read_json, record_path, sha256_file, write_json
+from cpx_utils.provenance import Workspace, project_root, read_json, record_path, sha256_file, write_json
 
 
 @pytest.fixture
@@ -62,9 +61,8 @@ def test_parameters_of_every_type_are_parsed_without_being_run():
         "03_train",
     )
     assert {name: known.default for name, known in found.items()} == {
-        "n": -3, "x": 1.0, "b": False, "names": ["a"], "long": "a",
+        "n": -3, "x": 1, "b": False, "names": ["a"], "long": "a",
     }  # fmt: skip
-    assert isinstance(found["x"].default, float)
     assert found["long"].comment == "broken; one of: a, b" and found["long"].choices == ["a", "b"]
 
 
@@ -73,8 +71,7 @@ def test_parameters_of_every_type_are_parsed_without_being_run():
     [
         ("x: float = print(1)", "03_train: each line of its parameters cell is `name: type = value"),
         ("x: dict = {}", "of the types int, float"),
-        ('x: int = "a"', "x wants an int"),
-        ("x: str = 'c'  # one of: a, b", "x wants one of a, b; 'c' isn't"),
+        ("x = 3", "each line of its parameters cell"),
     ],
 )
 def test_a_parameters_cell_that_cannot_be_understood_is_refused(line, message):
@@ -114,8 +111,15 @@ def test_a_stage_needs_those_before_it_near_and_far(study, stages):
     ],
 )
 def test_text_is_converted_to_the_type_declared(line, text, value):
-    converted = checked_value(read_parameters(line, "03")["x"], text)
+    converted = typed_value(read_parameters(line, "03")["x"], text)
     assert converted == value and type(converted) is type(value)
+
+
+def test_defaults_of_the_notebooks_are_of_the_types_that_they_declare():
+    for stage in read_stages(project_root() / "notebooks"):
+        for name, known in stage.parameters.items():
+            typed = ",".join(map(str, known.default)) if isinstance(known.default, list) else str(known.default)
+            assert typed_value(known, typed) == known.default, f"{stage.name}: {name}"
 
 
 @pytest.mark.parametrize(
@@ -124,52 +128,20 @@ def test_text_is_converted_to_the_type_declared(line, text, value):
         ("x: float = 0.1", "hot", "x wants a float such as 0.1; 'hot' isn't one"),
         ("x: float = 0.1", "nan", "x wants a float"),
         ("x: float = 0.1", "1e999", "x wants a float"),
-        ("x: float = 0.1", True, "x wants a float"),
         ("x: int = 1", "1.5", "x wants an int such as 3; '1.5' isn't one"),
-        ("x: int = 1", True, "x wants an int"),
-        ("x: bool = True", 1, "x wants a bool"),
-        ("x: str = ''", 3, "x wants a str"),
+        ("x: bool = True", "perhaps", "x wants a bool"),
         ("x: list[int] = []", "1,b", "x wants a list\\[int\\] such as 1,2,3; '1,b' isn't one"),
         ("x: list[int] = []", "[1", "x wants a list"),
-        ("x: list[int] = []", 3, "x wants a list"),
         ("x: str = 'a'  # one of: a, b", "c", "x wants one of a, b; 'c' isn't"),
     ],
 )
 def test_values_of_another_type_are_refused_in_one_line(line, value, message):
     with pytest.raises(ScreenError, match=message) as error:
-        checked_value(read_parameters(line, "03")["x"], value)
+        typed_value(read_parameters(line, "03")["x"], value)
     assert "\n" not in str(error.value)
 
 
 # --- what is stale ------------------------------------------------------------------------------------------
-
-
-def test_imports_are_followed_inside_the_package_and_data_is_watched(tmp_path):
-    package = tmp_path / "cpx_utils"
-    package.mkdir()
-    sources = {
-        "__init__": "",
-        "a": "from cpx_utils import b\n",
-        "b": "def f():\n    from cpx_utils.c import g\n",
-        "c": "import numpy\n",
-        "d": "",
-        "e": "import cpx_utils.d as d\nfrom numpy import linalg\n",
-    }
-    for name, source in sources.items():
-        (package / f"{name}.py").write_text(source)
-
-    def used(code):
-        return sorted(watched_files([code], package))
-
-    assert used("from cpx_utils import a") == ["__init__", "a", "b", "c"]
-    assert used("import cpx_utils.e") == ["__init__", "d", "e"]
-    assert used("import numpy") == ["__init__"]
-    (package / "screens.toml").write_text("x = 1")
-    before = watched_files(["from cpx_utils import a"], package)
-    (package / "c.py").write_text("import scipy\n")
-    (package / "screens.toml").write_text("x = 2")
-    after = watched_files(["from cpx_utils import a"], package)
-    assert [name for name in before if before[name] != after[name]] == ["c", "screens.toml"]
 
 
 def test_staleness_names_its_reason(tmp_path, stages, monkeypatch):
@@ -180,9 +152,9 @@ def test_staleness_names_its_reason(tmp_path, stages, monkeypatch):
     outside = tmp_path / "screen.csv"
     outside.write_text("a")
 
-    def reason(now=current, check_reads=True):
+    def reason(now=current):
         monkeypatch.setattr(pipeline, "fingerprint", lambda *_: json.loads(json.dumps(now)))
-        return why_stale(plan, stage, check_reads=check_reads)
+        return why_stale(plan, stage)
 
     assert reason() == "not done yet"
     workspace = Workspace(stage.name, str(run_dir), str(figures_dir))
@@ -201,11 +173,10 @@ def test_staleness_names_its_reason(tmp_path, stages, monkeypatch):
     assert reason() == "notebooks/02_baselines.ipynb is missing"
     executed.write_text("{}")
     assert reason(current | {"parameters": {"temperature": 0.2}}) == "temperature was 0.1, is 0.2"
-    for name in ("its code", "module profiles", "package papermill"):
+    for name in ("its code", "cpx_utils/profiles.py", "cpx_utils/screens.toml", "package papermill", "Python"):
         assert reason(current | {"versions": current["versions"] | {name: "x"}}) == f"{name} changed"
-    assert "module pipeline" not in current["versions"] and len(current["versions"]) > 30
     outside.write_text("b")
-    assert reason() == f"{outside} changed" and reason(check_reads=False) == ""
+    assert reason() == f"{outside} changed"
     options.force = True
     assert reason() == "--force"
 
