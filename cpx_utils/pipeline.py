@@ -51,6 +51,9 @@ from cpx_utils.provenance import (
     write_json,
 )
 
+# nbformat's jsonschema would compile a grammar of addresses for two seconds; no notebook is checked by it.
+sys.modules.setdefault("rfc3987_syntax", None)
+
 PACKAGE_FOLDER = Path(__file__).resolve().parent
 
 # What each profile changes; a value here wins over the notebooks' defaults and what a data set prefers.

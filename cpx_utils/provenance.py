@@ -290,11 +290,12 @@ class Workspace:
             One or two sentences that say what is shown; the figure's own title says what was found.
         """
         svg = f"figures/{name}.svg"
-        *pair, vector = save_figure(fig, self.figures_dir / name, table, self.run_dir / svg)
-        self._writes |= {FIGURE_PREFIX + path.name: sha256_file(path) for path in pair} | {svg: sha256_file(vector)}
-        title = " ".join(fig.get_suptitle().split())
-        self._figures[name] = {"name": name, "title": title, "caption": " ".join(caption.split())}
-        _show(f"`{name}`: ", caption, fig)
+        png, csv, vector = save_figure(fig, self.figures_dir / name, table, self.run_dir / svg)
+        self._writes |= {FIGURE_PREFIX + path.name: sha256_file(path) for path in (png, csv)}
+        self._writes[svg] = sha256_file(vector)
+        title, caption = (" ".join(words.split()) for words in (fig.get_suptitle(), caption))
+        self._figures[name] = {"name": name, "title": title, "caption": caption}
+        _show(f"`{name}`: ", caption, png, title)
 
     # telling
 
@@ -344,14 +345,14 @@ class _Tables(UserDict):
         return self.data[name]()
 
 
-def _show(head: str, text: str, fig: Any = None) -> bool:
-    """Show a figure, and words in which names from data make no elements or links; say whether a kernel runs this."""
+def _show(head: str, text: str, picture: Path | None = None, alt: str = "") -> bool:
+    """Show a picture, and words in which names from data make no elements or links; say whether a kernel runs this."""
     if "IPython" not in sys.modules or sys.modules["IPython"].get_ipython() is None:
         return False
-    from IPython.display import Markdown, display
+    from IPython.display import Image, Markdown, display
 
-    if fig is not None:
-        display(fig, metadata={"image/png": {"alt": text}})
+    if picture is not None:
+        display(Image(filename=str(picture), alt=alt or text))  # what was found, if the title says it
     display(Markdown(head + html.escape(text, quote=False).replace("[", "&#91;").replace("]", "&#93;")))
     return True
 

@@ -4,6 +4,7 @@ Tests must not change these objects; they copy what they spoil.
 """
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ from cpx_utils import crossfit, preprocessing, simulation, splits
 # Modules that take longest, longest first: a worker that came to one of them last would work on it alone.
 SLOWEST = ("test_real_screen", "test_missing_parts", "test_notebooks", "test_crossfit", "test_run_all",
            "test_clustering", "test_encoders", "test_claims")  # fmt: skip
+
+# Whoever imports nbformat waits two seconds for it (cpx_utils/pipeline.py).
+sys.modules.setdefault("rfc3987_syntax", None)
 
 # Many small matrices: more threads only wait for each other, and the runners of one machine share its cores.
 torch.set_num_threads(1)

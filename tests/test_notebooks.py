@@ -63,7 +63,7 @@ def test_parameters_have_type_value_and_comment_and_are_used(notebook):
 
 TINY = [
     *("screen_size=tiny", "split_kinds=random,scaffold", "n_folds=2", "max_epochs=2", "n_fits=1", "n_derangements=2"),
-    *("n_derangements_linear=1", "n_draws=1", "n_bootstrap=20", "n_null=20", "data_shares=0.5", "map_methods="),
+    *("n_derangements_linear=2", "n_bootstrap=20", "n_null=20", "data_shares=0.5", "map_methods="),
     *("min_active=8", "min_shown=6", "tx_min=0.4", "margin=-1"),
 ]
 
