@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 from cpx_utils import crossfit, preprocessing, simulation, splits
 
 # Modules that take longest, longest first: a worker that came to one of them last would work on it alone.
-SLOWEST = ("test_real_screen", "test_missing_parts", "test_notebooks", "test_crossfit", "test_run_all",
+SLOWEST = ("test_notebooks", "test_missing_parts", "test_real_screen", "test_run_all", "test_crossfit",
            "test_clustering", "test_encoders", "test_claims")  # fmt: skip
 
 # Whoever imports nbformat waits two seconds for it (cpx_utils/pipeline.py).
