@@ -42,6 +42,7 @@ ON_DISCRIMINANTS = {
 BOUNDS = {"temperature": (0.001, 1000.0), "softness": (0.0, 1.0)}  # what cosines are divided by; a share
 ROWS_AT_ONCE = 4096
 MIN_CONTROLS = 50  # negative controls; fewer say little of how features vary together
+WHITENING_PRIOR = 40  # compounds whose variances are equal in all components
 ROUNDING = 1e-10  # of the largest variance: what a direction without any has
 MAX_VALIDATION = 300  # held-out compounds: more would cost time and tell early stopping nothing new
 
@@ -413,13 +414,16 @@ def leading_components(values: np.ndarray, n_wanted: int) -> PCA:
 def whitened_components(values, groups, n_wanted, shrinkage) -> tuple[np.ndarray, np.ndarray]:
     """Mean (n_features,) of the rows, and the map (n_features, n_components) to leading components of unit variance.
 
-    At most a third as many as compounds: with more, chance alone correlates them with anything. `shrinkage` adds a
-    ridge of so many times the mean variance; at 1 components keep their variances, up to one common factor. Directions
-    in which rows don't vary, such as those of genes that repeat others, are left out (zeros).
+    At most a third as many as compounds: with more, chance alone correlates them with anything. `shrinkage` draws their
+    variances towards the mean; at 1 components keep their variances, up to one common factor. None: by the weight of
+    `WHITENING_PRIOR` against the number of compounds, since few say little of small variances. Directions in which rows
+    don't vary, such as those of genes that repeat others, are left out (zeros).
     """
-    limit = max(2, len(np.unique(groups)) // 3)
-    pca = leading_components(values, min(n_wanted, limit))
+    n_compounds = len(np.unique(groups))
+    pca = leading_components(values, min(n_wanted, max(2, n_compounds // 3)))
     variance = pca.explained_variance_
+    if shrinkage is None:
+        shrinkage = WHITENING_PRIOR / (WHITENING_PRIOR + n_compounds)
     ridged = (1 - shrinkage) * variance + shrinkage * variance.mean()
     return pca.mean_, pca.components_.T / np.sqrt(np.where(variance > ROUNDING * variance[0], ridged, np.inf))
 
@@ -441,7 +445,8 @@ class NetworkEncoder(Encoder):
     on_discriminants
         Whether CP components are those of its discriminants (`cp_components`) or of the features as they are.
     whitening_shrinkage
-        0 gives all components unit variance; 1 keeps their variances, up to one common factor.
+        0 gives all components unit variance; 1 keeps their variances, up to one common factor; None, 0.1 with 360
+        training compounds and more with fewer (`whitened_components`).
     input_noise
         Standard deviation of the Gaussian noise added to inputs of about unit variance, new in every step.
     dropout, weight_decay, learning_rate, batch_size
@@ -475,7 +480,7 @@ class NetworkEncoder(Encoder):
     n_cp_components: int = 100
     n_tx_components: int = 20
     on_discriminants: bool = False
-    whitening_shrinkage: float = 0.0
+    whitening_shrinkage: float | None = None
     input_noise: float = 0.5
     dropout: float = 0.2
     weight_decay: float = 0.01
