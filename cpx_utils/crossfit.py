@@ -36,7 +36,8 @@ from cpx_utils.profiles import (
 )
 
 CONTROLS = ("true_pairs", "deranged", "rows_shuffled", "random_codes", "untrained", "deranged_in_plate")
-DRAWS_ELSEWHERE = 3  # most draws of a control on other kinds of split than the first, which carries the verdicts
+# Most draws on other kinds of split than the first, which carries the verdicts: what attribution asks for.
+DRAWS_ELSEWHERE = {"true_pairs": 3, "deranged": 2, "random_codes": 1}
 # Of the curve: the unit of each endpoint, and the column that holds its values.
 ENDPOINTS = {
     "replicate_map": ("compound", "replicate_map"),
@@ -345,10 +346,12 @@ def _draws(encoder, controls, prepared, first_split):
         return [("", 0)]
     if prepared.fold < 0:
         return [("true_pairs", 0)]
-    most = DRAWS_ELSEWHERE if prepared.split != first_split else max(controls.values())
+    most = controls if prepared.split == first_split else DRAWS_ELSEWHERE
     can = {"untrained": "max_epochs" in encoder.get_params()}
     can["deranged_in_plate"] = len(np.unique(prepared.maps[prepared.is_training])) > 1
-    allowed = {control: min(number, most) for control, number in controls.items() if can.get(control, True)}
+    allowed = {
+        control: min(number, most.get(control, 0)) for control, number in controls.items() if can.get(control, True)
+    }
     return [(control, draw) for control, number in allowed.items() for draw in range(number)]
 
 
