@@ -27,12 +27,14 @@ COLLECTIONS = {
     "broad6k": ("broad6k_assays", "assay_names"),
     "ToxCast": ("toxcast_assays",),
     "ChEMBL": ("chembl2k_assays",),
+    "DILI": ("dili",),
 }
 _NO_ASSAYS = ("smiles", "inchikey", "mol_id", "Metadata_JCP2022", "ChEMBL_ID")
 _NAMES = tomllib.loads(Path(__file__).with_name("families.toml").read_text(encoding="utf-8"))
 _RULES = {family: re.compile("|".join(patterns.split())) for family, patterns in _NAMES["rules"].items()}
 _NOVASCREEN = {family: re.compile(pattern) for family, pattern in _NAMES["novascreen"].items()}
 FAMILIES = (*_RULES, "other")
+TOXICITY = "toxicity"  # the family of outcomes that are no protein's
 
 
 def read_table(path: Path, columns: Sequence[str], separator: str = ",", **options) -> pd.DataFrame:
@@ -80,7 +82,45 @@ def read_structures(paths: dict[str, Path]) -> list[pd.DataFrame]:
         table = read_table(paths["broad6k_structures"], ["pert_id", "smiles", "inchikey"], dtype=str)
         ids, blocks = table["pert_id"].str[:BROAD_ID_LENGTH], table["inchikey"].str[:BLOCK_LENGTH]
         sources.append(pd.DataFrame({COMPOUND: ids, "SMILES": table["smiles"], "InChIKey14": blocks}))
+    if "pertinfo" in paths:
+        columns = ["pert_id", "canonical_smiles", "inchi_key"]
+        table = read_table(paths["pertinfo"], columns, "\t", dtype=str, usecols=columns).dropna(subset="inchi_key")
+        ids, blocks = table["pert_id"].str[:BROAD_ID_LENGTH], table["inchi_key"].str[:BLOCK_LENGTH]
+        sources.append(pd.DataFrame({COMPOUND: ids, "SMILES": table["canonical_smiles"], "InChIKey14": blocks}))
     return sources
+
+
+def read_screen_results(path: Path, sheet: str, dose_column: str) -> pd.DataFrame:
+    """Treatments of a Broad screen as Haghighi 2025 published them (github.com/carpenter-singh-lab/2025_Haghighi_Mito).
+
+    Columns of `profiles.COMPOUND_COLUMNS` (InChIKey14 ``""`` and lists empty where the sheet has none), `dose`
+    (micromolar) and `count`, the mean number of cells in an image of the treatment. A file without the sheet or a
+    column is a ScreenError.
+    """
+    needed = ["Metadata_pert_id", "Metadata_moa", "Count_Cells_avg", dose_column]
+    try:
+        table = pd.read_excel(path, sheet_name=sheet)
+        table[needed]
+    except Exception as error:  # openpyxl raises whatever its parser stumbles over
+        raise ScreenError(f"{path.name}: can't be read as a sheet {sheet} with columns {needed} ({error})") from None
+    words = table.reindex(columns=["Metadata_InChIKey14", "Metadata_moa", "Metadata_target"]).fillna("").astype(str)
+    lists = words.iloc[:, 1:].map(split_values).set_axis(["MoA", "target"], axis=1)
+    ids = pd.DataFrame({COMPOUND: table["Metadata_pert_id"], "InChIKey14": words.iloc[:, 0], "SMILES": ""})
+    return pd.concat([ids, lists], axis=1).assign(dose=table[dose_column], count=table["Count_Cells_avg"])
+
+
+def cytotoxicity(results: pd.DataFrame, share: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """One task from cell counts: activity and tasks, as in `Screen`.
+
+    A compound is active where the mean count of its highest dose is below `share` of the median over these. `results`
+    is of `read_screen_results`.
+    """
+    highest = results.groupby(COMPOUND)["dose"].transform("max")
+    count = results[results["dose"] == highest].groupby(COMPOUND)["count"].mean()
+    active = (count < share * count.median()).astype(np.int8)
+    activity = pd.DataFrame({COMPOUND: count.index, "task": "cytotoxicity", "active": active.to_numpy()})
+    tasks = pd.DataFrame([("cytotoxicity", "", TOXICITY, "cell counts", 0)])
+    return activity, tasks.set_axis([*profiles.TASK_COLUMNS, "conflicts"], axis=1)
 
 
 def read_repurposing_hub(path: str | Path) -> pd.DataFrame:
@@ -121,7 +161,8 @@ def read_assays(collection: str, paths: Sequence[Path]) -> tuple[pd.DataFrame, p
     ``Moshkov 270`` (doi 10.1038/s41467-023-37570-1; 16,170 CDRP compounds) and ``broad6k``, 32 of its assays as
     InfoAlign (arXiv 2406.12056) publishes them, call an assay by its PUMA id followed by its name; the family is that
     of the protein in the name (`assay_target`), or else the assay's type (cell, biochem, bacterial, ...). InfoAlign's
-    ``ToxCast`` has 617 assays (`toxcast_target`), its ``ChEMBL`` 41 protein targets, called ``ChEMBL SYMBOL``.
+    ``ToxCast`` has 617 assays (`toxcast_target`), its ``ChEMBL`` 41 protein targets, called ``ChEMBL SYMBOL``. ``DILI``
+    is one task, drug-induced liver injury as Seal gathered it (github.com/srijitseal/DILI).
 
     Returns
     -------
@@ -136,9 +177,15 @@ def read_assays(collection: str, paths: Sequence[Path]) -> tuple[pd.DataFrame, p
     ScreenError
         If a column is missing, or an outcome is neither 0, 1, nor -1 or empty (not measured).
     """
-    table = read_table(paths[0], ["smiles"], dtype=dict.fromkeys(_NO_ASSAYS, str))
+    if collection == "DILI":
+        names = {"smiles_r": "smiles", "InChIKey14": "inchikey", "TOXICITY": "DILI"}
+        table = read_table(paths[0], list(names))[list(names)].rename(columns=names)
+    else:
+        table = read_table(paths[0], ["smiles"], dtype=dict.fromkeys(_NO_ASSAYS, str))
     columns = [column for column in table.columns if column not in _NO_ASSAYS]
-    if len(paths) > 1:
+    if collection == "DILI":
+        rows = [("drug-induced liver injury", "", TOXICITY)]
+    elif len(paths) > 1:
         rows = _named_assays(columns, paths[1])
     elif collection == "ToxCast":
         rows = [(column, *toxcast_target(column)) for column in columns]
@@ -208,6 +255,7 @@ def annotate_compounds(
     compounds: Sequence[str],
     paths: dict[str, Path],
     own: Sequence[pd.DataFrame] = (),
+    results: pd.DataFrame | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, list[str]]:
     """Structures, MoA, targets and assay outcomes of Broad compounds (BRD ids), from the registry's annotation files.
 
@@ -218,6 +266,8 @@ def annotate_compounds(
         of `COLLECTIONS` (assays).
     own
         The screen's own structures, trusted most, as `join_structures` takes them.
+    results
+        Compounds of `read_screen_results`: their mechanisms and targets are taken before the Hub's.
 
     Returns
     -------
@@ -227,11 +277,14 @@ def annotate_compounds(
     unknown = pd.DataFrame(columns=profiles.COMPOUND_COLUMNS, dtype=object)
     hub = read_repurposing_hub(paths["hub"]) if "hub" in paths else unknown
     structures = join_structures(compounds, [*own, *read_structures(paths), hub])
+    if results is not None:
+        known = results[results["MoA"].map(bool) | results["target"].map(bool)]
+        hub = pd.concat([known, hub[~hub[COMPOUND].isin(known[COMPOUND])]])
     table = annotate_mechanisms(structures, hub)
     notes = [
         f"{(table['InChIKey14'] != '').sum()} of {len(table)} compounds have a structure, "
         f"{table['MoA'].map(bool).sum()} a mechanism of action "
-        "(Repurposing Hub, by compound id or else by InChIKey block)."
+        f"({'the screen and ' if results is not None else ''}Repurposing Hub, by compound id or InChIKey block)."
     ]
     found = []
     for name, roles in COLLECTIONS.items():

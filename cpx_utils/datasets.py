@@ -14,16 +14,17 @@ import re
 import time
 import tomllib
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from cpx_utils.annotation import annotate_compounds
+from cpx_utils.annotation import BROAD_ID_LENGTH, annotate_compounds, cytotoxicity, read_screen_results, read_table
 from cpx_utils.own_screens import MISSING_WORDS, as_text, read_description, read_own_screen, source_of
 from cpx_utils.profiles import (
+    BLOCK_LENGTH,
     COMPOUND,
     CONTROL,
     DOSE,
@@ -356,9 +357,15 @@ def _read_consensus(dataset: Dataset, paths: dict[str, Path], options: dict) -> 
         tables.append(pd.concat([wells, values.reset_index(drop=True)], axis=1))
     cp, tx = tables
     tx.columns = tx.columns.str.replace("HLA.", "HLA-", regex=False)  # R writes a dot; no other symbol has a hyphen
-    *known, notes = annotate_compounds(sorted({*cp[COMPOUND], *tx[COMPOUND]}), paths)
+    names = sorted({*cp[COMPOUND], *tx[COMPOUND]})
+    compounds, activity, tasks, notes = annotate_compounds(names, paths)
+    if "cdrp_results" in paths:
+        results = read_screen_results(paths["cdrp_results"], "CDRP", "Metadata_mmoles_per_liter2")
+        toxic, toxicity = cytotoxicity(results, share=0.5)
+        activity = pd.concat([activity, toxic[toxic[COMPOUND].isin(names)]], ignore_index=True)
+        tasks = pd.concat([tasks, toxicity], ignore_index=True)
     note = "One consensus profile a compound: there are no replicates, doses, plates or negative controls."
-    return Screen(dataset.name, cp, tx, *known, (note, *notes))
+    return Screen(dataset.name, cp, tx, compounds, activity, tasks, (note, *notes))
 
 
 # ------------------------------------------------------------------------------------- the Rosetta collection
@@ -477,4 +484,111 @@ def _gene_symbols(probes: Sequence[str], path: Path) -> list[str]:
     return [symbols.get(probe, probe) for probe in probes]
 
 
-READERS = {"simulated": _read_simulated, "consensus": _read_consensus, "rosetta": _read_rosetta}
+# --------------------------------------------------------------- LINCS Pilot 1 as published two-dimensional maps
+
+N_DOSES = 6
+MAPS_NOTE = (
+    "Profiles are published two-dimensional maps of wells (UMAP and t-SNE, made without labels), six doses side by "
+    "side: no CellProfiler feature and no gene is in them."
+)
+BUMPS = 6  # a side of the grid on each map
+# From where to where each map is covered: all of its wells.
+MAP_RANGES = {
+    "cp": {"UMAP_0": (-6.0, 13.0), "UMAP_1": (-0.5, 12.0), "TSNE_0": (-42.0, 51.0), "TSNE_1": (-41.0, 44.0)},
+    "tx": {"UMAP_0": (-4.5, 16.0), "UMAP_1": (-5.0, 16.0), "TSNE_0": (-53.0, 60.0), "TSNE_1": (-60.0, 58.0)},
+}
+
+
+def map_features(coordinates: pd.DataFrame, ranges: Mapping[str, tuple[float, float]]) -> pd.DataFrame:
+    """Gaussian bumps on a grid over published maps: what is near on a map is near in features.
+
+    `coordinates` has a well a row and the columns `UMAP_0, UMAP_1, TSNE_0, TSNE_1`; `ranges` says what each covers. A
+    bump is as wide as the grid's step; one that no well comes within a step of is dropped. Returned are float32
+    features (n_wells, at most 72), called after map and place on the grid.
+    """
+    features = {}
+    for name in ("UMAP", "TSNE"):
+        sides = []
+        for axis in (f"{name}_0", f"{name}_1"):
+            centres, step = np.linspace(*ranges[axis], BUMPS, retstep=True)
+            distance = (coordinates[axis].to_numpy(float)[:, None] - centres) / step  # (n_wells, BUMPS)
+            sides.append(np.exp(-(distance**2) / 2))
+        for row, column in np.ndindex(BUMPS, BUMPS):
+            features[f"{name}_{row}{column}"] = sides[0][:, row] * sides[1][:, column]
+    table = pd.DataFrame(features, index=coordinates.index, dtype=np.float32)
+    return table.loc[:, table.max() > np.exp(-0.5)]
+
+
+def dose_series(wells: pd.DataFrame, features: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Rows of a plate and a compound, with its six doses side by side, from rows of wells.
+
+    `wells` has Metadata_Plate, Metadata_Well, Metadata_Compound, Metadata_Control and `step`, 1 to 6 in a series. Of a
+    plate's negative controls six make a row, drawn by `seed`, each used once. A series that lacks a dose is left out.
+    A row lies in the well of its lowest dose.
+    """
+    wells = wells.copy()
+    controls = wells[wells[CONTROL]].sample(frac=1.0, random_state=seed)
+    number = controls.groupby(PLATE).cumcount()
+    wells["series"] = 0
+    wells.loc[controls.index, "series"], wells.loc[controls.index, "step"] = number // N_DOSES, number % N_DOSES + 1
+    keys = [PLATE, COMPOUND, "series"]
+    wells = wells[wells["step"].between(1, N_DOSES)].drop_duplicates([*keys, "step"]).sort_values([*keys, "step"])
+    wells = wells[wells.groupby(keys)["step"].transform("size") == N_DOSES]
+    names = [f"{feature}_dose{step}" for step in range(1, N_DOSES + 1) for feature in features]
+    values = features.loc[wells.index].to_numpy().reshape(-1, len(names))
+    first = wells[[PLATE, WELL, COMPOUND, CONTROL]].iloc[::N_DOSES].reset_index(drop=True).assign(**{DOSE: np.nan})
+    return pd.concat([first, pd.DataFrame(values, columns=names)], axis=1)
+
+
+def _read_maps(dataset: Dataset, paths: dict[str, Path], options: dict) -> Screen:
+    """LINCS Pilot 1 from the published two-dimensional maps of its wells (Way 2022, doi 10.1016/j.cels.2022.10.001).
+
+    TX are maps too, or where the registry names a file of signatures, one signature a drug (Himmelstein 2017, doi
+    10.7554/eLife.26726), which meets compounds by the first block of the InChIKey.
+    """
+    tables = {}
+    names = {"cp": ("Metadata_broad_sample", "Metadata_Plate", "Metadata_Well", "Metadata_dose_recode")}
+    names["tx"] = ("pert_id", "replicate_id", "det_well", "dose")
+    for kind in ("cp", "tx"):
+        if f"lincs_{kind}" not in paths:
+            continue
+        wells = read_table(paths[f"lincs_{kind}"], [*names[kind], *MAP_RANGES[kind]], "\t")
+        compound, plate, well, step = (wells[name] for name in names[kind])
+        compound, plate = compound.str[:BROAD_ID_LENGTH], plate.str.partition(":")[0]
+        layout = {PLATE: plate, WELL: well, COMPOUND: compound, CONTROL: compound == "DMSO", "step": step}
+        tables[kind] = dose_series(pd.DataFrame(layout), map_features(wells, MAP_RANGES[kind]))
+    results = read_screen_results(paths["lincs_results"], "lincs", "Metadata_dose_recode")
+    treated = sorted(set().union(*(table.loc[~table[CONTROL], COMPOUND] for table in tables.values())))
+    own = results[results["InChIKey14"] != ""]
+    compounds, activity, tasks, notes = annotate_compounds(treated, paths, [own], results)
+    notes = [MAPS_NOTE, *notes]
+    if "signatures" in paths:
+        tables["tx"] = _drug_signatures(paths, compounds)
+        notes.append("TX is one signature a drug, pooled over cell lines: no replicates, doses, plates or controls.")
+    toxic, toxicity = cytotoxicity(results[results[COMPOUND].isin(treated)], share=0.6)
+    outcomes = pd.concat([activity, toxic], ignore_index=True), pd.concat([tasks, toxicity], ignore_index=True)
+    return Screen(dataset.name, tables["cp"], tables["tx"], compounds, *outcomes, tuple(notes), normalised=True)
+
+
+def _drug_signatures(paths: dict[str, Path], compounds: pd.DataFrame) -> pd.DataFrame:
+    """TX of compounds whose structure is a drug's: a row a compound, genes by symbol."""
+    signatures = read_table(paths["signatures"], ["perturbagen"], "\t").set_index("perturbagen").astype(np.float32)
+    genes = read_table(paths["genes"], ["entrez_gene_id", "symbol"], "\t").set_index("entrez_gene_id")["symbol"]
+    signatures.columns = [genes[int(number)] for number in signatures.columns]
+    keys = (
+        read_table(paths["drugbank"], ["drugbank_id", "inchikey"], "\t").set_index("drugbank_id")["inchikey"].dropna()
+    )
+    block = keys.str.removeprefix("InChIKey=").str[:BLOCK_LENGTH].reindex(signatures.index).dropna()
+    drug = block.drop_duplicates().reset_index().set_index("inchikey")["perturbagen"]
+    found = compounds[compounds["InChIKey14"].isin(drug.index)]
+    values = signatures.loc[drug[found["InChIKey14"]]].reset_index(drop=True)
+    wells = pd.DataFrame({PLATE: "", WELL: "", COMPOUND: found[COMPOUND].to_numpy(), DOSE: np.nan, CONTROL: False})
+    return pd.concat([wells, values], axis=1)
+
+
+READERS = {
+    "simulated": _read_simulated,
+    "consensus": _read_consensus,
+    "rosetta": _read_rosetta,
+    "maps": _read_maps,
+}

@@ -114,6 +114,8 @@ class Screen:
         Sentences a reader must know: rows dropped, files not verified, conflicts counted.
     sources : tuple of dict
         A file each: file, address, sha256, bytes, verified, licence, citation.
+    normalised : bool
+        Whether the profiles are in units of their plates' controls already; they aren't normalised again.
     """
 
     name: str
@@ -124,6 +126,7 @@ class Screen:
     tasks: pd.DataFrame
     notes: tuple[str, ...] = ()
     sources: tuple[dict, ...] = ()
+    normalised: bool = False
 
 
 # ------------------------------------------------------------------------------------------------- tables
