@@ -99,22 +99,23 @@ def rehearsal(
 
 
 def normalise_new(
-    wells: pd.DataFrame, shown: str, library: pd.DataFrame, min_controls: int = 4
+    wells: pd.DataFrame, shown: str, library: pd.DataFrame, min_controls: int = 4, as_they_are: bool = False
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Express every plate in robust units of its own negative controls; leave out plates with too few of them.
 
     Returns the wells that are used; and a row a plate: `plate, n_wells, n_controls, used, reason`. Raises ScreenError,
     which calls the file as `shown`, where nothing is left; and where the file has no control but the screen's wells
     (`library`) have some: nothing then ties its units to theirs, and every distance would be an effect of the batch.
+    Wells for a screen that was normalised before it came (`as_they_are`) have to be normalised in the same way.
     """
-    if not wells[CONTROL].any():
-        if library[CONTROL].any():
+    if as_they_are or not wells[CONTROL].any():
+        if library[CONTROL].any() and not as_they_are:
             raise ScreenError(
                 f"{shown}: no well is a negative control, so its units can't be tied to the library's; mark controls "
                 "by control_column or control_compounds"
             )
         plates = wells.groupby(PLATE).size().rename_axis("plate").rename("n_wells").reset_index()
-        return wells, plates.assign(n_controls=0, used=True, reason="no controls: taken as they are")
+        return wells, plates.assign(n_controls=0, used=True, reason="taken as they are")
     normalised, plates = normalise_plates(wells, min_controls)
     few = plates["n_controls"].astype(str) + f" negative controls, {min_controls} are needed"
     plates = plates.rename(columns={"normalised": "used"}).assign(reason=few.where(~plates["normalised"], ""))

@@ -86,6 +86,7 @@ class Description(_Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     cp: ProfileFile
     tx: ProfileFile
+    normalised: bool = False
     columns: Columns = Columns()
     compounds: TableFile = None
     activity: TableFile = None
@@ -431,7 +432,9 @@ def read_own_screen(toml_path: str | Path) -> Screen:
     notes = tuple(note for table in tables.values() for note in table.notes)
     paths = (toml, *(table.path for table in tables.values()))
     sources = tuple(source_of(path, path.name, str(path), licence="the user's own") for path in paths)
-    return Screen(described.name, wells["cp"], wells["tx"], compounds, activity, tasks, notes, sources)
+    return Screen(
+        described.name, wells["cp"], wells["tx"], compounds, activity, tasks, notes, sources, described.normalised
+    )
 
 
 def source_of(

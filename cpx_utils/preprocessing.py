@@ -40,13 +40,14 @@ HARDLY_VARIES = 0.01  # of a feature's usual spread; plates of one file may come
 def leave_out_plates(screen: Screen, min_controls: int = 4, few_controls: str = "leave_out") -> Screen:
     """The screen without the wells of plates that can't be normalised, with a note that counts them.
 
-    A modality without any negative control is left as it is: its profiles must be comparable already.
+    A modality without any negative control is left as it is, and so is a screen that is normalised already: their
+    profiles must be comparable.
 
     `min_controls` and `few_controls` are those of `normalise_plates`. Raises ScreenError where no plate of a modality
     has enough controls.
     """
     kept, notes = {}, list(screen.notes)
-    for name in ("cp", "tx"):
+    for name in () if screen.normalised else ("cp", "tx"):
         table = kept[name] = getattr(screen, name)
         n_controls = table.groupby(PLATE)[CONTROL].sum()
         few = n_controls[n_controls < min_controls]
@@ -67,7 +68,11 @@ def leave_out_plates(screen: Screen, min_controls: int = 4, few_controls: str = 
 
 
 def normalise_plates(
-    table: pd.DataFrame, min_controls: int = 4, few_controls: str = "leave_out", shrink: bool = True
+    table: pd.DataFrame,
+    min_controls: int = 4,
+    few_controls: str = "leave_out",
+    shrink: bool = True,
+    as_they_are: bool = False,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Express every feature in robust units of its own plate's negative controls (median and MAD).
 
@@ -84,6 +89,8 @@ def normalise_plates(
     shrink
         Whether, of ten plates or more, a plate's centre and spread are drawn towards those of all as far as they differ
         by chance (:func:`shrunken`). Without, each plate is what its few controls say, and profiles tell their plate.
+    as_they_are
+        Whether the profiles are normalised already (`Screen.normalised`): then no value changes.
 
     Returns
     -------
@@ -97,13 +104,13 @@ def normalise_plates(
     a division by almost nothing would give values of a hundred million. Caicedo 2017, doi 10.1038/nmeth.4397, gives the
     method its reasons.
     """
-    features, has_controls = feature_columns(table), table[CONTROL].any()
+    features, has_controls = feature_columns(table), table[CONTROL].any() and not as_they_are
     references = {}  # the wells that each plate is normalised to
-    for plate, wells in table.groupby(PLATE):
+    for plate, wells in table.groupby(PLATE) if has_controls else ():
         controls = wells[wells[CONTROL].astype(bool)]
         if len(controls) >= min_controls:
             references[plate] = controls[features]
-        elif few_controls == "treated" and has_controls:
+        elif few_controls == "treated":
             references[plate] = wells[features]
     centres, scales, n_flat = _plate_units(references, features, shrink)
     values = table[features].to_numpy(np.float32, copy=True)
