@@ -17,7 +17,12 @@ from cpx_utils.plots import ENDPOINT_LABELS, method_label
 from cpx_utils.profiles import UNITS
 
 ROOT = Path(__file__).resolve().parent.parent
-SCREENS = ("cmea-u2os", "simulated")  # real ones first
+SCREENS = {  # real ones first, as pages call them
+    "lincs-a549-genes": "lincs-a549-genes (CP as published two-dimensional maps, no CellProfiler features)",
+    "lincs-a549-wells": "lincs-a549-wells (CP and TX as published two-dimensional maps, no CellProfiler features)",
+    "cmea-u2os": "cmea-u2os",
+    "simulated": "simulated",
+}
 METHODS = (
     "ridge_tx",
     "rcca",
@@ -48,14 +53,14 @@ def interval(value: float, low: float, high: float, form: str = ".2f") -> str:
 def claims() -> str:
     """One row a screen, claim and method: its gains with intervals, and what was shown."""
     rows = []
-    for screen in SCREENS:
-        table = figure_table(screen, "07_claims")
+    for folder, screen in SCREENS.items():
+        table = figure_table(folder, "07_claims")
         heads = table[table["verdict"].notna()].sort_values("claim", kind="stable")
         lacking = heads["verdict"] == "not testable"
         for head in heads[~(lacking & heads.duplicated(["claim", "verdict"]))].itertuples():
             name = f"{head.claim}. {ENDPOINT_LABELS[head.endpoint]} ({UNITS[head.endpoint]})"
             if head.verdict == "not testable":
-                rows.append([screen, name, *["–"] * 4, f"not testable: {head.reason}"])
+                rows.append([screen, name, *["–"] * 5, f"not testable: {head.reason}"])
                 continue
             own = table[(table["method"] == head.method) & (table["endpoint"] == head.endpoint)]
             own = own.assign(least=own["ci_low"]).set_index("reference")
@@ -65,7 +70,8 @@ def claims() -> str:
                 for reference in ("raw_cp", "deranged", hardest)
             ]
             gains[-1] += f", {method_label(hardest)}"
-            rows.append([screen, name, method_label(head.method), *gains, f"**{head.verdict}**"])
+            detectable = f"{head.detectable:.3f}"
+            rows.append([screen, name, method_label(head.method), *gains, detectable, f"**{head.verdict}**"])
     header = [
         "screen",
         "claim (unit)",
@@ -74,14 +80,66 @@ def claims() -> str:
         "over deranged pairs",
         "over the hardest CP-only reference",
     ]
-    return markdown([*header, "verdict"], rows)
+    return markdown([*header, "detectable", "verdict"], rows)
+
+
+def verdicts() -> str:
+    """One row a claim and method, a column a screen: the gain over raw CP and what was shown."""
+    tables = {folder: figure_table(folder, "07_claims") for folder in SCREENS}
+    heads = {folder: table[table["verdict"].notna()] for folder, table in tables.items()}
+    rows = []
+    for (claim, endpoint, method), _ in heads["simulated"].groupby(["claim", "endpoint", "method"], sort=True):
+        cells = []
+        for table in heads.values():
+            found = table[(table["claim"] == claim) & (table["method"] == method)]
+            row = (found if len(found) else table[table["claim"] == claim]).iloc[0]
+            gain = "" if row["verdict"] == "not testable" else f"{row['effect']:+.3f}: "
+            cells.append(f"{gain}{row['verdict']}")
+        rows.append([f"{claim}. {ENDPOINT_LABELS[endpoint]} ({UNITS[endpoint]})", method_label(method), *cells])
+    return markdown(["claim (unit)", "method", *SCREENS], rows)
+
+
+def together() -> str:
+    """A line a claim and method: on how many real screens it could be tested, and what was found there."""
+    rows = []
+    tables = {folder: figure_table(folder, "07_claims") for folder in SCREENS if folder != "simulated"}
+    heads = pd.concat([table[table["verdict"].notna()].assign(folder=name) for name, table in tables.items()])
+    for (claim, endpoint), part in heads.groupby(["claim", "endpoint"]):
+        tested = part[part["verdict"] != "not testable"]
+        for method, found in tested.groupby("method", sort=False):
+            answers = [
+                ", ".join(
+                    f"{answer} ({', '.join(rows['folder'])})" for answer, rows in found.groupby(question, sort=False)
+                )
+                for question in ("comparison", "attribution")
+            ]
+            name = f"{claim}. {ENDPOINT_LABELS[endpoint]}"
+            rows.append([name, method_label(method), str(len(found)), *answers])
+    return markdown(["claim", "method", "real screens that test it", "better than raw CP", "due to TX"], rows)
+
+
+def within_maps() -> str:
+    """One row a screen and method: own TX in the nearest tenth among all, and among those of the own plate map."""
+    rows = []
+    for folder, screen in SCREENS.items():
+        table = figure_table(folder, "05_within_maps")
+        for method in METHODS:
+            cells = []
+            for _, part in table[table["method"] == method].groupby("among", sort=False):
+                of = part.set_index("control")
+                shown = [name for name in ("true_pairs", "deranged", "deranged_in_plate") if name in of.index]
+                cells.append(" / ".join(f"{of.loc[name, 'mean']:.2f}" for name in shown))
+                cells.append(f"{part['chance'].iloc[0]:.2f}")
+            rows.append([screen, method_label(method), *cells])
+    words = "true / deranged / deranged within maps"
+    return markdown(["screen", "method", f"all: {words}", "chance", f"own map: {words}", "chance"], rows)
 
 
 def retrieval() -> str:
     """One row a screen and method: share of unseen compounds that find their own TX profile in the nearest tenth."""
     rows = []
-    for screen in SCREENS:
-        near = pd.concat([figure_table(screen, f"{number}_retrieval") for number in ("02", "03", "04")])
+    for folder, screen in SCREENS.items():
+        near = pd.concat([figure_table(folder, f"{number}_retrieval") for number in ("02", "03", "04")])
         for method in METHODS:
             by_control = near[near["method"] == method].set_index("control")
             cells = [
@@ -145,6 +203,9 @@ def speed() -> str:
 
 TABLES = {
     "claims": claims,
+    "verdicts": verdicts,
+    "together": together,
+    "within-maps": within_maps,
     "retrieval": retrieval,
     "calibration": calibration,
     "ablation": ablation,
