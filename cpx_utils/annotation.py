@@ -48,7 +48,7 @@ def read_table(path: Path, columns: Sequence[str], separator: str = ",", **optio
 
 
 def join_structures(compounds: Sequence[str], sources: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Structure of each compound from the first source that has one.
+    """Structure of each compound from the first source that has one, and SMILES from the first that has these.
 
     Sources are tables with Metadata_Compound, SMILES and InChIKey14 (``""``: computed from the SMILES), the most
     trusted first. Returned is a table of these columns, in the order of `compounds`, both ``""`` where unknown.
@@ -57,9 +57,11 @@ def join_structures(compounds: Sequence[str], sources: Sequence[pd.DataFrame]) -
     known = known[known[COMPOUND].isin(compounds)].fillna("")
     keys = zip(known["InChIKey14"], known["SMILES"], strict=True)
     known["InChIKey14"] = [block or inchikey(smiles)[:BLOCK_LENGTH] for block, smiles in keys]
-    known = known[known["InChIKey14"] != ""]
     table = pd.DataFrame({COMPOUND: list(compounds)}, dtype="str")
-    return table.merge(known.drop_duplicates(COMPOUND).astype("str"), how="left").fillna("")
+    for column in ("InChIKey14", "SMILES"):
+        first = known[(known["InChIKey14"] != "") & (known[column] != "")].drop_duplicates(COMPOUND)
+        table = table.merge(first[[COMPOUND, column]].astype("str"), how="left")
+    return table.fillna("")
 
 
 def read_structures(paths: dict[str, Path]) -> list[pd.DataFrame]:
@@ -82,12 +84,15 @@ def read_structures(paths: dict[str, Path]) -> list[pd.DataFrame]:
         table = read_table(paths["broad6k_structures"], ["pert_id", "smiles", "inchikey"], dtype=str)
         ids, blocks = table["pert_id"].str[:BROAD_ID_LENGTH], table["inchikey"].str[:BLOCK_LENGTH]
         sources.append(pd.DataFrame({COMPOUND: ids, "SMILES": table["smiles"], "InChIKey14": blocks}))
-    if "pertinfo" in paths:
-        columns = ["pert_id", "canonical_smiles", "inchi_key"]
-        table = read_table(paths["pertinfo"], columns, "\t", dtype=str, usecols=columns).dropna(subset="inchi_key")
-        ids, blocks = table["pert_id"].str[:BROAD_ID_LENGTH], table["inchi_key"].str[:BLOCK_LENGTH]
-        sources.append(pd.DataFrame({COMPOUND: ids, "SMILES": table["canonical_smiles"], "InChIKey14": blocks}))
     return sources
+
+
+def read_pertinfo(path: Path) -> pd.DataFrame:
+    """Structures of LINCS compounds (Himmelstein 2017, doi 10.7554/eLife.26726), as `join_structures` takes them."""
+    columns = ["pert_id", "canonical_smiles", "inchi_key"]
+    table = read_table(path, columns, "\t", dtype=str, usecols=columns)[columns].dropna()
+    ids, blocks = table["pert_id"].str[:BROAD_ID_LENGTH], table["inchi_key"].str[:BLOCK_LENGTH]
+    return pd.DataFrame({COMPOUND: ids, "SMILES": table["canonical_smiles"], "InChIKey14": blocks})
 
 
 def read_screen_results(path: Path, sheet: str, dose_column: str) -> pd.DataFrame:
@@ -262,12 +267,12 @@ def annotate_compounds(
     Parameters
     ----------
     paths
-        Files by role, of which any may lack: hub; broad_ids with broad_smiles, broad6k_structures (structures); those
-        of `COLLECTIONS` (assays).
+        Files by role, of which any may lack: hub; broad_ids with broad_smiles, broad6k_structures, pertinfo
+        (structures); those of `COLLECTIONS` (assays).
     own
         The screen's own structures, trusted most, as `join_structures` takes them.
     results
-        Compounds of `read_screen_results`: their mechanisms and targets are taken before the Hub's.
+        Compounds of `read_screen_results`: what it tells of mechanisms, targets and keys is taken before other sources.
 
     Returns
     -------
@@ -276,11 +281,12 @@ def annotate_compounds(
     """
     unknown = pd.DataFrame(columns=profiles.COMPOUND_COLUMNS, dtype=object)
     hub = read_repurposing_hub(paths["hub"]) if "hub" in paths else unknown
-    structures = join_structures(compounds, [*own, *read_structures(paths), hub])
-    if results is not None:
+    sources = [*own, *([] if results is None else [results]), *read_structures(paths), hub]
+    if "pertinfo" in paths:
+        sources.append(read_pertinfo(paths["pertinfo"]))
         known = results[results["MoA"].map(bool) | results["target"].map(bool)]
         hub = pd.concat([known, hub[~hub[COMPOUND].isin(known[COMPOUND])]])
-    table = annotate_mechanisms(structures, hub)
+    table = annotate_mechanisms(join_structures(compounds, sources), hub)
     notes = [
         f"{(table['InChIKey14'] != '').sum()} of {len(table)} compounds have a structure, "
         f"{table['MoA'].map(bool).sum()} a mechanism of action "

@@ -559,8 +559,7 @@ def _read_maps(dataset: Dataset, paths: dict[str, Path], options: dict) -> Scree
         tables[kind] = dose_series(pd.DataFrame(layout), map_features(wells, MAP_RANGES[kind]))
     results = read_screen_results(paths["lincs_results"], "lincs", "Metadata_dose_recode")
     treated = sorted(set().union(*(table.loc[~table[CONTROL], COMPOUND] for table in tables.values())))
-    own = results[results["InChIKey14"] != ""]
-    compounds, activity, tasks, notes = annotate_compounds(treated, paths, [own], results)
+    compounds, activity, tasks, notes = annotate_compounds(treated, paths, results=results)
     notes = [MAPS_NOTE, *notes]
     if "signatures" in paths:
         tables["tx"] = _drug_signatures(paths, compounds)

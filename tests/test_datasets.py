@@ -77,9 +77,9 @@ def test_the_real_screen_has_the_published_shape(cmea):
 @needs_mirror
 def test_the_real_screen_is_annotated(cmea):
     compounds = cmea.compounds
-    assert (compounds["InChIKey14"] != "").sum() == 123
+    assert (compounds[["InChIKey14", "SMILES"]] != "").to_numpy().all()
     assert compounds["MoA"].map(bool).sum() == 44
-    assert compounds.loc[compounds["InChIKey14"] != "", "InChIKey14"].nunique() == 118
+    assert compounds["InChIKey14"].nunique() == 
     row = compounds.set_index(COMPOUND).loc["BRD-K59469039"]
     assert row["MoA"] == ["tyrosine kinase inhibitor"] and row["target"] == ["ERBB2", "KDR", "NTRK1"]
 
@@ -89,7 +89,7 @@ def test_the_real_assays_reach_as_many_compounds_as_counting_by_hand_finds(cmea)
     labels = cmea.activity.loc[cmea.activity["task"] == "260_738 MLPCN HDL Receptor", "active"]
     assert (len(labels), labels.sum()) == (53, 10)
     reached = cmea.activity.merge(cmea.tasks, on="task").groupby("source")[COMPOUND].nunique()
-    assert reached.to_dict() == {"broad6k": 66, "ChEMBL": 16, "ToxCast": 19}
+    assert reached.to_dict() == {"broad6k": 66, "ChEMBL": 16, "ToxCast": 25, "cell counts": 162}
 
 
 @needs_mirror

@@ -203,7 +203,7 @@ TX, HOW = 'path = "tx.csv"', "own_screen/screen.toml shows every key"
 CASES = {
     # the description
     "no TOML": (lambda folder: (folder / "screen.toml").unlink(), [("screen.toml: No such file", "TOML file")]),
-    "TOML syntax": (toml("[tx]", "[tx"), [("screen.toml: not valid TOML", "line 13", "double quotes")]),
+    "TOML syntax": (toml("[tx]", "[tx"), [("screen.toml: not valid TOML", "line 14", "double quotes")]),
     "TOML in Latin-1": (contents("screen.toml", lambda old: b"# \xb5M\n" + old), [("not valid TOML in UTF-8",)]),
     "TOML of brackets": (toml("name =", f"deep = {'[' * 9999}\nname ="), [("not valid TOML",)]),
     "TOML with an endless number": (toml("name =", f"n = {'9' * 5000}\nname ="), [("not valid TOML", "digits")]),

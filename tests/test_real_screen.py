@@ -1,4 +1,4 @@
-"""The real screen cmea-u2os, on its real bytes, where CPX_MIRROR names a folder that holds them as HOST/PATH."""
+"""Real screens, on their real bytes, where CPX_MIRROR names a folder that holds them as HOST/PATH."""
 
 import os
 from pathlib import Path
@@ -12,10 +12,20 @@ from cpx_utils.metrics import retrieval_scores
 MIRROR = os.environ.get("CPX_MIRROR", "")
 
 
+needs_mirror = pytest.mark.skipif(not Path(MIRROR or "nowhere").is_dir(), reason="CPX_MIRROR names no folder")
+
+
+@needs_mirror
+def test_treatments_of_a_real_screen_find_their_mechanism_as_published(load_benchmark):
+    bbbc021 = load_benchmark("bbbc021")
+    table = bbbc021.matched(Path(MIRROR) / bbbc021.FOLDER)
+    assert (len(table), table["MoA"].nunique()) == (103, 12)
+    assert table[["normalised", "sphered"]].mean().min() >= 0.85
+
+
+@needs_mirror
 def test_unseen_real_compounds_find_their_own_transcriptome(tmp_path):
     """5 folds, default parameters; chance is 0.12, one standard error about 0.03."""
-    if not Path(MIRROR or "nowhere").is_dir():
-        pytest.skip("CPX_MIRROR isn't set to a folder with the real screen's files")
     screen = datasets.read_screen("cmea-u2os", mirror=MIRROR, data_dir=str(tmp_path))
     assert screen.sources and all(source["verified"] for source in screen.sources)
     testable = profiles.testability(screen).set_index("endpoint")["testable"]
