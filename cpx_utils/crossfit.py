@@ -39,7 +39,7 @@ CONTROLS = ("true_pairs", "deranged", "rows_shuffled", "random_codes", "untraine
 # Most draws on other kinds of split than the first, which carries the verdicts: what attribution asks for.
 DRAWS_ELSEWHERE = {"true_pairs": 3, "deranged": 2, "random_codes": 1}
 # Of the curve: the unit of each endpoint, and the column that holds its values.
-ENDPOINTS = {
+CURVE_ENDPOINTS = {
     "replicate_map": ("compound", "replicate_map"),
     "moa_map": ("compound", "average_precision"),
     "roc_auc": ("task", "value"),
@@ -57,7 +57,7 @@ class PreparedFold:
     cp_wells, cp, tx_treatments, tx
         Metadata and prepared profiles: CP (n_wells, n_cp_features) of all wells, controls too, and the TX consensus of
         each treatment (n_treatments, n_genes).
-    is_training, cp_is_training, is_test, tx_is_training : array of bool
+    is_paired_training, is_training, is_test, tx_is_training : array of bool
         Wells of training compounds that have a TX partner, and all of theirs; wells of test compounds; treatments of
         training compounds.
     partner : array of int (n_wells,)
@@ -77,8 +77,8 @@ class PreparedFold:
     cp: np.ndarray
     tx_treatments: pd.DataFrame
     tx: np.ndarray
+    is_paired_training: np.ndarray
     is_training: np.ndarray
-    cp_is_training: np.ndarray
     is_test: np.ndarray
     partner: np.ndarray
     tx_is_training: np.ndarray
@@ -135,7 +135,7 @@ def fold_sizes(folds: list[PreparedFold]) -> pd.DataFrame:
     """What each fold trains and tests on: fold, training and test compounds and wells, CP features, genes."""
     rows = []
     for one in folds:
-        training, test = (one.cp_wells.loc[part, COMPOUND] for part in (one.is_training, one.is_test))
+        training, test = (one.cp_wells.loc[part, COMPOUND] for part in (one.is_paired_training, one.is_test))
         compounds = {"training compounds": training.nunique(), "training wells": len(training)}
         compounds |= {"test compounds": test.nunique(), "test wells": len(test)}
         rows.append({"fold": one.name} | compounds | {"CP features": one.cp.shape[1], "genes": one.tx.shape[1]})
@@ -170,8 +170,8 @@ def _prepare(cp, tx, group_of, fold_of, key, parameters):
         cp=preparation.transform(cp),
         tx_treatments=tx_treatments,
         tx=tx_values,
-        is_training=cp_training & (partner >= 0),
-        cp_is_training=cp_training,
+        is_paired_training=cp_training & (partner >= 0),
+        is_training=cp_training,
         is_test=treated & (cp[COMPOUND].map(fold_of) == fold).to_numpy(),
         partner=partner,
         tx_is_training=in_training(tx_treatments),
@@ -192,7 +192,7 @@ def training_tx(prepared: PreparedFold, control: str, seed: int) -> np.ndarray:
     maps don't, so a method that knows plates by both views beats those without knowing a compound). `seed` numbers the
     draw.
     """
-    partner = prepared.partner[prepared.is_training]
+    partner = prepared.partner[prepared.is_paired_training]
     rng = np.random.default_rng([seed, prepared.repeat, prepared.fold + 1, CONTROLS.index(control)])
     if control in ("deranged", "deranged_in_plate"):
         training = np.flatnonzero(prepared.tx_is_training)
@@ -205,7 +205,7 @@ def training_tx(prepared: PreparedFold, control: str, seed: int) -> np.ndarray:
     if control == "rows_shuffled":
         return prepared.tx[partner[rng.permutation(len(partner))]]
     if control == "random_codes":
-        _, compound = np.unique(prepared.groups[prepared.is_training].astype(str), return_inverse=True)
+        _, compound = np.unique(prepared.groups[prepared.is_paired_training].astype(str), return_inverse=True)
         return rng.normal(size=(compound.max() + 1, prepared.tx.shape[1])).astype(np.float32)[compound]
     return prepared.tx[partner]
 
@@ -225,7 +225,7 @@ def fit_draws(encoder: Encoder, prepared: PreparedFold, draws: Sequence[tuple[st
     half = clone(encoder)
     if hasattr(half, "name_features"):
         half.name_features(prepared.preparation.features_)
-    rows = prepared.is_training if half.uses_tx and not half.takes_unpaired else prepared.cp_is_training
+    rows = prepared.is_paired_training if half.uses_tx and not half.takes_unpaired else prepared.is_training
     cp, groups = prepared.cp[rows].astype(np.float64), prepared.groups[rows]
     half.fit_cp(cp, groups, prepared.cp[prepared.cp_wells[CONTROL].to_numpy(bool)])
     tx = np.full((len(rows), prepared.tx.shape[1]), np.nan, dtype=np.float32)
@@ -234,7 +234,7 @@ def fit_draws(encoder: Encoder, prepared: PreparedFold, draws: Sequence[tuple[st
         if control == "untrained":
             fitted.set_params(max_epochs=0)
         if half.uses_tx:
-            tx[prepared.is_training] = training_tx(prepared, control, seed)
+            tx[prepared.is_paired_training] = training_tx(prepared, control, seed)
         yield fitted.fit_tx(cp, tx[rows], groups, prepared.maps[rows])
 
 
@@ -348,7 +348,7 @@ def _draws(encoder, controls, prepared, first_split):
         return [("true_pairs", 0)]
     most = controls if prepared.split == first_split else DRAWS_ELSEWHERE
     can = {"untrained": "max_epochs" in encoder.get_params()}
-    can["deranged_in_plate"] = len(np.unique(prepared.maps[prepared.is_training])) > 1
+    can["deranged_in_plate"] = len(np.unique(prepared.maps[prepared.is_paired_training])) > 1
     allowed = {
         control: min(number, most.get(control, 0)) for control, number in controls.items() if can.get(control, True)
     }
@@ -404,7 +404,7 @@ def _embed(encoder, prepared):
     codes = encoder.transform(prepared.cp)
     control = prepared.cp_wells[CONTROL].to_numpy(bool)
     # Similarities are measured from the negative controls, or from the training mean where a screen has none.
-    centred = codes - codes[control if control.any() else prepared.is_training].mean(axis=0)
+    centred = codes - codes[control if control.any() else prepared.is_paired_training].mean(axis=0)
     shown = prepared.is_test | control
     wells = pd.concat([prepared.cp_wells[shown].reset_index(drop=True), embedding_table(centred[shown])], axis=1)
     metadata, averages = consensus(prepared.cp_wells, centred, by="compound")
@@ -584,18 +584,18 @@ def distil_folds(
 def fewer_pairs(prepared: PreparedFold, share: float, seed: int) -> PreparedFold:
     """The fold with TX for a random share of its training compounds, above 0 and up to 1, at least two.
 
-    The same wells, and all training compounds keep their CP; `is_training` and `tx_is_training` are True for fewer.
-    Larger shares of a seed hold the smaller ones.
+    The same wells, and all training compounds keep their CP; `is_paired_training` and `tx_is_training` are True for
+    fewer. Larger shares of a seed hold the smaller ones.
     """
     if not 0 < share <= 1:
         raise ScreenError(f"a share of the training compounds lies above 0 and up to 1, not at {share:g}")
-    names = np.unique(prepared.groups[prepared.is_training].astype(str))
+    names = np.unique(prepared.groups[prepared.is_paired_training].astype(str))
     order = np.random.default_rng([seed, prepared.repeat, prepared.fold + 1]).permutation(len(names))
     kept = names[order[: max(2, round(share * len(names)))]]
-    is_training = prepared.is_training & np.isin(prepared.groups.astype(str), kept)
-    partners = np.unique(prepared.partner[is_training])
+    is_paired_training = prepared.is_paired_training & np.isin(prepared.groups.astype(str), kept)
+    partners = np.unique(prepared.partner[is_paired_training])
     tx_is_training = prepared.tx_is_training & np.isin(np.arange(len(prepared.tx)), partners)
-    return replace(prepared, is_training=is_training, tx_is_training=tx_is_training)
+    return replace(prepared, is_paired_training=is_paired_training, tx_is_training=tx_is_training)
 
 
 def data_size_curve(
@@ -638,10 +638,10 @@ def data_size_curve(
     """
     columns = ["method", "control", "share", "n_compounds", "endpoint", "mean", "ci_low", "ci_high", "n_units"]
     groups = {"compound": compound_groups(compounds), "task": None}
-    tables_of: dict[str, list] = {endpoint: [] for endpoint in ENDPOINTS}
+    tables_of: dict[str, list] = {endpoint: [] for endpoint in CURVE_ENDPOINTS}
     for share in sorted(shares):
         smaller = [fewer_pairs(prepared, share, seed) for prepared in folds]
-        n_compounds = np.mean([len(np.unique(one.groups[one.is_training].astype(str))) for one in smaller])
+        n_compounds = np.mean([len(np.unique(one.groups[one.is_paired_training].astype(str))) for one in smaller])
         refitted = {method: encoder for method, encoder in encoders.items() if encoder.uses_tx and share < 1}
         controls = {"true_pairs": 1, "deranged": 1}
         results, left_out = crossfit_all(refitted, smaller, controls, first_seed=seed, progress=False)
@@ -649,7 +649,7 @@ def data_size_curve(
         for method in (name for name in encoders if name not in left_out):
             tables = vars(results[method]) if method in results else {kind: whole[kind][method] for kind in whole}
             measured.append(_endpoint_values(tables, replicates, compounds, labels))
-        for endpoint, (unit, column) in ENDPOINTS.items():
+        for endpoint, (unit, column) in CURVE_ENDPOINTS.items():
             values = [one[endpoint] for one in measured if len(one.get(endpoint, ()))]
             if values:
                 options = {"unit": unit, "groups": groups[unit], "n_bootstrap": n_bootstrap, "seed": seed}

@@ -40,7 +40,7 @@ METHODS = {  # in the order of the study: name for a reader, colour
     "contrastive": ("contrastive", "#D55E00"),
     "contrastive_soft": ("contrastive, soft targets", "#7A0177"),
     "contrastive_replicates": ("contrastive on discriminants", "#E377C2"),
-    "contrastive_joint": ("contrastive with replicates", "#117733"),
+    "contrastive_joint": ("contrastive, joint with replicates", "#117733"),
     "distilled": ("distilled from TX", "#999933"),
     "chemistry": ("structure alone (ECFP4)", "#8C510A"),
     "tx": ("TX itself (oracle)", "#000000"),

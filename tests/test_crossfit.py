@@ -77,17 +77,17 @@ def test_folds_hold_every_compound_once_and_no_test_compound_in_training(tiny_fo
         names = fold.cp_wells[COMPOUND].to_numpy()
         test = set(folds.loc[folds["fold"] == fold.fold, COMPOUND])
         assert set(names[fold.is_test]) == test
-        assert set(names[fold.is_training]) == set(compounds[COMPOUND]) - test
-        assert not (fold.is_training | fold.is_test)[fold.cp_wells[CONTROL]].any()
+        assert set(names[fold.is_paired_training]) == set(compounds[COMPOUND]) - test
+        assert not (fold.is_paired_training | fold.is_test)[fold.cp_wells[CONTROL]].any()
         assert set(fold.tx_treatments.loc[fold.tx_is_training, COMPOUND]) == set(compounds[COMPOUND]) - test
         assert len(fold.cp) == len(cp)
         assert len(fold.tx) == 2 * len(compounds)
-        own = fold.tx_treatments.iloc[fold.partner[fold.is_training]]
-        assert (own[COMPOUND].to_numpy() == names[fold.is_training]).all()
-        assert (own[DOSE].to_numpy() == fold.cp_wells.loc[fold.is_training, DOSE]).all()
+        own = fold.tx_treatments.iloc[fold.partner[fold.is_paired_training]]
+        assert (own[COMPOUND].to_numpy() == names[fold.is_paired_training]).all()
+        assert (own[DOSE].to_numpy() == fold.cp_wells.loc[fold.is_paired_training, DOSE]).all()
         assert (fold.partner[fold.cp_wells[CONTROL]] == -1).all()
         keys = compound_groups(compounds)
-        assert (fold.groups[fold.is_training] == keys.loc[names[fold.is_training]].to_numpy()).all()
+        assert (fold.groups[fold.is_paired_training] == keys.loc[names[fold.is_paired_training]].to_numpy()).all()
 
 
 def test_features_are_prepared_on_training_wells_alone(tiny_folds, tiny_tables):
@@ -96,8 +96,8 @@ def test_features_are_prepared_on_training_wells_alone(tiny_folds, tiny_tables):
     training = cp[COMPOUND].isin(folds.loc[folds["fold"] != 0, COMPOUND])
     expected = FeaturePreparation().fit(cp.loc[training, feature_columns(cp)])
     np.testing.assert_array_equal(fold.cp, expected.transform(cp))
-    np.testing.assert_allclose(fold.cp[fold.is_training].mean(axis=0), 0, atol=1e-4)
-    np.testing.assert_allclose(fold.cp[fold.is_training].std(axis=0), 1, rtol=1e-3)
+    np.testing.assert_allclose(fold.cp[fold.is_paired_training].mean(axis=0), 0, atol=1e-4)
+    np.testing.assert_allclose(fold.cp[fold.is_paired_training].std(axis=0), 1, rtol=1e-3)
     # TX: standardised on training wells, then averaged over a treatment's wells.
     genes = feature_columns(tx)
     training = tx[COMPOUND].isin(folds.loc[folds["fold"] != 0, COMPOUND])
@@ -146,7 +146,7 @@ def test_deranged_pairs_give_each_compound_all_of_one_other(control, seed, fold_
     maps = np.array([name < "N" for name in fold.groups]).astype(int)  # the tiny screen has one
     fold = labelled_tx(replace(fold, maps=maps))
     given = crossfit.training_tx(fold, control, seed)[:, 0].astype(int)
-    table = fold.cp_wells.loc[fold.is_training, [COMPOUND, DOSE]].set_axis(["compound", "dose"], axis=1)
+    table = fold.cp_wells.loc[fold.is_paired_training, [COMPOUND, DOSE]].set_axis(["compound", "dose"], axis=1)
     donors = fold.tx_treatments.iloc[given]
     table = table.assign(given=donors[COMPOUND].to_numpy(), given_dose=donors[DOSE].to_numpy(), row=given)
     assert (table["compound"] != table["given"]).all()
@@ -157,7 +157,7 @@ def test_deranged_pairs_give_each_compound_all_of_one_other(control, seed, fold_
     assert partner.is_unique and set(partner) == set(table["compound"])  # a permutation of the training compounds
     map_of = pd.Series(maps, index=fold.cp_wells[COMPOUND]).groupby(level=0).first()
     across = (map_of[table["given"]].to_numpy() != map_of[table["compound"]].to_numpy()).any()
-    assert across == (control == "deranged") and maps[fold.is_training].any()
+    assert across == (control == "deranged") and maps[fold.is_paired_training].any()
 
 
 def test_derangements_within_maps_are_drawn_where_there_are_several(tiny_folds):
@@ -175,8 +175,8 @@ def test_deranged_pairs_respect_compound_groups(tiny_tables):
     group = compound_groups(salts)
     folds = splits.compound_folds(salts, n_folds=3)
     fold = labelled_tx(next(crossfit.prepare_folds(cp, tx, salts, folds)))
-    wells = fold.cp_wells.loc[fold.is_training, COMPOUND].map(group).to_numpy()
-    assert (fold.groups[fold.is_training] == wells).all()
+    wells = fold.cp_wells.loc[fold.is_paired_training, COMPOUND].map(group).to_numpy()
+    assert (fold.groups[fold.is_paired_training] == wells).all()
     for seed in range(5):
         given = crossfit.training_tx(fold, "deranged", seed)[:, 0].astype(int)
         donors = fold.tx_treatments[COMPOUND].map(group).to_numpy()[given]
@@ -187,8 +187,8 @@ def test_deranged_pairs_respect_compound_groups(tiny_tables):
 def test_random_codes_are_one_vector_a_compound(tiny_folds):
     fold = tiny_folds[1]
     codes = crossfit.training_tx(fold, "random_codes", 0)
-    compound = fold.cp_wells.loc[fold.is_training, COMPOUND].to_numpy()
-    assert codes.shape == (fold.is_training.sum(), fold.tx.shape[1])
+    compound = fold.cp_wells.loc[fold.is_paired_training, COMPOUND].to_numpy()
+    assert codes.shape == (fold.is_paired_training.sum(), fold.tx.shape[1])
     assert codes.dtype == np.float32
     for name in np.unique(compound):
         assert (codes[compound == name] == codes[compound == name][0]).all()
@@ -200,8 +200,8 @@ def test_random_codes_are_one_vector_a_compound(tiny_folds):
 def test_shuffled_rows_tear_replicates_apart(tiny_folds):
     fold = labelled_tx(tiny_folds[0])
     given = crossfit.training_tx(fold, "rows_shuffled", 0)[:, 0]
-    assert sorted(given) == sorted(fold.partner[fold.is_training])
-    compound = fold.cp_wells.loc[fold.is_training, COMPOUND].to_numpy()
+    assert sorted(given) == sorted(fold.partner[fold.is_paired_training])
+    compound = fold.cp_wells.loc[fold.is_paired_training, COMPOUND].to_numpy()
     assert pd.Series(given).groupby(compound).nunique().median() >= 5  # of six wells
 
 
@@ -337,7 +337,8 @@ def test_chemistry_is_the_fingerprint_of_each_compound_that_has_a_structure(resu
 def test_methods_that_a_screen_does_not_allow_are_left_out_with_their_reason(tiny_folds):
     fold = tiny_folds[0]
     first = ~pd.Series(fold.groups).duplicated().to_numpy() | fold.cp_wells[CONTROL].to_numpy()
-    single = replace(fold, is_training=fold.is_training & first, cp_is_training=fold.is_training & first)
+    only = fold.is_paired_training & first
+    single = replace(fold, is_paired_training=only, is_training=only)
     encoders = {"raw_cp": RawCP(), "lda_identity": LdaIdentity(), "ridge_tx": RidgeTX(n_tx_components=4)}
     results, left_out = crossfit.crossfit_all(encoders, [single], {"true_pairs": 1, "deranged": 1})
     assert list(results) == ["raw_cp", "ridge_tx"]
@@ -351,17 +352,17 @@ def test_methods_that_a_screen_does_not_allow_are_left_out_with_their_reason(tin
 def test_fewer_pairs_take_tx_away_and_leave_methods_without_tx_what_they_are(tiny_folds):
     fold = tiny_folds[FOLD]
     half, tenth = (crossfit.fewer_pairs(fold, share, seed=3) for share in (0.5, 0.1))
-    compounds = [set(one.groups[one.is_training]) for one in (fold, half, tenth)]
+    compounds = [set(one.groups[one.is_paired_training]) for one in (fold, half, tenth)]
     assert [len(names) for names in compounds] == [48, 24, 5] and compounds[2] < compounds[1] < compounds[0]
     assert set(half.tx_groups[half.tx_is_training]) == compounds[1]
-    np.testing.assert_array_equal(half.cp_is_training, fold.cp_is_training)
-    assert not (fold.cp_is_training & (fold.is_test | fold.cp_wells[CONTROL])).any()
+    np.testing.assert_array_equal(half.is_training, fold.is_training)
+    assert not (fold.is_training & (fold.is_test | fold.cp_wells[CONTROL])).any()
     for method in METHODS:
         clean, few = (crossfit.fit_encoder(make(method), one)._arrays() for one in (fold, tenth))
         same = all(np.array_equal(clean[name], few[name]) for name in clean)
         assert same == (method not in TX_METHODS), method
     joint = crossfit.fit_encoder(make("contrastive_joint"), tenth)  # centred on all wells, with TX or without
-    np.testing.assert_allclose(joint.cp_mean_, fold.cp[fold.cp_is_training].mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(joint.cp_mean_, fold.cp[fold.is_training].mean(axis=0), atol=1e-5)
 
 
 def test_the_data_size_curve_ends_where_the_study_is(tiny_folds, tiny_screen, monkeypatch):
@@ -374,7 +375,7 @@ def test_the_data_size_curve_ends_where_the_study_is(tiny_folds, tiny_screen, mo
     whole = {kind: {name: getattr(one, kind) for name, one in results.items()} for kind in ("wells", "consensus")}
     curve = partial(crossfit.data_size_curve, encoders, folds, compounds, labels, whole, n_bootstrap=100)
     table = curve(shares=[0.25, 1.0])
-    assert set(table["endpoint"]) == set(crossfit.ENDPOINTS) and len(table) == 3 * 2 * 3
+    assert set(table["endpoint"]) == set(crossfit.CURVE_ENDPOINTS) and len(table) == 3 * 2 * 3
     assert table.groupby("share")["n_compounds"].first().to_dict() == {0.25: 12, 1.0: 48}
     assert (table["ci_low"] <= table["mean"]).all() and (table["mean"] <= table["ci_high"]).all()
     level = table[table["method"] == "lda_identity"].pivot(index="endpoint", columns="share", values="mean")

@@ -20,7 +20,7 @@ FOLD = 1
 def fitted(tables):
     """All arrays that a fold's preparation, training tables and encoders hold."""
     prepared = next(fold for fold in crossfit.prepare_folds(*tables) if fold.fold == FOLD)
-    training = prepared.is_training
+    training = prepared.is_paired_training
     arrays = {name: getattr(prepared.preparation, name) for name in ("median_", "mean_", "scale_")}
     arrays |= {"features": np.array(prepared.preparation.features_), "groups": prepared.groups[training].astype(str)}
     arrays |= {"CP": prepared.cp[training], "TX": prepared.tx[prepared.tx_is_training]}
