@@ -237,12 +237,12 @@ class EndpointBootstrap:
         """One (method, control) minus another, (1 + n_bootstrap,).
 
         Between a method and its own control the pairing's luck is added, and replicates are NaN, so that nothing is
-        judged, where a deranged control has a single draw. Replicates are spread further where folds differ by more.
+        judged, where that deranged control has a single draw. Replicates are spread further where folds differ by more.
         """
         difference = self.values[one] - self.values[other]
         for method, control in (one, other):
-            n_derangements = self.n_draws.get((method, "deranged"), MIN_DERANGEMENTS)
-            if control.startswith("deranged") and n_derangements < MIN_DERANGEMENTS:
+            n_draws = self.n_draws.get((method, control), MIN_DERANGEMENTS)
+            if control.startswith("deranged") and n_draws < MIN_DERANGEMENTS:
                 return np.concatenate([difference[:1], np.full(len(difference) - 1, np.nan)])
         if other[1] in TX_CONTROLS and other[0] == one[0] and (one[0], "pairing") in self.values:
             difference = difference + self.values[one[0], "pairing"]
@@ -532,56 +532,77 @@ def weigh_claims(
         rows of their own, endpoint ``family_auc:<family>``, Benjamini-Hochberg over families, ``shrunk`` their effect
         drawn towards the mean of all families by what is noise in it; those of too few tasks have no p.
     """
-    from statsmodels.stats.multitest import multipletests
-
-    tables = {claim: _comparisons(claim, one, references[claim], min_families) for claim, one in endpoints.items()}
+    compared = {claim: _comparisons(claim, one, references[claim], min_families) for claim, one in endpoints.items()}
     families = {claim: _family_comparisons(claim, one) for claim, one in endpoints.items()}
-    tested = {claim: one[one["reason"].isna()] for claim, one in families.items()}
-    decisive = {claim: tested[claim] if len(tested[claim]) else tables[claim] for claim in endpoints}
-    heads = []
-    for method in methods:
-        lacking = {claim: _why_not_testable(one, method, min_families) for claim, one in endpoints.items()}
-        testable = [claim for claim in endpoints if not lacking[claim]]
-        p_values = [_p_of_all(_legs(decisive[claim], method, references[claim]), min_families) for claim in testable]
-        p_adjusted = dict(zip(testable, multipletests(p_values, method="holm")[1] if testable else (), strict=True))
-        for claim, endpoint in endpoints.items():
-            if lacking[claim]:
-                head = {"claim": claim, "endpoint": ENDPOINTS[claim], "method": method, "n_units": 0, "reference": ""}
-                heads.append(head | {"verdict": "not testable", "reason": lacking[claim]})
-                continue
-            legs = _legs(tables[claim], method, references[claim]).set_index("reference")
-            compared = {name: Comparison(*row) for name, *row in legs[list(Comparison.__match_args__)].itertuples()}
-            answers = rule(
-                compared["raw_cp"],
-                {name: one for name, one in compared.items() if name in TX_CONTROLS},
-                {name: one for name, one in compared.items() if name in references[claim]},
-                p_adjusted[claim],
-                smallest_effect=smallest_effects[ENDPOINTS[claim]],
-                alpha=alpha,
-                unjudged=_unjudged(endpoint, method),
-            )
-            heads.append({"reference": "raw_cp", **legs.loc["raw_cp"], **answers, "p_adjusted": p_adjusted[claim]})
-    table = pd.concat([pd.DataFrame(heads), *(part for part in tables.values() if len(part))])
-    table = table.drop_duplicates(["claim", "method", "reference"])  # what was ruled stands for the plain comparison
-    table = table.sort_values("claim", kind="stable")
+    rules = {"smallest_effects": smallest_effects, "min_families": min_families, "alpha": alpha}
+    ruled = [_rulings(method, endpoints, compared, families, references, **rules) for method in methods]
+    table = pd.concat([*ruled, *(part for part in compared.values() if len(part))])
+    # What was ruled came first, and stands for the plain comparison.
+    table = table.drop_duplicates(["claim", "method", "reference"], keep="first").sort_values("claim", kind="stable")
     table = pd.concat([table, *(part for part in families.values() if len(part))], ignore_index=True)
     table = table.assign(screen=screen).reindex(columns=CLAIM_COLUMNS)
     words = ("comparison", "attribution", "verdict", "reason", "role")
     return table.assign(**{name: table[name].astype(object).fillna("") for name in words})
 
 
-def _legs(table: pd.DataFrame, method: str, references: Sequence[str]) -> pd.DataFrame:
+def _rulings(
+    method: str,
+    endpoints: Mapping[int, EndpointBootstrap],
+    compared: Mapping[int, pd.DataFrame],
+    families: Mapping[int, pd.DataFrame],
+    references: Mapping[int, Sequence[str]],
+    *,
+    smallest_effects: Mapping[str, float],
+    min_families: int,
+    alpha: float,
+) -> pd.DataFrame:
+    """For each claim the row of a method against raw CP with what was ruled, or why the claim isn't testable.
+
+    `compared` and `families` are the comparisons of each claim and of its single families.
+    """
+    from statsmodels.stats.multitest import multipletests
+
+    why_not = {claim: _why_not_testable(one, method, min_families) for claim, one in endpoints.items()}
+    p_values = {}
+    for claim in [claim for claim in endpoints if not why_not[claim]]:
+        tested = families[claim][families[claim]["reason"].isna()]
+        decisive = tested if len(tested) else compared[claim]  # the same families must win every comparison
+        p_values[claim] = _p_of_all(_decisive_rows(decisive, method, references[claim]), min_families)
+    adjusted = multipletests(list(p_values.values()), method="holm")[1] if p_values else ()
+    p_adjusted = dict(zip(p_values, adjusted, strict=True))
+    rows = []
+    for claim, endpoint in endpoints.items():
+        if why_not[claim]:
+            row = {"claim": claim, "endpoint": ENDPOINTS[claim], "method": method, "n_units": 0, "reference": ""}
+            rows.append(row | {"verdict": "not testable", "reason": why_not[claim]})
+            continue
+        own = _decisive_rows(compared[claim], method, references[claim]).set_index("reference")
+        over = {name: Comparison(*numbers) for name, *numbers in own[list(Comparison.__match_args__)].itertuples()}
+        ruling = rule(
+            over["raw_cp"],
+            {name: one for name, one in over.items() if name in TX_CONTROLS},
+            {name: one for name, one in over.items() if name in references[claim]},
+            p_adjusted[claim],
+            smallest_effect=smallest_effects[ENDPOINTS[claim]],
+            alpha=alpha,
+            unjudged=_unjudged(endpoint, method),
+        )
+        rows.append({"reference": "raw_cp", **own.loc["raw_cp"], **ruling, "p_adjusted": p_adjusted[claim]})
+    return pd.DataFrame(rows)
+
+
+def _decisive_rows(table: pd.DataFrame, method: str, references: Sequence[str]) -> pd.DataFrame:
     """The rows on which a method's verdict rests: over raw CP, its controls and the references."""
     return table[(table["method"] == method) & table["reference"].isin(["raw_cp", *TX_CONTROLS, *references])]
 
 
-def _p_of_all(legs: pd.DataFrame, min_families: int) -> float:
-    """The p of "all legs are gains", or, where they are of several families, of "those of the same families are".
+def _p_of_all(rows: pd.DataFrame, min_families: int) -> float:
+    """The p of "all rows are gains", or, where they are of several families, of "those of the same families are".
 
     Of at least `min_families`, as in :func:`at_least`.
     """
-    in_favour = legs["p_value"].where(legs["effect"] > 0).fillna(1.0)
-    largest = in_favour.groupby(legs["endpoint"]).max().sort_values()
+    in_favour = rows["p_value"].where(rows["effect"] > 0).fillna(1.0)
+    largest = in_favour.groupby(rows["endpoint"]).max().sort_values()
     k = min(min_families, len(largest))
     return min(1.0, (len(largest) - k + 1) * largest.iloc[k - 1])
 

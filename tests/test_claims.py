@@ -297,6 +297,11 @@ def test_attribution_is_not_judged_by_a_single_derangement_or_fit():
     assert len(gains) == 1 and gains[["ci_low", "ci_high"]].isna().all(axis=None)
     tables = simulated_tables(3, gain=0.12)
     moa = tables["moa_per_compound"]
+    within = moa[moa["control"] == "deranged"].assign(control="deranged_in_plate")
+    within["average_precision"] += 0.5  # would exclude, were it not for the luck of a single draw
+    for n_draws, attribution in ((1, "open"), (2, "excluded")):
+        drawn = pd.concat([moa, within[within["seed"] < n_draws]])
+        assert weigh({"moa_per_compound": drawn}, 50).set_index("claim").loc[3, "attribution"].iloc[0] == attribution
     single = tables | {"moa_per_compound": moa[(moa["control"] != "true_pairs") | (moa["seed"] == 0)]}
     ruled = weigh(single, 50).set_index("claim")
     reason = ruled.loc[3, "reason"].iloc[0]
