@@ -1,4 +1,4 @@
-"""Endpoints 1 and 2: do replicates of a treatment, and compounds of a mechanism, lie together?
+"""Claims 2 and 3: do replicates of a treatment, and compounds of a mechanism, lie together?
 
 Both take test compounds only and rank by cosine similarity. A query's average precision is chance-like when
 its embedding says nothing, and 1 when all positives come first. Values by compound are returned, because
@@ -59,7 +59,7 @@ def _stacked(measured: Iterable[tuple[tuple, pd.DataFrame]]) -> pd.DataFrame:
 
 
 def replicate_clustering(wells: pd.DataFrame, embedding: np.ndarray) -> pd.DataFrame:
-    """How well replicates of a treatment find each other (endpoint 1).
+    """How well replicates of a treatment find each other (claim 2).
 
     Query: a well. Positives: wells of the same treatment (compound x dose) on other plates; those on the query's own
     plate are left out altogether. Where all wells are on one plate (or no plate is known) the other wells of the
@@ -279,7 +279,7 @@ def position_null(wells: pd.DataFrame, embedding: np.ndarray) -> pd.DataFrame:
 
 
 def moa_clustering(compounds: pd.DataFrame, embedding: np.ndarray) -> tuple[pd.DataFrame, dict[str, float]]:
-    """How well compounds of one mechanism of action find each other (endpoint 2).
+    """How well compounds of one mechanism of action find each other (claim 3).
 
     Query: a compound's consensus embedding. Positives: other compounds that share at least one MoA; negatives: other
     annotated compounds that share none. Compounds of the query's own group (its InChIKey block) are neither. Compounds

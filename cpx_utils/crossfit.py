@@ -1,7 +1,8 @@
 """Fit a method on every fold, on true and on deranged pairs, and embed the compounds it never saw.
 
 This is where the strict regime is kept: everything below is fitted on a fold's training compounds, and the test
-compounds enter through `transform` only. Notebooks 02, 03 and 04 call the same functions with other methods.
+compounds enter through `transform` only. Notebooks 02, 03 and 04 call the same functions with other methods; 06
+distils, and 07 draws the data-size curve.
 """
 
 import os
@@ -35,6 +36,7 @@ from cpx_utils.profiles import (
     feature_columns,
 )
 
+# Append only: the place of a control here seeds its draws.
 CONTROLS = ("true_pairs", "deranged", "rows_shuffled", "random_codes", "untrained", "deranged_in_plate")
 # Most draws on other kinds of split than the first, which carries the verdicts: what attribution asks for.
 DRAWS_ELSEWHERE = {"true_pairs": 3, "deranged": 2, "random_codes": 1}
@@ -219,8 +221,9 @@ def fit_draws(encoder: Encoder, prepared: PreparedFold, draws: Sequence[tuple[st
     """Fit clones of an encoder on a fold's training wells, one a draw; what CP alone tells is learned once.
 
     A draw is a control and the seed of its pairs and of the encoder, where that has one. Wells that a method learns
-    from are those with TX, or all of the training compounds where it needs no TX. Under the control `untrained` a
-    network sees its inputs scaled and takes no training step. Raises ScreenError where the method can't be fitted.
+    from are those with TX, or all of the training compounds where it needs no TX or takes wells without. Under the
+    control `untrained` a network sees its inputs scaled and takes no training step. Raises ScreenError where the method
+    can't be fitted.
     """
     half = clone(encoder)
     if hasattr(half, "name_features"):
@@ -255,7 +258,7 @@ class CrossfitResult:
     history : DataFrame
         Training curves of networks (`KEYS`, epoch, training, validation).
     encoders : dict
-        Encoders fitted on true pairs (draw 0), by name of the fold.
+        Encoders fitted on true pairs (draw 0), or on CP alone by methods without TX, by name of the fold.
     n_fits : int
         Number of encoders fitted.
     """
@@ -517,7 +520,7 @@ def chemistry_consensus(with_cp: pd.DataFrame, compounds: pd.DataFrame) -> pd.Da
 
 
 def save_encoders(result: CrossfitResult, folds: list[PreparedFold], folder) -> None:
-    """Save the encoders fitted on true pairs, each beside the CP preparation of its fold: `folder/<fold>/`."""
+    """Save a result's encoders, each beside the CP preparation of its fold: `folder/<fold>/`."""
     for prepared in folds:
         result.encoders[prepared.name].save(folder / prepared.name)
         prepared.preparation.save(folder / prepared.name / "preparation.json")

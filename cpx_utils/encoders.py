@@ -1,9 +1,9 @@
 """Every way to represent a CP profile, as a scikit-learn estimator with one interface.
 
 `fit(cp, tx, groups)` takes training pairs: prepared CP wells (n_wells, n_cp_features), the TX profile of the same
-treatment in the same row (n_wells, n_genes), and the compound of each row. `transform(cp)` embeds any CP profile,
-also of compounds that TX has never seen. Methods that need no TX ignore it. `save` writes a folder of safetensors and
-JSON, `load_encoder` reads it; nothing is pickled.
+treatment in the same row (n_wells, n_genes), and the group of each row: its compound, or the structure that several ids
+share. `transform(cp)` embeds any CP profile, also of compounds that TX has never seen. Methods that need no TX ignore
+it. `save` writes a folder of safetensors and JSON, `load_encoder` reads it; nothing is pickled.
 """
 
 import json
@@ -75,7 +75,7 @@ class Encoder(TransformerMixin, BaseEstimator):
         tx
             TX profile of each row's treatment (n_wells, n_genes); only for methods with `uses_tx`.
         groups
-            Compound of each row (n_wells,).
+            Compound of each row (n_wells,), or the structure that several ids share.
         controls
             Prepared CP profiles of negative controls (n_controls, n_cp_features), for sphering; may be empty.
         maps
@@ -99,7 +99,10 @@ class Encoder(TransformerMixin, BaseEstimator):
     def fit_tx(
         self, cp: np.ndarray, tx: np.ndarray | None, groups: np.ndarray, maps: np.ndarray | None = None
     ) -> "Encoder":
-        """Learn from pairs of the wells that `fit_cp` saw: the second half of `fit`; nothing for methods without TX."""
+        """Learn from pairs of the wells that `fit_cp` saw: the second half of `fit`; nothing for methods without TX.
+
+        Once after each `fit_cp`, since some methods drop what they need no longer; `crossfit.fit_draws` fits copies.
+        """
         if self.uses_tx:
             if tx is None or len(tx) != len(cp):
                 raise ScreenError(f"{type(self).__name__} needs the TX profile of each of the {len(cp)} CP rows")
@@ -389,7 +392,7 @@ class RegularisedCCA(LinearEncoder):
 
 
 def cp_components(
-    cp: np.ndarray, groups: np.ndarray, on_discriminants: bool, n_wanted: int, shrinkage: float
+    cp: np.ndarray, groups: np.ndarray, on_discriminants: bool, n_wanted: int, shrinkage: float | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """`whitened_components` of CP as it is, or of its discriminants.
 
@@ -411,8 +414,10 @@ def leading_components(values: np.ndarray, n_wanted: int) -> PCA:
     return PCA(min(n_wanted, *values.shape), svd_solver=solver).fit(values)
 
 
-def whitened_components(values, groups, n_wanted, shrinkage) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (n_features,) of the rows, and the map (n_features, n_components) to leading components of unit variance.
+def whitened_components(
+    values: np.ndarray, groups: np.ndarray, n_wanted: int, shrinkage: float | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (n_features,) of rows, and the map (n_features, n_components) to leading components drawn to unit variance.
 
     At most a third as many as compounds: with more, chance alone correlates them with anything. `shrinkage` draws their
     variances towards the mean; at 1 components keep their variances, up to one common factor. None: by the weight of
@@ -432,9 +437,9 @@ def whitened_components(values, groups, n_wanted, shrinkage) -> tuple[np.ndarray
 class NetworkEncoder(Encoder):
     """What the networks share: leading components as input, training, early stopping, saving.
 
-    A step sees one well of each compound, so no compound competes with itself. Training stops when the loss on held-out
-    training compounds no longer improves; then a network is trained again on all training compounds for as many epochs,
-    since with few compounds every one counts.
+    A step sees one well of each compound (with `n_views` 2 another one, too, as its answer), so none competes with
+    itself. Training stops when the loss on held-out training compounds no longer improves; then a network is trained
+    again on all training compounds for as many epochs, since with few compounds every one counts.
 
     Parameters
     ----------

@@ -9,7 +9,7 @@ from torch import nn
 
 from cpx_utils.profiles import ScreenError
 
-Loss = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
+Loss = Callable[..., torch.Tensor]  # of a network, CP, TX and, with two views, the CP of other wells
 
 
 def head(n_inputs: int, n_outputs: int, hidden: Sequence[int], dropout: float) -> nn.Sequential:
