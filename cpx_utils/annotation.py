@@ -281,9 +281,11 @@ def annotate_compounds(
     """
     unknown = pd.DataFrame(columns=profiles.COMPOUND_COLUMNS, dtype=object)
     hub = read_repurposing_hub(paths["hub"]) if "hub" in paths else unknown
-    sources = [*own, *([] if results is None else [results]), *read_structures(paths), hub]
+    sources = [*own, *read_structures(paths), hub]
     if "pertinfo" in paths:
         sources.append(read_pertinfo(paths["pertinfo"]))
+    if results is not None:
+        sources.insert(0, results)
         known = results[results["MoA"].map(bool) | results["target"].map(bool)]
         hub = pd.concat([known, hub[~hub[COMPOUND].isin(known[COMPOUND])]])
     table = annotate_mechanisms(join_structures(compounds, sources), hub)

@@ -79,7 +79,7 @@ def test_the_real_screen_is_annotated(cmea):
     compounds = cmea.compounds
     assert (compounds[["InChIKey14", "SMILES"]] != "").to_numpy().all()
     assert compounds["MoA"].map(bool).sum() == 44
-    assert compounds["InChIKey14"].nunique() == 
+    assert compounds["InChIKey14"].nunique() == 155
     row = compounds.set_index(COMPOUND).loc["BRD-K59469039"]
     assert row["MoA"] == ["tyrosine kinase inhibitor"] and row["target"] == ["ERBB2", "KDR", "NTRK1"]
 
