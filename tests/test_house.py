@@ -52,7 +52,7 @@ def test_the_house_is_small_and_imports_run_downwards_on_the_floors_that_are_tol
     lines = {name: path.read_text(encoding="utf-8").count("\n") for name, path in MODULES.items()}
     nodes = [node for tree in TREES.values() for node in ast.walk(tree)]
     assert max(lines.values()) <= 860 and sum(lines.values()) <= 9500
-    assert sum(isinstance(node, ast.stmt) for node in nodes) <= 5120
+    assert sum(isinstance(node, ast.stmt) for node in nodes) <= 5000
     assert sum(isinstance(node, ast.FunctionDef) for node in nodes) <= 480
 
 
@@ -96,7 +96,9 @@ def test_committed_figures_are_those_of_the_notebooks_and_small():
     drawn = set()
     for path in (ROOT / "notebooks").glob("*.ipynb"):
         drawn |= set(re.findall(r"\"(\d\d_[a-z_]+)\",", path.read_text(encoding="utf-8").replace("\\", "")))
-    for folder in (ROOT / "figures" / name for name in ("simulated", "cmea-u2os")):
+    for folder in (
+        ROOT / "figures" / name for name in ("simulated", "cmea-u2os", "lincs-a549-genes", "lincs-a549-wells")
+    ):
         files = list(folder.iterdir())
         assert {path.suffix for path in files} == {".png", ".csv"}
         assert {path.stem for path in files if path.suffix == ".png"} == {

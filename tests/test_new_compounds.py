@@ -319,18 +319,6 @@ def test_calls_keep_the_true_class_as_often_as_they_promise():
     assert np.mean(decided["easy"]) > np.mean(decided["hopeless"]) + 0.15
 
 
-def test_more_confidence_flips_no_call():
-    reference, activity, _ = outcomes(0, n_new=40)
-    before, after = (
-        new_compounds.predict_activities([reference], activity, TASKS, confidence=level)["call"]
-        for level in (0.8, 0.95)
-    )
-    assert not {("active", "inactive"), ("inactive", "active")} & set(zip(before, after, strict=True))
-    assert (after == "undecided").sum() > (before == "undecided").sum() and (
-        after[before == "undecided"] == "undecided"
-    ).all()
-
-
 # --- whole references -----------------------------------------------------------------------------------------
 
 

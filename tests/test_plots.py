@@ -353,19 +353,3 @@ def test_mean_curves_are_means_over_seeds_and_short():
     expected = runs.ffill().mean(axis=1)
     own = curves.query("control == 'true_pairs' and fold == 1")
     np.testing.assert_allclose(own["training"], expected[own["epoch"]] - 4.2)
-
-
-def test_heat_maps_draw_the_first_compounds_in_order():
-    table, fig = activity_table(), draw("heat_map")
-    compounds = table["compound"].unique()[:25]
-    assert row_labels(fig.axes[0]) == list(compounds)
-    assert any("25 of 30 compounds, 30 of 48 columns" in text for text in words(fig))
-    wide = table.pivot(index="compound", columns="what", values="value").loc[compounds]
-    shown = wide[sorted(wide.std().nlargest(30).index)]
-    np.testing.assert_allclose(fig.axes[0].collections[0].get_array(), shown)
-
-
-def test_a_scatter_counts_what_is_chosen():
-    table = call_table()
-    said = words(draw("scatter"))
-    assert f"active ({table['active'].sum()})" in said and f"not active ({(~table['active']).sum()})" in said

@@ -311,17 +311,3 @@ def test_replicate_correlations_equal_a_naive_loop(tiny_tables):
     alike = table.copy()
     alike[table.columns[5:]] = table.groupby([COMPOUND, DOSE], dropna=False)[list(table.columns[5:])].transform("first")
     assert share_beyond_chance(replicate_correlations(alike)) == 1  # its replicates are the same
-
-
-def test_one_profile_a_compound_has_no_replicates(tiny_tables):
-    found = replicate_correlations(tiny_tables[0].drop_duplicates(COMPOUND))
-    assert list(found.columns) == ["kind", "correlation"] and len(found) == 0
-    assert np.isnan(share_beyond_chance(found))
-
-
-def test_the_most_plate_dependent_feature_is_found():
-    table = plate_table(n_controls=(8, 8))
-    table.loc[table[CONTROL] & (table[PLATE] == "P1"), "Cells_f3"] += 1000
-    assert most_plate_dependent(table) == "Cells_f3"
-    np.testing.assert_array_equal(control_values(table, "Cells_f3")["value"], table.loc[table[CONTROL], "Cells_f3"])
-    assert most_plate_dependent(table[~table[CONTROL]]) == "Cells_f0"
