@@ -9,10 +9,8 @@ from sklearn.base import clone
 from cpx_utils.preprocessing import (
     FeaturePreparation,
     consensus,
-    control_values,
     enough_spread,
     leave_out_plates,
-    most_plate_dependent,
     normalise_plates,
     pair_rows,
     replicate_correlations,
