@@ -118,7 +118,7 @@ def together() -> str:
     return markdown(["claim", "method", "real screens that test it", "better than raw CP", "due to TX"], rows)
 
 
-def within_maps() -> str:
+def retrieval() -> str:
     """One row a screen and method: own TX in the nearest tenth among all, and among those of the own plate map."""
     rows = []
     for folder, screen in SCREENS.items():
@@ -126,38 +126,16 @@ def within_maps() -> str:
         for method in METHODS:
             cells = []
             for _, part in table[table["method"] == method].groupby("among", sort=False):
-                of = part.set_index("control")
-                shown = [name for name in ("true_pairs", "deranged", "deranged_in_plate") if name in of.index]
-                cells.append(" / ".join(f"{of.loc[name, 'mean']:.2f}" for name in shown))
-                cells.append(f"{part['chance'].iloc[0]:.2f}")
+                of = part.set_index("control")[["mean", "ci_low", "ci_high"]]
+                controls = [
+                    f"{of.loc[name, 'mean']:.2f}" for name in ("deranged", "deranged_in_plate") if name in of.index
+                ]
+                cells += [interval(*of.loc["true_pairs"]), " / ".join(controls), f"{part['chance'].iloc[0]:.2f}"]
             rows.append([screen, method_label(method), *cells])
-    words = "true / deranged / deranged within maps"
-    return markdown(["screen", "method", f"all: {words}", "chance", f"own map: {words}", "chance"], rows)
-
-
-def retrieval() -> str:
-    """One row a screen and method: share of unseen compounds that find their own TX profile in the nearest tenth."""
-    rows = []
-    for folder, screen in SCREENS.items():
-        near = pd.concat([figure_table(folder, f"{number}_retrieval") for number in ("02", "03", "04")])
-        for method in METHODS:
-            by_control = near[near["method"] == method].set_index("control")
-            cells = [
-                interval(*by_control.loc[name, ["mean", "ci_low", "ci_high"]]) for name in ("true_pairs", "deranged")
-            ]
-            rows.append([screen, method_label(method), *cells, f"{by_control['chance'].iloc[0]:.2f}"])
-    return markdown(["screen", "method", "true pairs", "deranged pairs", "chance"], rows)
-
-
-def calibration() -> str:
-    """One row a setting and method: share of simulated screens whose claim is called supported, by claim."""
-    table = pd.read_csv(ROOT / "figures" / "benchmarks" / "verdict_calibration.csv")
-    rows = []
-    for (setting, method), part in table.groupby(["setting", "method"], sort=False):
-        by_claim = part.set_index("claim")[["share", "ci_low", "ci_high"]]
-        cells = [interval(*by_claim.loc[claim], ".1%") for claim in (1, 2, 3, 4)]
-        rows.append([setting, str(part["screens"].iloc[0]), method_label(method), *cells])
-    return markdown(["setting", "screens", "method", *(f"claim {number}" for number in (1, 2, 3, 4))], rows)
+    columns = ["true pairs", "deranged / within maps", "chance"]
+    return markdown(
+        ["screen", "method", *(f"all: {name}" for name in columns), *(f"own map: {name}" for name in columns)], rows
+    )
 
 
 def ablation() -> str:
@@ -205,9 +183,7 @@ TABLES = {
     "claims": claims,
     "verdicts": verdicts,
     "together": together,
-    "within-maps": within_maps,
     "retrieval": retrieval,
-    "calibration": calibration,
     "ablation": ablation,
     "full-size": full_size,
     "speed": speed,
