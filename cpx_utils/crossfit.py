@@ -317,7 +317,7 @@ def crossfit_all(
     work: dict[str, list] = {}
     for method, encoder in encoders.items():
         encoder.check_parameters()
-        draws = [_draws(encoder, controls, prepared, folds[0].split) for prepared in folds]
+        draws = [_draws(encoder, controls, prepared, folds) for prepared in folds]
         calls = [(method, encoder, *call, first_seed) for call in zip(handed, draws, strict=True)]
         work[method] = [client.submit(_fit_fold, *call, pure=False) for call in calls] if client else calls
     results, left_out = {}, {}
@@ -343,15 +343,16 @@ def _join(made, folds):
     return CrossfitResult(**tables, encoders=kept, n_fits=sum(fold["n_fits"] for fold in made))
 
 
-def _draws(encoder, controls, prepared, first_split):
+def _draws(encoder, controls, prepared, folds):
     """Controls and draws to fit a method on in a fold: fewer where no verdict hangs on them."""
     if not encoder.uses_tx:
         return [("", 0)]
     if prepared.fold < 0:
         return [("true_pairs", 0)]
-    most = controls if prepared.split == first_split else DRAWS_ELSEWHERE
+    most = controls if prepared.split == folds[0].split else DRAWS_ELSEWHERE
     can = {"untrained": "max_epochs" in encoder.get_params()}
-    can["deranged_in_plate"] = len(np.unique(prepared.maps[prepared.is_paired_training])) > 1
+    # On all folds or on none, so that claims find every control in each.
+    can["deranged_in_plate"] = all(len(np.unique(one.maps[one.is_paired_training])) > 1 for one in folds)
     allowed = {
         control: min(number, most.get(control, 0)) for control, number in controls.items() if can.get(control, True)
     }
