@@ -503,8 +503,9 @@ def oracle_consensus(
 def chemistry_consensus(with_cp: pd.DataFrame, compounds: pd.DataFrame) -> pd.DataFrame:
     """What structures alone tell, without any cells: ECFP4 fingerprints (Rogers 2010, doi 10.1021/ci100050t).
 
-    A consensus table of the method `chemistry` with the rows of another method's, `with_cp`; 1,024 bits. Compounds
-    without a readable SMILES have no row.
+    A consensus table of the method `chemistry` with the rows of another method's, `with_cp`; 1,024 bits. A compound
+    without a readable SMILES has none of them set: were it left out, claims would lose it for every method. Without any
+    structure the table is empty.
     """
     from rdkit import RDLogger
     from rdkit.Chem import MolFromSmiles
@@ -515,8 +516,9 @@ def chemistry_consensus(with_cp: pd.DataFrame, compounds: pd.DataFrame) -> pd.Da
     smiles = compounds.set_index(COMPOUND)["SMILES"].replace("", None).dropna()
     molecules = smiles.map(MolFromSmiles).dropna()
     bits = {name: generator.GetFingerprintAsNumPy(molecule) for name, molecule in molecules.items()}
-    table = with_cp[with_cp[COMPOUND].isin(bits)].reset_index(drop=True).assign(method="chemistry")
-    values = np.array([bits[name] for name in table[COMPOUND]], dtype=np.float32).reshape(-1, 1024)
+    table = with_cp.head(len(with_cp) if bits else 0).reset_index(drop=True).assign(method="chemistry")
+    nothing = np.zeros(1024)
+    values = np.array([bits.get(name, nothing) for name in table[COMPOUND]], dtype=np.float32).reshape(-1, 1024)
     return pd.concat([table[[COMPOUND, "role", *KEYS]], embedding_table(values)], axis=1)
 
 
