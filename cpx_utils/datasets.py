@@ -488,8 +488,8 @@ def _gene_symbols(probes: Sequence[str], path: Path) -> list[str]:
 
 N_DOSES = 6
 MAPS_NOTE = (
-    "Profiles are published two-dimensional maps of wells (UMAP and t-SNE, made without labels), six doses side by "
-    "side: no CellProfiler feature and no gene is in them."
+    "CP is published two-dimensional maps (UMAP and t-SNE, made without labels of all wells, those of test compounds, "
+    "too), six doses side by side: no CellProfiler feature is in it."
 )
 BUMPS = 6  # a side of the grid on each map
 # From where to where each map is covered: all of its wells.
@@ -561,6 +561,8 @@ def _read_maps(dataset: Dataset, paths: dict[str, Path], options: dict) -> Scree
     treated = sorted(set().union(*(table.loc[~table[CONTROL], COMPOUND] for table in tables.values())))
     compounds, activity, tasks, notes = annotate_compounds(treated, paths, results=results)
     notes = [MAPS_NOTE, *notes]
+    if "signatures" not in paths:
+        notes.append("TX is made of published maps in the same way: no gene is in it.")
     if "signatures" in paths:
         tables["tx"] = _drug_signatures(paths, compounds)
         notes.append("TX is one signature a drug, pooled over cell lines: no replicates, doses, plates or controls.")

@@ -114,8 +114,8 @@ def normalise_new(
                 f"{shown}: no well is a negative control, so its units can't be tied to the library's; mark controls "
                 "by control_column or control_compounds"
             )
-        plates = wells.groupby(PLATE).size().rename_axis("plate").rename("n_wells").reset_index()
-        return wells, plates.assign(n_controls=0, used=True, reason="taken as they are")
+        plates = wells.groupby(PLATE).agg(n_wells=(CONTROL, "size"), n_controls=(CONTROL, "sum"))
+        return wells, plates.rename_axis("plate").reset_index().assign(used=True, reason="taken as they are")
     normalised, plates = normalise_plates(wells, min_controls)
     few = plates["n_controls"].astype(str) + f" negative controls, {min_controls} are needed"
     plates = plates.rename(columns={"normalised": "used"}).assign(reason=few.where(~plates["normalised"], ""))
