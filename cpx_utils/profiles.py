@@ -211,11 +211,9 @@ def treatments(table: pd.DataFrame) -> pd.Series:
     Doses that differ beyond the third digit are one nominal dose: the two modalities often record one with different
     rounding (3.33 and 3.3333 micromolar).
     """
-    names = [
-        str(compound) if np.isnan(dose) else f"{compound}@{dose:.3g}"
-        for compound, dose in zip(table[COMPOUND], table[DOSE].astype(float), strict=True)
-    ]
-    return pd.Series(names, index=table.index, name="treatment", dtype="str")
+    doses = table[DOSE].astype(float)
+    words = {dose: f"@{dose:.3g}" for dose in doses.dropna().unique()}
+    return (table[COMPOUND].astype("str") + doses.map(words).fillna("").astype("str")).rename("treatment")
 
 
 def nominal_dose(doses: Iterable[float]) -> np.ndarray:
